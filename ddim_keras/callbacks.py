@@ -1,0 +1,201 @@
+"""What happens while a DiffusionModel trains: KID, sample grids, the record, time and interruption.
+
+Keras callbacks, in the order in which they must run at the end of an epoch: `KIDCallback` adds to
+the logs what `RunRecord` writes down.
+"""
+
+import math
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from ddim_keras import plots
+from ddim_keras.config import InputError
+from ddim_keras.kid import KernelInceptionDistance
+from ddim_keras.runs import Run
+
+
+class Interrupted(Exception):
+    """Training was asked to stop, and has stopped after a whole step."""
+
+
+class KIDCallback(keras.callbacks.Callback):
+    """Measures the KID of the EMA network, always from the same initial noise.
+
+    Adds `kid` and `kid_standard_error` to the epoch's logs.
+
+    Args:
+        kid: holds the encoder and the real features.
+        num_images: generated for each measurement.
+        diffusion_steps: of deterministic DDIM; 5 in the Keras example.
+    """
+
+    def __init__(
+        self, kid: KernelInceptionDistance, num_images: int, diffusion_steps: int = 5
+    ) -> None:
+        super().__init__()
+        self.kid = kid
+        self.num_images = num_images
+        self.diffusion_steps = diffusion_steps
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        images = self.model.generate(self.num_images, self.diffusion_steps, seed=0)
+        distance = self.kid(images)
+        logs["kid"] = distance.value
+        logs["kid_standard_error"] = distance.standard_error
+
+
+class SampleGrid(keras.callbacks.Callback):
+    """Draws a grid of generated images each epoch, always from the same initial noise."""
+
+    def __init__(self, run: Run, num_images: int = 32, diffusion_steps: int = 20) -> None:
+        super().__init__()
+        self.run = run
+        self.num_images = num_images
+        self.diffusion_steps = diffusion_steps
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        images = self.model.generate(self.num_images, self.diffusion_steps, seed=0)
+        kid = f", KID {logs['kid']:.3f}" if "kid" in logs else ""
+        title = f"epoch {epoch + 1}, DDIM {self.diffusion_steps} steps, seed 0{kid}"
+        path = self.run.folder / "samples" / f"epoch_{epoch + 1:04d}.png"
+        plots.save_figure(plots.image_grid(images, title), path)
+
+
+class RunRecord(keras.callbacks.Callback):
+    """Writes checkpoints, history and curves at the end of each epoch.
+
+    Args:
+        run: the folder, created.
+        protocol: what the KID is measured with.
+        images_per_epoch: training images seen in a whole epoch.
+    """
+
+    def __init__(self, run: Run, protocol: str, images_per_epoch: int) -> None:
+        super().__init__()
+        self.run = run
+        self.protocol = protocol
+        self.images_per_epoch = images_per_epoch
+        self.history: list[dict[str, Any]] = []
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        # The checkpoint says how far a run is; rows beyond it belong to an epoch that was lost.
+        self.history = [row for row in self.run.read_history() if row["epoch"] <= epoch]
+        self.start = time.monotonic()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        _require_finite(logs)
+        row = {
+            "epoch": epoch + 1,
+            "images": (epoch + 1) * self.images_per_epoch,
+            "seconds": round(time.monotonic() - self.start, 1),
+            **{name: float(value) for name, value in logs.items()},
+        }
+        self.history.append(row)
+        self.run.write_history(self.history)
+        self.run.save_last(self.model)
+        kids = [row["kid"] for row in self.history if "kid" in row]
+        if "kid" in row and row["kid"] == min(kids):
+            self.run.keep_last_as_best()
+        figure = plots.training_curves(self.history, self.protocol)
+        plots.save_figure(figure, self.run.folder / "curves.png")
+
+
+class ContinueMetrics(keras.callbacks.Callback):
+    """Lets the epoch that a resumed run starts within count the steps before the interruption."""
+
+    def __init__(self, metric_values: list[np.ndarray]) -> None:
+        super().__init__()
+        self.metric_values = metric_values
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        for variable, value in zip(self.model.metrics_variables, self.metric_values, strict=True):
+            variable.assign(value)
+
+
+class StopCleanly(keras.callbacks.Callback):
+    """Ends training after the current step when interrupted, and at once when the loss diverges.
+
+    The first Ctrl-C (SIGINT, or SIGTERM) raises Interrupted at the end of the step; a second one
+    acts as usual. A loss that is not finite raises InputError, before it reaches a checkpoint.
+    """
+
+    def __init__(self, check_every: int = 50) -> None:
+        super().__init__()
+        self.check_every = check_every
+        self.requested = False
+        self.previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopCleanly":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.previous[number] = signal.signal(number, self._request)
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def _request(self, number: int, frame: Any) -> None:
+        self.requested = True
+        print("\nstopping after this step; once more to stop at once", flush=True)
+        self.__exit__()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        if self.requested:
+            raise Interrupted
+        # Reading a loss waits for the device, so not in every step.
+        if batch % self.check_every == 0:
+            _require_finite(logs)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if self.requested:
+            raise Interrupted
+
+
+class TimeEstimate(keras.callbacks.Callback):
+    """Says once, after a few steps, how long the whole training will take."""
+
+    def __init__(self, total_steps: int, after_steps: int = 10) -> None:
+        super().__init__()
+        self.total_steps = total_steps
+        self.after_steps = after_steps
+        self.steps = 0
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.steps += 1
+        if self.steps == 2:  # the first step or two compile
+            self.start = time.monotonic()
+        elif self.steps == 2 + self.after_steps:
+            float(next(iter(logs.values())))  # waits for the device
+            seconds = (time.monotonic() - self.start) / self.after_steps
+            print(
+                f"\n{seconds:.2g} s a step: about {duration(seconds * self.total_steps)} for "
+                f"{self.total_steps:,} steps, evaluation not counted",
+                flush=True,
+            )
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: "45 s", "12 min", "3 h 05 min"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def sampling_progress(num_batches: int, diffusion_steps: int) -> Callable[[int, Any, Any], None]:
+    """A progress bar with ETA, as the `callback` of `DiffusionModel.generate`."""
+    bar = keras.utils.Progbar(num_batches * diffusion_steps, unit_name="step")
+    return lambda step, noisy_images, pred_images: bar.add(1)
+
+
+def _require_finite(logs: dict[str, Any]) -> None:
+    if not all(math.isfinite(logs[name]) for name in logs if name.endswith("loss")):
+        raise InputError(
+            "the loss is not finite any more: training diverged; the last checkpoint is kept. Try "
+            "a smaller learning rate or --precision float32"
+        )

@@ -1,0 +1,157 @@
+"""Configurations as frozen dataclasses, saved as JSON, and the presets built from them.
+
+`lab` is the assignment, unchanged; `fast` is the recipe for minutes of training and for a CPU.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+class InputError(ValueError):
+    """A mistake in what the user gave: shown as one line, without a traceback."""
+
+
+def _require_one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The residual U-Net: one entry of `widths` and `depths` for each resolution, finest first."""
+
+    image_size: int = 64  # pixels, height = width; divisible by 2 ** (len(widths) - 1)
+    channels: int = 3  # colour channels of an image
+    widths: tuple[int, ...] = (32, 64, 96, 128)  # feature channels of each level
+    depths: tuple[int, ...] = (2, 2, 2, 2)  # residual blocks of each level, on the way down and up
+    block: str = "plain"  # "plain": batch norm; "adaptive": group norm, scaled by the noise level
+    attention_sizes: tuple[int, ...] = ()  # feature-map sizes, in pixels, that get self-attention
+    patch_size: int = 1  # pixels of the image, each way, under one cell of the first level
+    embedding_dims: int = 32  # sines and cosines of the noise variance
+    embedding_max_frequency: float = 1000.0  # periods over the unit interval of noise variances
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "widths", tuple(self.widths))
+        object.__setattr__(self, "depths", tuple(self.depths))
+        object.__setattr__(self, "attention_sizes", tuple(self.attention_sizes))
+        _require_one_of("block", self.block, ("plain", "adaptive"))
+        if not self.widths or len(self.widths) != len(self.depths):
+            raise InputError(
+                f"widths {self.widths} and depths {self.depths} must have one entry for each level"
+            )
+        stride = self.patch_size * 2 ** (len(self.widths) - 1)
+        if self.image_size < stride or self.image_size % stride:
+            nearest = max(stride, round(self.image_size / stride) * stride)
+            raise InputError(
+                f"image size {self.image_size} is not divisible by {stride}, as a U-Net of "
+                f"{len(self.widths)} levels needs; try {nearest}"
+            )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that a DiffusionModel is built from."""
+
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    max_signal_rate: float = 0.95  # signal rate at diffusion time 0, the cleanest images
+    min_signal_rate: float = 0.02  # signal rate at diffusion time 1, almost pure noise
+    prediction: str = "noise"  # what the network outputs: "noise" or "velocity"
+    ema: float = 0.999  # momentum of the exponential moving average of the weights, per step
+    ema_warmup: bool = False  # shorten the average at first: momentum <= (1 + step) / (10 + step)
+    seed: int = 0  # of the initial weights, the training noises and the diffusion times
+
+    def __post_init__(self) -> None:
+        _require_one_of("prediction", self.prediction, ("noise", "velocity"))
+        if not 0 < self.min_signal_rate < self.max_signal_rate <= 1:
+            raise InputError(
+                "signal rates must satisfy 0 < min_signal_rate < max_signal_rate <= 1, "
+                f"not {self.min_signal_rate} and {self.max_signal_rate}"
+            )
+        if not 0 <= self.ema < 1:
+            raise InputError(f"the EMA momentum must be in [0, 1), not {self.ema}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns nested dictionaries of JSON types."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
+        """Inverse of `to_dict`; raises InputError for fields that do not exist."""
+        return _from_dict(cls, {**values, "network": _from_dict(NetworkConfig, values["network"])})
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The recipe: how a DiffusionModel is trained."""
+
+    batch_size: int = 64  # images per step
+    repetitions: int = 5  # passes over the training images that make one epoch
+    loss: str = "mse"  # between the network's output and its target: "mse" or "mae"
+    learning_rate: float = 1e-3  # AdamW, peak value
+    weight_decay: float = 1e-4  # AdamW
+    warmup_steps: int = 0  # steps of linear warm-up from 0 to the learning rate
+    cosine_decay: bool = False  # decay the learning rate to 0 along a cosine over the whole run
+    flip: bool = False  # mirror each image left to right with probability 1/2
+    kid_images: int | None = None  # generated for each KID; None: as many as validation images
+    precision: str = "float32"  # or "mixed_bfloat16": layers in bfloat16, the rest in float32
+
+    def __post_init__(self) -> None:
+        _require_one_of("loss", self.loss, ("mse", "mae"))
+        _require_one_of("precision", self.precision, ("float32", "mixed_bfloat16"))
+        if self.batch_size < 1 or self.repetitions < 1:
+            raise InputError("batch size and repetitions must be at least 1")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A complete recipe: a model and its training."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    summary: str = ""  # one line for --help
+
+
+PRESETS = {
+    "lab": Preset(summary="the assignment: noise prediction, MSE, batch norm; for a GPU"),
+    "fast": Preset(
+        summary="velocity prediction, adaptive group norm, attention; for a CPU or a few minutes",
+        model=ModelConfig(
+            network=NetworkConfig(
+                widths=(48, 96, 192),
+                depths=(1, 2, 2),
+                block="adaptive",
+                attention_sizes=(8,),
+                patch_size=2,
+            ),
+            max_signal_rate=0.995,
+            min_signal_rate=0.01,
+            prediction="velocity",
+            ema_warmup=True,
+        ),
+        training=TrainingConfig(
+            batch_size=32,
+            repetitions=1,
+            warmup_steps=200,
+            cosine_decay=True,
+            flip=True,
+            kid_images=640,
+        ),
+    ),
+}
+
+
+def save_json(path: Path, values: dict[str, Any]) -> None:
+    """Writes `values` as readable JSON, whole or not at all."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(json.dumps(values, indent=2) + "\n")
+    temporary.replace(path)
+
+
+def _from_dict(cls: type, values: dict[str, Any]) -> Any:
+    unknown = set(values) - {f.name for f in dataclasses.fields(cls)}
+    if unknown:
+        raise InputError(f"{cls.__name__} has no field {', '.join(sorted(unknown))}")
+    return cls(**values)

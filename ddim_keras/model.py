@@ -1,0 +1,294 @@
+"""The diffusion model: what is trained, on what, and how images come out of noise.
+
+Denoising Diffusion Implicit Models, Song et al. 2020 (https://arxiv.org/abs/2010.02502).
+Shapes: images, noises and predictions are (B, H, W, C) float32; times and rates are (B, 1, 1, 1).
+Inside the model images have zero mean and unit variance per channel; at its borders they are
+uint8, or float in [0, 1].
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from ddim_keras.config import ModelConfig
+from ddim_keras.network import residual_unet
+from ddim_keras.schedules import offset_cosine
+from ddim_keras.steps import CompiledSteps
+
+
+@keras.saving.register_keras_serializable(package="ddim_keras")
+class DiffusionModel(CompiledSteps, keras.Model):
+    """A denoising network, its exponential moving average, and the diffusion around them.
+
+    `network` is trained; `ema_network` follows it and is what generates. Call `adapt(images)`
+    once before training, so that the model knows the mean and variance of its pixels.
+
+    Args:
+        config: what to build, by default the assignment's model.
+    """
+
+    def __init__(self, config: ModelConfig | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.config = config or ModelConfig()
+        self.seed_generator = keras.random.SeedGenerator(self.config.seed)
+        # Initial weights are drawn from Keras's global seed: make them depend on ours alone.
+        keras.utils.set_random_seed(self.config.seed)
+        self.network = residual_unet(self.config.network, name="network")
+        self.ema_network = residual_unet(self.config.network, name="ema_network")
+        self.ema_network.trainable = False
+        self.ema_network.set_weights(self.network.get_weights())
+
+        channels = (self.config.network.channels,)
+        self.pixel_means = self.add_weight(
+            shape=channels, initializer="zeros", trainable=False, dtype="float32", name="means"
+        )
+        self.pixel_variances = self.add_weight(
+            shape=channels, initializer="ones", trainable=False, dtype="float32", name="variances"
+        )
+        self.noise_loss_tracker = keras.metrics.Mean(name="noise_loss")
+        self.image_loss_tracker = keras.metrics.Mean(name="image_loss")
+        self.built = True
+
+    # The assignment: schedule, denoising, reverse diffusion.
+
+    def diffusion_schedule(self, diffusion_times: Any) -> tuple[Any, Any]:
+        """Maps diffusion times in [0, 1] to `noise_rates, signal_rates` of the same shape."""
+        return offset_cosine(
+            diffusion_times, self.config.max_signal_rate, self.config.min_signal_rate
+        )
+
+    def denoise(
+        self, noisy_images: Any, noise_rates: Any, signal_rates: Any, training: bool
+    ) -> tuple[Any, Any]:
+        """Splits noisy images into their two parts, with one network call.
+
+        The network sees the noise variance, and predicts the noise (Ho et al. 2020, equation 11)
+        or the velocity `signal_rates * noises - noise_rates * images` (Salimans and Ho 2022,
+        https://arxiv.org/abs/2202.00512, appendix D). Either way the two results satisfy
+        `noisy_images = signal_rates * pred_images + noise_rates * pred_noises`.
+
+        Args:
+            training: whether to use the network that is trained, or its moving average.
+
+        Returns:
+            `pred_noises, pred_images`, each of the shape of `noisy_images`.
+        """
+        network = self.network if training else self.ema_network
+        prediction = network([noisy_images, noise_rates**2], training=training)
+        if self.config.prediction == "noise":
+            pred_noises = prediction
+            pred_images = (noisy_images - noise_rates * pred_noises) / signal_rates
+        else:
+            pred_noises = noise_rates * noisy_images + signal_rates * prediction
+            pred_images = signal_rates * noisy_images - noise_rates * prediction
+        return pred_noises, pred_images
+
+    def reverse_diffusion(
+        self,
+        initial_noise: Any,
+        diffusion_steps: int,
+        callback: Callable[[int, Any, Any], None] | None = None,
+    ) -> Any:
+        """Deterministic DDIM (Song et al. 2020, equation 12 with sigma = 0), uniform in time.
+
+        Costs one network call a step.
+
+        Args:
+            initial_noise: (B, H, W, C), standard normal.
+            diffusion_steps: number of steps, at least 1.
+            callback: called as `callback(step, noisy_images, pred_images)` in each step.
+
+        Returns:
+            The predicted images of the last step, (B, H, W, C), normalised.
+        """
+        if diffusion_steps < 1:
+            raise ValueError(f"diffusion_steps must be at least 1, not {diffusion_steps}")
+        batch_size = ops.shape(initial_noise)[0]
+        noisy_images = ops.convert_to_tensor(initial_noise, dtype="float32")
+        for step in range(diffusion_steps):
+            times = ops.full((batch_size, 1, 1, 1), 1.0 - step / diffusion_steps)
+            noise_rates, signal_rates = self.diffusion_schedule(times)
+            pred_noises, pred_images = self.compiled_denoise(
+                noisy_images, noise_rates, signal_rates
+            )
+            if callback is not None:
+                callback(step, noisy_images, pred_images)
+
+            # The same image with the same noise, at the smaller noise level of the next step.
+            next_noise_rates, next_signal_rates = self.diffusion_schedule(
+                times - 1.0 / diffusion_steps
+            )
+            noisy_images = next_signal_rates * pred_images + next_noise_rates * pred_noises
+        return pred_images
+
+    def generate(
+        self,
+        num_images: int,
+        diffusion_steps: int,
+        *,
+        seed: int | None = None,
+        batch_size: int = 64,
+        callback: Callable[[int, Any, Any], None] | None = None,
+    ) -> np.ndarray:
+        """Generates images with the moving average of the weights.
+
+        Args:
+            num_images: how many, at least 1.
+            diffusion_steps: network calls per image, at least 1.
+            seed: of the initial noise; image i depends on the seed and i alone, not on the batch
+                size or the backend. By default each call draws new images.
+            batch_size: images that go through the network together; bounds the memory.
+            callback: as in `reverse_diffusion`, once per step and batch.
+
+        Returns:
+            (num_images, H, W, C) float32 array in [0, 1].
+        """
+        if num_images < 1 or batch_size < 1:
+            raise ValueError(
+                f"num_images and batch_size must be at least 1, not {num_images}, {batch_size}"
+            )
+        random = np.random.default_rng(seed)
+        num_batches = -(-num_images // batch_size)
+        # Batches of one size, so that the denoiser is compiled once.
+        batch_size = -(-num_images // num_batches)
+        images = []
+        for _ in range(num_batches):
+            initial_noise = random.standard_normal(
+                (batch_size, *self.network.output_shape[1:]), dtype="float32"
+            )
+            pred_images = self.reverse_diffusion(initial_noise, diffusion_steps, callback)
+            images.append(ops.convert_to_numpy(self.denormalize(pred_images)))
+        return np.concatenate(images)[:num_images]
+
+    # Training.
+
+    def compute_losses(self, images: Any, training: bool) -> tuple[Any, dict[str, Any]]:
+        """Mixes images with random noise at random times, and measures the predictions.
+
+        Args:
+            images: (B, H, W, C), uint8 or float in [0, 1].
+
+        Returns:
+            The scalar to minimise, and the scalars to report: `noise_loss`, `image_loss`.
+        """
+        images = self.normalize(images)
+        noises, diffusion_times = self.draw_noises_and_times(images)
+        noise_rates, signal_rates = self.diffusion_schedule(diffusion_times)
+        noisy_images = signal_rates * images + noise_rates * noises
+        pred_noises, pred_images = self.denoise(noisy_images, noise_rates, signal_rates, training)
+
+        losses = {
+            "noise_loss": self.mean_error(noises, pred_noises),
+            "image_loss": self.mean_error(images, pred_images),
+        }
+        if self.config.prediction == "noise":
+            return losses["noise_loss"], losses
+        velocities = signal_rates * noises - noise_rates * images
+        pred_velocities = signal_rates * pred_noises - noise_rates * pred_images
+        return self.mean_error(velocities, pred_velocities), losses
+
+    def draw_noises_and_times(self, images: Any) -> tuple[Any, Any]:
+        """Draws standard normal noises, and diffusion times uniform in [0, 1), (B, 1, 1, 1)."""
+        noises = keras.random.normal(ops.shape(images), dtype="float32", seed=self.seed_generator)
+        diffusion_times = keras.random.uniform(
+            (ops.shape(images)[0], 1, 1, 1), dtype="float32", seed=self.seed_generator
+        )
+        return noises, diffusion_times
+
+    def mean_error(self, target: Any, prediction: Any) -> Any:
+        """The loss given to `compile`, reduced to a scalar whatever its own reduction is."""
+        return ops.mean(self.elementwise_loss(target, prediction))
+
+    def update_ema(self) -> None:
+        """Moves `ema_network`, batch-norm statistics included, towards `network`.
+
+        `ema = momentum * ema + (1 - momentum) * weight`, after each optimizer step.
+        """
+        momentum = self.config.ema
+        if self.config.ema_warmup:
+            steps = ops.cast(self.optimizer.iterations, "float32")
+            momentum = ops.minimum(momentum, (1.0 + steps) / (10.0 + steps))
+        for weight, average in zip(self.network.weights, self.ema_network.weights, strict=True):
+            average.assign(momentum * average.value + (1.0 - momentum) * weight.value)
+
+    def update_metrics(self, losses: dict[str, Any]) -> dict[str, Any]:
+        """Adds the losses of one batch to the epoch's means, and returns the means."""
+        for metric in self.metrics:
+            metric.update_state(losses[metric.name])
+        return {metric.name: metric.result() for metric in self.metrics}
+
+    @property
+    def metrics(self) -> list[keras.Metric]:
+        return [self.noise_loss_tracker, self.image_loss_tracker]
+
+    # Pixels.
+
+    def adapt(self, images: Iterable[np.ndarray]) -> None:
+        """Sets the normaliser to the per-channel mean and variance of uint8 images (N, H, W, C)."""
+        count, sums, squares = 0, 0.0, 0.0
+        for start in range(0, len(images), 1024):  # bounds the memory of a memory-mapped array
+            pixels = np.asarray(images[start : start + 1024], dtype="float64") / 255
+            count += pixels[..., 0].size
+            sums += pixels.sum(axis=(0, 1, 2))
+            squares += (pixels**2).sum(axis=(0, 1, 2))
+        means = sums / count
+        self.pixel_means.assign(means)
+        self.pixel_variances.assign(np.maximum(squares / count - means**2, 1e-6))
+
+    def normalize(self, images: Any) -> Any:
+        """Maps uint8 images, or float images in [0, 1], to zero mean and unit variance."""
+        scale = 255.0 if keras.backend.standardize_dtype(images.dtype) == "uint8" else 1.0
+        images = ops.cast(images, "float32") / scale
+        return (images - self.pixel_means) / ops.sqrt(self.pixel_variances)
+
+    def denormalize(self, images: Any) -> Any:
+        """Maps normalised images to [0, 1], clipping what lies outside."""
+        return ops.clip(self.pixel_means + images * ops.sqrt(self.pixel_variances), 0.0, 1.0)
+
+    # Keras: calling, compiling, saving.
+
+    def call(self, inputs: tuple[Any, Any], training: bool = False) -> tuple[Any, Any]:
+        """`(noisy_images, diffusion_times)` -> `(pred_noises, pred_images)`."""
+        noisy_images, diffusion_times = inputs
+        noise_rates, signal_rates = self.diffusion_schedule(diffusion_times)
+        return self.denoise(noisy_images, noise_rates, signal_rates, training)
+
+    def compile(self, optimizer: Any = "adamw", loss: Any = "mse", **kwargs: Any) -> None:
+        """As `keras.Model.compile`; `loss` compares two images, "mse" or "mae" for example."""
+        super().compile(optimizer=optimizer, **kwargs)
+        self.elementwise_loss = keras.losses.get(loss)
+
+    def get_compile_config(self) -> dict[str, Any]:
+        loss = keras.saving.serialize_keras_object(self.elementwise_loss)
+        return {**super().get_compile_config(), "loss": loss}
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        config = keras.saving.deserialize_keras_object(config)
+        self.compile(**config)
+        self.optimizer.build(self.trainable_variables)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"config": self.config.to_dict(), "name": self.name}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "DiffusionModel":
+        return cls(ModelConfig.from_dict(config["config"]), name=config["name"])
+
+    def save_own_variables(self, store: Any) -> None:
+        super().save_own_variables(store)
+        # A resumed training then draws the noises, and reports the means, of an uninterrupted one.
+        store["seed_state"] = ops.convert_to_numpy(self.seed_generator.state)
+        store["metric_values"] = np.array(
+            [ops.convert_to_numpy(variable) for variable in self.metrics_variables]
+        )
+
+    def load_own_variables(self, store: Any) -> None:
+        variables = dict(store.items())
+        self.seed_generator.state.assign(variables.pop("seed_state"))
+        metric_values = variables.pop("metric_values")
+        for variable, value in zip(self.metrics_variables, metric_values, strict=True):
+            variable.assign(value)
+        super().load_own_variables(variables)

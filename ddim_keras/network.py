@@ -1,0 +1,178 @@
+"""The residual U-Net that sees a noisy image and its noise variance, and predicts the noise.
+
+U-Net: Ronneberger et al. 2015 (https://arxiv.org/abs/1505.04597). Residual blocks: He et al. 2015
+(https://arxiv.org/abs/1512.03385). Diffusion with a residual U-Net: Ho et al. 2020
+(https://arxiv.org/abs/2006.11239). Adaptive group norm and attention at low resolution: Dhariwal
+and Nichol 2021 (https://arxiv.org/abs/2105.05233).
+"""
+
+import math
+from typing import Any
+
+import keras
+from keras import layers, ops
+
+from ddim_keras.config import NetworkConfig
+
+FINE_WIDTH = 16
+
+
+@keras.saving.register_keras_serializable(package="ddim_keras")
+class SinusoidalEmbedding(layers.Layer):
+    """Sines and cosines of a scalar at geometrically spaced frequencies.
+
+    Lets a network resolve small differences of the noise variance, as the position encoding of
+    Vaswani et al. 2017 (https://arxiv.org/abs/1706.03762, section 3.5) does for positions.
+    Computed in float32 under every dtype policy: 1000 periods do not fit into half precision.
+
+    Args:
+        dims: length of the embedding, even; half are sines, half cosines.
+        min_frequency, max_frequency: in periods per unit of the input.
+
+    Call: (..., 1) -> (..., dims), values in [-1, 1].
+    """
+
+    def __init__(
+        self,
+        dims: int = 32,
+        min_frequency: float = 1.0,
+        max_frequency: float = 1000.0,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(**kwargs)
+        if dims < 2 or dims % 2:
+            raise ValueError(f"dims must be even and at least 2, not {dims}")
+        self.dims = dims
+        self.min_frequency = min_frequency
+        self.max_frequency = max_frequency
+
+    def call(self, inputs: Any) -> Any:
+        frequencies = ops.exp(
+            ops.linspace(math.log(self.min_frequency), math.log(self.max_frequency), self.dims // 2)
+        )
+        angles = 2.0 * math.pi * ops.cast(frequencies, "float32") * inputs
+        return ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        return (*input_shape[:-1], self.dims)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "dims": self.dims,
+            "min_frequency": self.min_frequency,
+            "max_frequency": self.max_frequency,
+        }
+
+
+def residual_unet(config: NetworkConfig, name: str = "network") -> keras.Model:
+    """Builds the network.
+
+    Inputs: `noisy_images` (B, H, W, C) of about unit variance and `noise_variances` (B, 1, 1, 1)
+    in [0, 1]. Output: (B, H, W, C), float32, zero at initialisation.
+    """
+    noisy_images = keras.Input((config.image_size, config.image_size, config.channels))
+    noise_variances = keras.Input((1, 1, 1))
+    embedding = SinusoidalEmbedding(
+        config.embedding_dims, max_frequency=config.embedding_max_frequency
+    )(noise_variances)
+
+    if config.block == "plain":
+        # The noise level enters once, as extra channels that are constant over the image.
+        x = layers.Conv2D(config.widths[0], kernel_size=1)(noisy_images)
+        embedding_map = layers.UpSampling2D(config.image_size, interpolation="nearest")(embedding)
+        x = layers.Concatenate()([x, embedding_map])
+    else:
+        # The noise level enters in every block, as a vector.
+        x = layers.Conv2D(
+            config.widths[0],
+            kernel_size=2 + config.patch_size,
+            strides=config.patch_size,
+            padding="same",
+        )(noisy_images)
+        embedding = layers.Dense(4 * config.embedding_dims, activation="swish")(embedding)
+        embedding = layers.Dense(4 * config.embedding_dims, activation="swish")(embedding)
+
+    def block(x: Any, width: int) -> Any:
+        if config.block == "plain":
+            x = plain_block(x, width)
+        else:
+            x = adaptive_block(x, embedding, width)
+        return attention_block(x) if x.shape[1] in config.attention_sizes else x
+
+    *outer_levels, (bottom_width, bottom_depth) = zip(config.widths, config.depths, strict=True)
+    skips = []
+    for width, depth in outer_levels:
+        for _ in range(depth):
+            x = block(x, width)
+            skips.append(x)
+        x = layers.AveragePooling2D(pool_size=2)(x)
+
+    for _ in range(bottom_depth):
+        x = block(x, bottom_width)
+
+    for width, depth in reversed(outer_levels):
+        # Nearest: the gradient of bilinear upsampling is not reliable under TensorFlow's XLA.
+        x = layers.UpSampling2D(size=2, interpolation="nearest")(x)
+        for _ in range(depth):
+            x = layers.Concatenate()([x, skips.pop()])
+            x = block(x, width)
+
+    if config.block == "adaptive":
+        x = layers.Activation("swish")(_group_norm()(x))
+    if config.patch_size > 1:
+        # Features of the patches, and the pixels themselves for what is finer than a patch.
+        x = layers.Conv2D(FINE_WIDTH, kernel_size=1)(x)
+        x = layers.UpSampling2D(config.patch_size, interpolation="nearest")(x)
+        pixels = layers.Conv2D(FINE_WIDTH, kernel_size=3, padding="same")(noisy_images)
+        x = layers.Activation("swish")(layers.Add()([x, pixels]))
+    # Zeros: the first prediction is the mean of its target, from which every direction is open.
+    x = layers.Conv2D(
+        config.channels,
+        kernel_size=(1 if config.block == "plain" else 3),
+        padding="same",
+        kernel_initializer="zeros",
+        dtype="float32",
+    )(x)
+    return keras.Model([noisy_images, noise_variances], x, name=name)
+
+
+def plain_block(x: Any, width: int) -> Any:
+    """The assignment's residual block: batch norm, 3x3 convolution, swish, 3x3 convolution."""
+    residual = x if x.shape[-1] == width else layers.Conv2D(width, kernel_size=1)(x)
+    # The convolution that follows can scale and shift by itself.
+    x = layers.BatchNormalization(center=False, scale=False)(x)
+    x = layers.Conv2D(width, kernel_size=3, padding="same", activation="swish")(x)
+    x = layers.Conv2D(width, kernel_size=3, padding="same")(x)
+    return layers.Add()([x, residual])
+
+
+def adaptive_block(x: Any, embedding: Any, width: int) -> Any:
+    """Residual block with adaptive group norm (Dhariwal and Nichol 2021, equation 3).
+
+    The noise embedding (B, 1, 1, D) scales and shifts the normalised features between the two
+    convolutions. The block is the identity at initialisation, where its widths are equal.
+    """
+    residual = x if x.shape[-1] == width else layers.Conv2D(width, kernel_size=1)(x)
+    x = layers.Activation("swish")(_group_norm()(x))
+    x = layers.Conv2D(width, kernel_size=3, padding="same")(x)
+    scale = layers.Dense(width, kernel_initializer="zeros", bias_initializer="ones")(embedding)
+    shift = layers.Dense(width, kernel_initializer="zeros")(embedding)
+    x = layers.Multiply()([_group_norm(affine=False)(x), scale])
+    x = layers.Activation("swish")(layers.Add()([x, shift]))
+    x = layers.Conv2D(width, kernel_size=3, padding="same", kernel_initializer="zeros")(x)
+    return layers.Add()([x, residual])
+
+
+def attention_block(x: Any) -> Any:
+    """Residual self-attention over all positions, 64 channels a head (Dhariwal and Nichol 2021)."""
+    _, height, width, channels = x.shape
+    heads = max(1, channels // 64)
+    tokens = layers.Reshape((height * width, channels))(_group_norm()(x))
+    tokens = layers.MultiHeadAttention(heads, key_dim=channels // heads)(tokens, tokens)
+    return layers.Add()([x, layers.Reshape((height, width, channels))(tokens)])
+
+
+def _group_norm(affine: bool = True) -> layers.Layer:
+    return layers.GroupNormalization(groups=8, center=affine, scale=affine)

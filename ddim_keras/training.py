@@ -1,0 +1,121 @@
+"""One training: the model, optimizer and callbacks of a recipe, from the first step or a later one.
+
+Everything that decides the course of a training is in the run's configuration and the saved state,
+so that a run that was interrupted ends with the same weights as one that was not.
+"""
+
+from collections.abc import Sequence
+
+import keras
+from keras import ops
+
+from ddim_keras.callbacks import (
+    ContinueMetrics,
+    Interrupted,
+    RunRecord,
+    StopCleanly,
+    TimeEstimate,
+)
+from ddim_keras.config import ModelConfig, TrainingConfig
+from ddim_keras.data import Dataset, ValidationBatches, steps_per_epoch, training_batches
+from ddim_keras.model import DiffusionModel
+from ddim_keras.runs import Run, RunConfig, load_weights
+
+
+def build_model(
+    model_config: ModelConfig, training: TrainingConfig, total_steps: int
+) -> DiffusionModel:
+    """Builds and compiles a model for a training of `total_steps` steps."""
+    keras.config.set_dtype_policy(training.precision)
+    model = DiffusionModel(model_config)
+    model.compile(optimizer=build_optimizer(training, total_steps), loss=training.loss)
+    # Now, so that its state can be loaded before the first step.
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def build_optimizer(training: TrainingConfig, total_steps: int) -> keras.optimizers.Optimizer:
+    """AdamW with the recipe's learning-rate schedule over `total_steps` steps."""
+    learning_rate = training.learning_rate
+    warmup_steps = min(training.warmup_steps, total_steps // 2)
+    if training.cosine_decay:
+        learning_rate = keras.optimizers.schedules.CosineDecay(
+            initial_learning_rate=0.0 if warmup_steps else learning_rate,
+            decay_steps=total_steps - warmup_steps,
+            warmup_target=learning_rate if warmup_steps else None,
+            warmup_steps=warmup_steps,
+        )
+    elif warmup_steps:
+        learning_rate = keras.optimizers.schedules.PolynomialDecay(
+            initial_learning_rate=0.0, decay_steps=warmup_steps, end_learning_rate=learning_rate
+        )
+    return keras.optimizers.AdamW(learning_rate, weight_decay=training.weight_decay)
+
+
+def train(
+    run: Run,
+    config: RunConfig,
+    dataset: Dataset,
+    *,
+    protocol: str = "KID",
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> DiffusionModel:
+    """Trains until the configured number of epochs, from the run's last checkpoint if it has one.
+
+    Args:
+        run: its folder holds config.json already.
+        dataset: images of the configured size.
+        protocol: what the KID is measured with, if a callback measures it.
+        callbacks: what to do at the end of an epoch before it is recorded.
+
+    Raises:
+        Interrupted: after Ctrl-C; the state of the last whole step has been saved.
+        InputError: if the loss diverges; the last checkpoint is kept.
+    """
+    recipe = config.training
+    images = dataset.train_images
+    steps = steps_per_epoch(len(images), recipe.batch_size, recipe.repetitions)
+    total_steps = steps * config.epochs
+    model = build_model(config.model, recipe, total_steps)
+    if run.last_weights.exists():
+        load_weights(model, run.last_weights)
+    else:
+        model.adapt(images)
+    done = int(ops.convert_to_numpy(model.optimizer.iterations))
+    metric_values = [ops.convert_to_numpy(variable) for variable in model.metrics_variables]
+    validation = ValidationBatches(dataset.validation_images, recipe.batch_size)
+
+    def fit(first_step: int, last_step: int, *more: keras.callbacks.Callback) -> None:
+        batches = training_batches(
+            images,
+            recipe.batch_size,
+            recipe.repetitions,
+            recipe.flip,
+            config.model.seed,
+            first_step,
+        )
+        epoch = first_step // steps
+        model.fit(
+            batches,
+            steps_per_epoch=min(steps, last_step - first_step),
+            initial_epoch=epoch,
+            epochs=epoch + -(-(last_step - first_step) // steps),
+            validation_data=validation,
+            shuffle=False,
+            callbacks=[*more, *callbacks, record, estimate, stop],
+        )
+
+    record = RunRecord(run, protocol, images_per_epoch=steps * recipe.batch_size)
+    estimate = TimeEstimate(total_steps - done)
+    with StopCleanly() as stop:
+        try:
+            if done % steps:
+                end_of_epoch = (done // steps + 1) * steps
+                fit(done, end_of_epoch, ContinueMetrics(metric_values))
+                done = end_of_epoch
+            if done < total_steps:
+                fit(done, total_steps)
+        except Interrupted:
+            run.save_last(model)
+            raise
+    return model
