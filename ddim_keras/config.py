@@ -134,6 +134,7 @@ PRESETS = {
         training=TrainingConfig(
             batch_size=32,
             repetitions=1,
+            loss="mae",
             warmup_steps=200,
             cosine_decay=True,
             flip=True,

@@ -224,19 +224,18 @@ def _blossom_plane(
 ) -> tuple[_Plane, np.ndarray]:
     """The plane of a blossom around (x, y), and which pixels of the flattened image it holds."""
     middles = (np.arange(size, dtype=np.float32) + 0.5) / size
-    dx, dy = np.tile((middles - x) / scale, size), np.repeat((middles - y) / scale, size)
+    dx, dy = (middles - x) / scale, (middles[:, None] - y) / scale
     turn, squeeze = rng.uniform(0, 2 * math.pi), rng.uniform(0.8, 1.0)
     along = dx * math.cos(turn) + dy * math.sin(turn)
-    across = (dy * math.cos(turn) - dx * math.sin(turn)) / squeeze
+    across = dy * (math.cos(turn) / squeeze) - dx * (math.sin(turn) / squeeze)
     # What is tilted towards the camera looks larger, which is to say its pixels lie closer.
     nearness = 1 + (1 - squeeze) * across
-    along, across = along / nearness, across / nearness
-    square = along * along + across * across
-    near = np.flatnonzero(square < 1.2)
-    angle = np.arctan2(across[near], along[near]) + turn
+    radius = np.sqrt(along * along + across * across) / nearness
+    near = np.flatnonzero(radius < 1.1)
+    angle = np.arctan2(across.ravel()[near], along.ravel()[near]) + turn
     light = rng.uniform(-0.9, 0.9) - math.pi / 2  # somewhere above
     plane = _Plane(
-        radius=np.sqrt(square[near]),
+        radius=radius.ravel()[near],
         angle=angle,
         to_light=np.cos(angle - light),
         beside_light=np.sin(angle - light),
@@ -260,9 +259,9 @@ def _paint_petals(
     petal that lies lower at that pixel, then the upper one.
     """
     place = _place_in_ring(plane, count, rng)
-    sides = np.floor(place) + np.array([[0], [1]], np.float32)
-    heights = _around(rng.permutation(count), sides)
-    sides = np.where(heights[0] > heights[1], sides[::-1], sides)
+    left = np.floor(place)
+    is_left_lower = _around(rng.integers(0, 2, count), left)
+    sides = np.stack([left + 1 - is_left_lower, left + is_left_lower])
     jitter = _around(rng.uniform(-0.12, 0.12, count), sides)
     lengths = _around(rng.uniform(0.88, 1.0, count) * length, sides)
     shades = _around(rng.uniform(0.9, 1.08, count), sides)
@@ -285,11 +284,15 @@ def _paint_petals(
     fade = np.minimum(inside / species.throat_size, 1)
     fade = fade * fade * (3 - 2 * fade)
     cover = plane.cover(distance)
-    canvas = canvas * (1 - 0.35 * shadow.max(axis=0))
-    for k in range(2):
-        paint = _over(_column(species.throat), _column(colour), fade[k])
-        canvas = _over(canvas, paint * shade[k], cover[k])
-    return canvas
+    bare = (1 - cover[0]) * (1 - cover[1]) * (1 - 0.35 * shadow.max(axis=0))
+    cover[0] *= 1 - cover[1]
+    outer = shade * cover * fade
+    inner = shade * cover - outer
+    return (
+        canvas * bare
+        + _column(colour) * (outer[0] + outer[1])
+        + _column(species.throat) * (inner[0] + inner[1])
+    )
 
 
 def _half_width(species: Species, along: np.ndarray) -> np.ndarray:

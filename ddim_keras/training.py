@@ -4,6 +4,7 @@ Everything that decides the course of a training is in the run's configuration a
 so that a run that was interrupted ends with the same weights as one that was not.
 """
 
+import sys
 from collections.abc import Sequence
 
 import keras
@@ -102,6 +103,7 @@ def train(
             epochs=epoch + -(-(last_step - first_step) // steps),
             validation_data=validation,
             shuffle=False,
+            verbose=1 if sys.stdout.isatty() else 2,  # a line an epoch in log files
             callbacks=[*more, *callbacks, record, estimate, stop],
         )
 
