@@ -154,10 +154,11 @@ def tfds_samples(name: str, data_dir: str | Path | None) -> Iterator[Any]:
                 f"{name} is not prepared in {builder.data_path.parent.parent} and its download "
                 f"failed ({type(error).__name__}); connect to a network or pass --data-dir"
             ) from error
-    if "image" not in builder.info.features:
+    features = builder.info.features
+    if "image" not in features:
         raise InputError(f"TFDS data set {name!r} has no feature 'image'")
 
-    label = builder.info.features.get("label")
+    label = features["label"] if "label" in features else None
     yield tuple(label.names) if hasattr(label, "names") else ()
     share = round(100 * (1 - VALIDATION_SHARE))
     for split, (slice_of, is_validation) in itertools.product(

@@ -15,7 +15,7 @@ from PIL import Image
 
 SUPERSAMPLING = 2  # pixels drawn for each pixel kept, each way
 BACKGROUND_SIZE = 24  # pixels; enlarging so few of them is what blurs the background
-NUM_LEAVES = 10
+NUM_LEAVES = 9
 NUM_LIGHTS = 4
 
 Colour = tuple[float, float, float]
@@ -161,7 +161,7 @@ def _draw_flower(species: Species, image_size: int, rng: np.random.Generator) ->
 
     # The time goes into drawing pixels, so only those near the blossom are drawn at full size.
     plane, near = _blossom_plane(size, x, y, scale, rng)
-    canvas = np.divide(image[near].T, 255, dtype=np.float32, order="C")
+    canvas = np.divide(np.take(image, near, axis=0).T, 255, dtype=np.float32, order="C")
     first, last = species.colours
     mix = rng.random()
     colour = tuple(a + mix * (b - a) for a, b in zip(first, last, strict=True))
@@ -184,10 +184,10 @@ def _draw_background(
     x, y = np.tile(middles, BACKGROUND_SIZE), np.repeat(middles, BACKGROUND_SIZE)
     direction = rng.uniform(0, 2 * math.pi)
     slope = 0.5 + 0.6 * ((x - 0.5) * math.cos(direction) + (y - 0.5) * math.sin(direction))
-    dark = _column((0.10, 0.24, 0.07)) * rng.uniform(0.5, 1.4)
-    canvas = _over(dark, _column((0.44, 0.62, 0.22)) * rng.uniform(0.7, 1.2), slope)
+    dark = _column((0.12, 0.28, 0.08)) * rng.uniform(0.5, 1.5)
+    canvas = _over(dark, _column((0.50, 0.70, 0.26)) * rng.uniform(0.7, 1.3), slope)
 
-    leaves = rng.uniform((0.1, 0.35, 0.06), (0.42, 0.66, 0.26), (NUM_LEAVES, 3))
+    leaves = rng.uniform((0.12, 0.38, 0.06), (0.50, 0.74, 0.28), (NUM_LEAVES, 3))
     leaves *= rng.uniform(0.4, 1.1, (NUM_LEAVES, 1))
     lengths = rng.uniform(0.2, 0.5, NUM_LEAVES)
     covers = _blobs(x, y, lengths, lengths * rng.uniform(0.2, 0.45, NUM_LEAVES), rng)
@@ -231,7 +231,7 @@ def _blossom_plane(
     # What is tilted towards the camera looks larger, which is to say its pixels lie closer.
     nearness = 1 + (1 - squeeze) * across
     radius = np.sqrt(along * along + across * across) / nearness
-    near = np.flatnonzero(radius < 1.1)
+    near = np.flatnonzero(radius < 1.06)
     angle = np.arctan2(across.ravel()[near], along.ravel()[near]) + turn
     light = rng.uniform(-0.9, 0.9) - math.pi / 2  # somewhere above
     plane = _Plane(
@@ -342,8 +342,8 @@ def _place_in_ring(plane: _Plane, count: int, rng: np.random.Generator) -> np.nd
 
 
 def _around(values: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Looks up one of the `values` of a ring for every number in [0, len(values) + 1]."""
-    return np.take(np.resize(values, len(values) + 2).astype(np.float32), numbers.astype(np.intp))
+    """One of the `values` of a ring for every number; counting goes on from last to first."""
+    return np.take(values.astype(np.float32), numbers.astype(np.intp), mode="wrap")
 
 
 def _column(colour: Colour) -> np.ndarray:
