@@ -145,7 +145,8 @@ class StopCleanly(keras.callbacks.Callback):
         self.__exit__()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        if self.requested:
+        # After the last step of an epoch, its evaluation and record still belong to it.
+        if self.requested and batch + 1 < self.params["steps"]:
             raise Interrupted
         # Reading a loss waits for the device, so not in every step.
         if batch % self.check_every == 0:

@@ -42,6 +42,10 @@ class NetworkConfig:
             raise InputError(
                 f"widths {self.widths} and depths {self.depths} must have one entry for each level"
             )
+        if self.block == "adaptive" and any(width % 8 for width in self.widths):
+            raise InputError(f"widths {self.widths} must be divisible by 8, the groups of the norm")
+        if self.block == "plain" and self.patch_size != 1:
+            raise InputError("patches need the adaptive block")
         stride = self.patch_size * 2 ** (len(self.widths) - 1)
         if self.image_size < stride or self.image_size % stride:
             nearest = max(stride, round(self.image_size / stride) * stride)

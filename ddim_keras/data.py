@@ -158,7 +158,7 @@ def tfds_samples(name: str, data_dir: str | Path | None) -> Iterator[Any]:
     if "image" not in features:
         raise InputError(f"TFDS data set {name!r} has no feature 'image'")
 
-    label = features["label"] if "label" in features else None
+    label = features["label"] if "label" in features else None  # noqa: SIM401 (no mapping)
     yield tuple(label.names) if hasattr(label, "names") else ()
     share = round(100 * (1 - VALIDATION_SHARE))
     for split, (slice_of, is_validation) in itertools.product(

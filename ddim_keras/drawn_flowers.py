@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image
 
 SUPERSAMPLING = 2  # pixels drawn for each pixel kept, each way
@@ -155,16 +156,14 @@ def _draw_flower(species: Species, image_size: int, rng: np.random.Generator) ->
     """One image, (image_size, image_size, 3) uint8."""
     size = image_size * SUPERSAMPLING
     x, y = rng.uniform(0.45, 0.55), rng.uniform(0.44, 0.54)
-    scale = rng.uniform(0.33, 0.48)  # the blossom's radius as a share of the image's size
+    scale = rng.uniform(0.32, 0.48)  # the blossom's radius as a share of the image's size
     background = Image.fromarray(_draw_background(x, y, scale, rng))
     image = np.array(background.resize((size, size), Image.Resampling.BICUBIC)).reshape(-1, 3)
 
-    # The time goes into drawing pixels, so only those near the blossom are drawn at full size.
+    # The time goes into drawing pixels, so only those near the blossom are drawn on.
     plane, near = _blossom_plane(size, x, y, scale, rng)
     canvas = np.divide(np.take(image, near, axis=0).T, 255, dtype=np.float32, order="C")
-    first, last = species.colours
-    mix = rng.random()
-    colour = tuple(a + mix * (b - a) for a, b in zip(first, last, strict=True))
+    colour = _over(*map(_column, species.colours), rng.random())
     canvas = _paint_petals(canvas, species, species.petals, 1.0, colour, plane, rng)
     if species.inner_petals:
         length = rng.uniform(0.62, 0.74)
@@ -228,7 +227,7 @@ def _blossom_plane(
     turn, squeeze = rng.uniform(0, 2 * math.pi), rng.uniform(0.8, 1.0)
     along = dx * math.cos(turn) + dy * math.sin(turn)
     across = dy * (math.cos(turn) / squeeze) - dx * (math.sin(turn) / squeeze)
-    # What is tilted towards the camera looks larger, which is to say its pixels lie closer.
+    # What is tilted towards the camera looks larger: its pixels lie closer to the middle.
     nearness = 1 + (1 - squeeze) * across
     radius = np.sqrt(along * along + across * across) / nearness
     near = np.flatnonzero(radius < 1.06)
@@ -249,28 +248,14 @@ def _paint_petals(
     species: Species,
     count: int,
     length: float,
-    colour: Colour,
+    colour: np.ndarray,
     plane: _Plane,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Paints a ring of petals, each over or under its neighbours.
-
-    Only the two petals on either side of a pixel can cover it. Arrays here are (2, P): first the
-    petal that lies lower at that pixel, then the upper one.
-    """
-    place = _place_in_ring(plane, count, rng)
-    left = np.floor(place)
-    is_left_lower = _around(rng.integers(0, 2, count), left)
-    sides = np.stack([left + 1 - is_left_lower, left + is_left_lower])
-    jitter = _around(rng.uniform(-0.12, 0.12, count), sides)
-    lengths = _around(rng.uniform(0.88, 1.0, count) * length, sides)
-    shades = _around(rng.uniform(0.9, 1.08, count), sides)
-
-    offset = (place - sides - jitter) * (2 * math.pi / count)
-    along = plane.radius * np.cos(offset) / lengths
-    aside = plane.radius * np.sin(offset) / lengths
+    """Paints a ring of petals of one colour (3, 1), each over or under its neighbours."""
+    along, aside, shade = _two_petals(plane, count, length, rng)
     if species.notch:
-        along = along * (1 + species.notch * np.exp(-((aside / (0.4 * species.width)) ** 2)))
+        along *= 1 + species.notch * np.exp(-((aside / (0.4 * species.width)) ** 2))
     inside = np.clip(along, 0.001, 0.999)
     half_width = _half_width(species, inside)
     distance = length * np.minimum(half_width - np.abs(aside), 1 - along)
@@ -278,21 +263,40 @@ def _paint_petals(
 
     light = 1 + 0.1 * plane.to_light - 0.13 * across * plane.beside_light  # petals are convex
     veins = 1 + 0.04 * np.cos(15 * across)
-    shade = shades * light * veins * (0.84 + 0.22 * inside) * (1 - 0.12 * across * across)
+    shade = shade * light * veins * (0.84 + 0.22 * inside) * (1 - 0.12 * across * across)
     shadow = np.exp(np.minimum(distance, 0) / 0.04)
     shade[0] *= 1 - 0.45 * shadow[1]
     fade = np.minimum(inside / species.throat_size, 1)
     fade = fade * fade * (3 - 2 * fade)
+
+    # Both petals at once, as weights of the colours, for three channels cost more than one weight.
     cover = plane.cover(distance)
     bare = (1 - cover[0]) * (1 - cover[1]) * (1 - 0.35 * shadow.max(axis=0))
     cover[0] *= 1 - cover[1]
-    outer = shade * cover * fade
-    inner = shade * cover - outer
-    return (
-        canvas * bare
-        + _column(colour) * (outer[0] + outer[1])
-        + _column(species.throat) * (inner[0] + inner[1])
-    )
+    weight = shade * cover
+    blade = (weight * fade).sum(axis=0)
+    throat = weight.sum(axis=0) - blade
+    return canvas * bare + colour * blade + _column(species.throat) * throat
+
+
+def _two_petals(
+    plane: _Plane, count: int, length: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The petals on either side of each pixel: no other one can cover it.
+
+    Returns:
+        How far along each petal the pixel lies and how far aside from its axis, in petal lengths,
+        and how bright the petal is; (2, P) each, first the lower of the two petals.
+    """
+    place = _place_in_ring(plane, count, rng)
+    left = np.floor(place)
+    is_left_lower = _around(rng.integers(0, 2, count), left)
+    sides = np.stack([left + 1 - is_left_lower, left + is_left_lower])
+    jitter = _around(rng.uniform(-0.12, 0.12, count), sides)
+    offset = (place - sides - jitter) * (2 * math.pi / count)
+    distance = plane.radius / _around(rng.uniform(0.88, 1.0, count) * length, sides)
+    shade = _around(rng.uniform(0.9, 1.08, count), sides)
+    return distance * np.cos(offset), distance * np.sin(offset), shade
 
 
 def _half_width(species: Species, along: np.ndarray) -> np.ndarray:
@@ -346,13 +350,15 @@ def _around(values: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     return np.take(values.astype(np.float32), numbers.astype(np.intp), mode="wrap")
 
 
-def _column(colour: Colour) -> np.ndarray:
-    return np.array(colour, np.float32)[:, None]
+def _column(values: ArrayLike) -> np.ndarray:
+    """Values (N,), such as a colour, as (N, 1) float32."""
+    return np.array(values, np.float32)[:, None]
 
 
-def _over(canvas: np.ndarray, paint: np.ndarray, cover: np.ndarray) -> np.ndarray:
+def _over(canvas: np.ndarray, paint: np.ndarray, cover: np.ndarray | float) -> np.ndarray:
     return canvas + (paint - canvas) * cover
 
 
 def _to_uint8(canvas: np.ndarray) -> np.ndarray:
+    """A canvas as pixels of an image, (P, 3)."""
     return (np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8).T

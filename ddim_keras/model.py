@@ -286,7 +286,7 @@ class DiffusionModel(CompiledSteps, keras.Model):
         )
 
     def load_own_variables(self, store: Any) -> None:
-        variables = dict(store.items())
+        variables = {key: store[key] for key in store.keys()}  # noqa: SIM118 (not a mapping)
         self.seed_generator.state.assign(variables.pop("seed_state"))
         metric_values = variables.pop("metric_values")
         for variable, value in zip(self.metrics_variables, metric_values, strict=True):

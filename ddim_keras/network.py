@@ -14,7 +14,8 @@ from keras import layers, ops
 
 from ddim_keras.config import NetworkConfig
 
-FINE_WIDTH = 16
+GROUPS = 8  # of the group norm
+FINE_WIDTH = 16  # channels of the last, full-resolution layers after patches
 
 
 @keras.saving.register_keras_serializable(package="ddim_keras")
@@ -175,4 +176,4 @@ def attention_block(x: Any) -> Any:
 
 
 def _group_norm(affine: bool = True) -> layers.Layer:
-    return layers.GroupNormalization(groups=8, center=affine, scale=affine)
+    return layers.GroupNormalization(groups=GROUPS, center=affine, scale=affine)

@@ -1,0 +1,337 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from ddim_keras import DiffusionModel, InputError, ModelConfig, NetworkConfig, draw_flowers
+from ddim_keras.config import PRESETS
+
+SIZE = 8
+PLAIN = NetworkConfig(image_size=SIZE, widths=(8, 16), depths=(1, 1))
+ADAPTIVE = NetworkConfig(
+    image_size=SIZE, widths=(8, 16), depths=(1, 1), block="adaptive", attention_sizes=(4,)
+)
+CONFIGS = {
+    "noise": ModelConfig(network=PLAIN),
+    "velocity": ModelConfig(network=ADAPTIVE, prediction="velocity", max_signal_rate=0.99),
+}
+
+
+def numpy(tensor):
+    return ops.convert_to_numpy(tensor)
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape, dtype="float32")
+
+
+def randomised(config):
+    """A model whose two networks differ from each other and from zero."""
+    model = DiffusionModel(config)
+    for seed, network in enumerate((model.network, model.ema_network)):
+        for index, weight in enumerate(network.weights):
+            if "moving" not in weight.path:
+                weight.assign(0.2 * normal(*weight.shape, seed=[seed, index]))
+    model.pixel_means.assign([0.5, 0.4, 0.3])
+    model.pixel_variances.assign([0.1, 0.09, 0.08])
+    return model
+
+
+@pytest.fixture(params=CONFIGS.values(), ids=CONFIGS.keys())
+def config(request):
+    return request.param
+
+
+# The contract of the lab.
+
+
+def test_schedule_of_the_lab():
+    model = DiffusionModel(CONFIGS["noise"])
+    times = np.linspace(0, 1, 11, dtype="float32").reshape(-1, 1, 1, 1)
+    noise_rates, signal_rates = map(numpy, model.diffusion_schedule(times))
+    assert noise_rates.shape == signal_rates.shape == times.shape
+    np.testing.assert_allclose(noise_rates**2 + signal_rates**2, 1, atol=1e-6)
+    assert signal_rates[0] == pytest.approx(0.95)
+    assert signal_rates[-1] == pytest.approx(0.02, abs=1e-6)
+    assert np.all(np.diff(noise_rates[:, 0, 0, 0]) > 0)
+
+
+def test_denoise_splits_noisy_images_into_signal_and_noise(config):
+    model = randomised(config)
+    noisy_images = normal(3, SIZE, SIZE, 3)
+    noise_rates = np.array([0.4, 0.8, 0.96], "float32").reshape(3, 1, 1, 1)
+    signal_rates = np.sqrt(1 - noise_rates**2)
+    pred_noises, pred_images = map(
+        numpy, model.denoise(noisy_images, noise_rates, signal_rates, training=False)
+    )
+    np.testing.assert_allclose(
+        signal_rates * pred_images + noise_rates * pred_noises, noisy_images, atol=1e-4
+    )
+    prediction = numpy(model.ema_network([noisy_images, noise_rates**2]))
+    target = {
+        "noise": pred_noises,
+        "velocity": signal_rates * pred_noises - noise_rates * pred_images,
+    }
+    np.testing.assert_allclose(prediction, target[config.prediction], rtol=1e-3, atol=1e-3)
+
+
+def test_training_uses_the_network_and_inference_its_average(config):
+    model = randomised(config)
+    rates = np.full((2, 1, 1, 1), 0.5**0.5, "float32")
+    noisy_images = normal(2, SIZE, SIZE, 3)
+    trained, _ = model.denoise(noisy_images, rates, rates, training=True)
+    averaged, _ = model.denoise(noisy_images, rates, rates, training=False)
+    assert np.abs(numpy(trained) - numpy(averaged)).max() > 0.01
+    model.ema_network.set_weights(model.network.get_weights())
+    same, _ = model.denoise(noisy_images, rates, rates, training=False)
+    if config.network.block == "adaptive":  # batch norm differs between training and inference
+        np.testing.assert_allclose(numpy(trained), numpy(same), atol=1e-4)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 20])
+def test_ddim_with_a_perfect_denoiser_returns_the_image(steps):
+    images = normal(4, SIZE, SIZE, 3, seed=1)
+
+    class Perfect(DiffusionModel):
+        def denoise(self, noisy_images, noise_rates, signal_rates, training):
+            return (noisy_images - signal_rates * images) / noise_rates, ops.copy(images)
+
+    initial_noise = normal(4, SIZE, SIZE, 3)
+    generated = Perfect(CONFIGS["noise"]).reverse_diffusion(initial_noise, steps)
+    np.testing.assert_allclose(numpy(generated), images, atol=1e-5)
+
+
+def test_ddim_on_gaussian_data_ends_at_the_exact_solution():
+    mean, variance = 0.7, 0.3
+
+    class Gaussian(DiffusionModel):
+        """Predicts E[image | noisy image] of independent Gaussian pixels, which is linear."""
+
+        def denoise(self, noisy_images, noise_rates, signal_rates, training):
+            noisy_variances = signal_rates**2 * variance + noise_rates**2
+            gain = signal_rates * variance / noisy_variances
+            pred_images = mean + gain * (noisy_images - signal_rates * mean)
+            return (noisy_images - signal_rates * pred_images) / noise_rates, pred_images
+
+    model = Gaussian(CONFIGS["noise"])
+    initial_noise = normal(16, SIZE, SIZE, 3)
+    generated = numpy(model.reverse_diffusion(initial_noise, 500))
+
+    # Along the exact path the standardised noisy image stays what it was in the beginning.
+    (start_noise, start_signal), (end_noise, end_signal) = (
+        [float(rate) for rate in model.diffusion_schedule(ops.convert_to_tensor(time))]
+        for time in (1.0, 0.0)
+    )
+    standardised = (initial_noise - start_signal * mean) / np.sqrt(
+        start_signal**2 * variance + start_noise**2
+    )
+    end_scale = np.sqrt(end_signal**2 * variance + end_noise**2)
+    expected = mean + end_signal * variance / end_scale * standardised
+    np.testing.assert_allclose(generated, expected, atol=0.01)
+    assert generated.mean() == pytest.approx(mean, abs=0.02)
+    assert generated.std() == pytest.approx(end_signal * variance / end_scale, rel=0.03)
+
+
+def test_reverse_diffusion_calls_back_once_a_step(config):
+    calls = []
+    randomised(config).reverse_diffusion(
+        normal(2, SIZE, SIZE, 3),
+        4,
+        callback=lambda step, noisy, pred: calls.append(
+            (step, tuple(noisy.shape), tuple(pred.shape))
+        ),
+    )
+    assert calls == [(step, (2, SIZE, SIZE, 3), (2, SIZE, SIZE, 3)) for step in range(4)]
+
+
+def test_generated_images_depend_on_seed_and_position_alone(config):
+    model = randomised(config)
+    images = model.generate(7, 3, seed=5)
+    assert images.shape == (7, SIZE, SIZE, 3)
+    assert images.dtype == np.float32
+    assert images.min() >= 0
+    assert images.max() <= 1
+    assert images.std() > 0.01
+    # Far below one grey level: the first step divides by a signal rate of 0.02.
+    np.testing.assert_allclose(model.generate(7, 3, seed=5, batch_size=2), images, atol=1e-3)
+    np.testing.assert_allclose(model.generate(4, 3, seed=5), images[:4], atol=1e-3)
+    assert np.abs(model.generate(7, 3, seed=6) - images).max() > 0.01
+    assert np.abs(model.generate(7, 3) - model.generate(7, 3)).max() > 0.01
+
+
+def test_counts_below_one_are_refused():
+    model = DiffusionModel(CONFIGS["noise"])
+    with pytest.raises(ValueError, match="diffusion_steps must be at least 1, not 0"):
+        model.generate(1, 0)
+    with pytest.raises(ValueError, match="num_images and batch_size must be at least 1"):
+        model.generate(0, 1)
+
+
+def test_the_model_can_be_called():
+    model = randomised(CONFIGS["noise"])
+    noisy_images = ops.convert_to_tensor(normal(2, SIZE, SIZE, 3))
+    times = ops.full((2, 1, 1, 1), 0.5)
+    expected = model.denoise(noisy_images, *model.diffusion_schedule(times), training=False)
+    for result, value in zip(model((noisy_images, times)), expected, strict=True):
+        np.testing.assert_allclose(numpy(result), numpy(value), atol=1e-5)
+
+
+# Training.
+
+
+@pytest.mark.parametrize("loss", ["mse", keras.losses.mean_squared_error])
+def test_the_initial_loss_is_the_mean_square_of_the_noise(config, loss):
+    images, _ = draw_flowers(256, SIZE)
+    model = DiffusionModel(config)
+    model.adapt(images)
+    model.compile(loss=loss)
+    results = model.evaluate(images, batch_size=64, verbose=0, return_dict=True)
+    assert set(results) == {"noise_loss", "image_loss"}
+    value, _ = model.compute_losses(ops.convert_to_tensor(images), training=True)
+    assert tuple(value.shape) == ()
+    assert float(value) == pytest.approx(1, abs=0.05)
+    if config.prediction == "noise":
+        assert results["noise_loss"] == pytest.approx(1, abs=0.02)
+
+
+def test_mae_starts_at_the_mean_absolute_noise():
+    images, _ = draw_flowers(256, SIZE)
+    model = DiffusionModel(CONFIGS["noise"])
+    model.adapt(images)
+    model.compile(loss="mae")
+    results = model.evaluate(images, batch_size=64, verbose=0, return_dict=True)
+    assert results["noise_loss"] == pytest.approx(np.sqrt(2 / np.pi), abs=0.02)
+
+
+def test_the_loss_falls_within_a_few_dozen_steps(config):
+    images, _ = draw_flowers(64, SIZE)
+    model = DiffusionModel(config)
+    model.adapt(images)
+    model.compile(optimizer=keras.optimizers.AdamW(5e-3), loss="mse")
+    history = model.fit(images, batch_size=32, epochs=30, verbose=0).history
+    assert np.mean(history["noise_loss"][-5:]) < 0.5
+    # Predicting a velocity of zero already gives half of the noise away.
+    share = {"noise": 0.7, "velocity": 0.85}[config.prediction]
+    assert history["noise_loss"][-1] < share * history["noise_loss"][0]
+
+
+@pytest.mark.parametrize("warmup", [False, True])
+def test_the_average_is_the_closed_form_of_the_weights_it_followed(warmup):
+    network = NetworkConfig(image_size=SIZE, widths=(8,), depths=(1,))
+    momentum = 0.8
+    model = DiffusionModel(ModelConfig(network=network, ema=momentum, ema_warmup=warmup))
+    model.compile(optimizer=keras.optimizers.AdamW(1e-2))
+    images, _ = draw_flowers(16, SIZE)
+
+    assert len(model.network.weights) == len(model.ema_network.weights)
+    assert any("moving_mean" in weight.path for weight in model.ema_network.weights)
+    expected = [numpy(weight) for weight in model.network.weights]
+    for average, weight in zip(model.ema_network.weights, expected, strict=True):
+        np.testing.assert_array_equal(numpy(average), weight)  # starts as a copy
+    for step in range(1, 5):
+        model.train_on_batch(images)
+        kept = min(momentum, (1 + step) / (10 + step)) if warmup else momentum
+        expected = [
+            kept * value + (1 - kept) * numpy(weight)
+            for value, weight in zip(expected, model.network.weights, strict=True)
+        ]
+    for average, value in zip(model.ema_network.weights, expected, strict=True):
+        np.testing.assert_allclose(numpy(average), value, rtol=1e-4, atol=1e-6)
+
+
+def test_the_average_is_not_trained():
+    model = DiffusionModel(CONFIGS["noise"])
+    assert len(model.trainable_weights) == len(model.network.trainable_weights)
+
+
+# Pixels.
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_normaliser_makes_training_images_standard(channels):
+    images = draw_flowers(1500, SIZE)[0][..., :channels]  # more than one chunk
+    network = NetworkConfig(image_size=SIZE, channels=channels, widths=(8,), depths=(1,))
+    model = DiffusionModel(ModelConfig(network=network))
+    model.adapt(images)
+    normalised = numpy(model.normalize(ops.convert_to_tensor(images)))
+    np.testing.assert_allclose(normalised.mean(axis=(0, 1, 2)), 0, atol=1e-3)
+    np.testing.assert_allclose(normalised.std(axis=(0, 1, 2)), 1, atol=1e-3)
+    floats = (images / 255).astype("float32")
+    same = numpy(model.normalize(ops.convert_to_tensor(floats)))
+    np.testing.assert_allclose(same, normalised, atol=1e-4)
+    np.testing.assert_allclose(numpy(model.denormalize(normalised)), floats, atol=1e-5)
+
+
+def test_one_colour_does_not_divide_by_zero():
+    model = DiffusionModel(CONFIGS["noise"])
+    model.adapt(np.full((4, SIZE, SIZE, 3), 200, "uint8"))
+    images = np.full((1, SIZE, SIZE, 3), 200, "uint8")
+    assert np.all(np.isfinite(numpy(model.normalize(ops.convert_to_tensor(images)))))
+
+
+# Saving.
+
+
+def test_saved_models_generate_the_same_images_in_a_new_process(config, tmp_path):
+    model = randomised(config)
+    model.compile(loss="mae")
+    model.train_on_batch(draw_flowers(8, SIZE)[0])
+    model.save(tmp_path / "whole.keras")
+    model.save_weights(tmp_path / "only.weights.h5")
+    np.save(tmp_path / "images.npy", model.generate(4, 3, seed=0))
+    program = """
+import keras, numpy as np
+from ddim_keras import DiffusionModel
+whole = keras.models.load_model("whole.keras", safe_mode=True)
+assert whole.elementwise_loss is keras.losses.mean_absolute_error, whole.elementwise_loss
+assert int(whole.optimizer.iterations) == 1
+only = DiffusionModel(whole.config)
+only.load_weights("only.weights.h5")
+for model in (whole, only):
+    difference = np.abs(model.generate(4, 3, seed=0) - np.load("images.npy")).max()
+    assert difference < 1e-6, difference
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_loaded_model_continues_with_the_same_random_numbers(config, tmp_path):
+    images, _ = draw_flowers(16, SIZE)
+    model = DiffusionModel(config)
+    model.adapt(images)
+    model.compile(loss="mse")
+    model.train_on_batch(images)
+    model.save(tmp_path / "model.keras")
+    copy = keras.models.load_model(tmp_path / "model.keras")
+    for _ in range(2):
+        expected = model.train_on_batch(images, return_dict=True)
+        actual = copy.train_on_batch(images, return_dict=True)
+        assert actual == pytest.approx(expected, rel=1e-5)
+
+
+def test_config_round_trips_through_json_types():
+    for preset in PRESETS.values():
+        assert ModelConfig.from_dict(preset.model.to_dict()) == preset.model
+    with pytest.raises(InputError, match="no field depth"):
+        ModelConfig.from_dict({**ModelConfig().to_dict(), "depth": 3})
+
+
+def test_the_lab_preset_is_the_assignment():
+    lab = PRESETS["lab"]
+    assert lab.model.network == NetworkConfig(widths=(32, 64, 96, 128), depths=(2, 2, 2, 2))
+    assert (lab.model.max_signal_rate, lab.model.min_signal_rate) == (0.95, 0.02)
+    assert (lab.model.prediction, lab.model.ema) == ("noise", 0.999)
+    assert (lab.training.learning_rate, lab.training.batch_size) == (1e-3, 64)
+    assert lab.training.loss == "mse"

@@ -1,0 +1,114 @@
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from ddim_keras import InputError, NetworkConfig, SinusoidalEmbedding, residual_unet
+
+TINY = NetworkConfig(image_size=8, widths=(8, 16), depths=(1, 1))
+TINY_ADAPTIVE = NetworkConfig(
+    image_size=16,
+    widths=(8, 16),
+    depths=(1, 2),
+    block="adaptive",
+    attention_sizes=(4,),
+    patch_size=2,
+)
+
+
+def numbers(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype("float32")
+
+
+def randomise(network):
+    for weight in network.trainable_weights:
+        weight.assign(0.3 * numbers(*weight.shape))
+
+
+def test_the_lab_network_has_the_parameters_of_the_keras_example():
+    network = residual_unet(NetworkConfig())
+    assert sum(np.prod(weight.shape) for weight in network.trainable_weights) == 1_950_627
+    assert sum(np.prod(weight.shape) for weight in network.non_trainable_weights) == 2_880
+
+
+@pytest.mark.parametrize("config", [TINY, TINY_ADAPTIVE])
+def test_the_initial_prediction_is_zero(config):
+    size = config.image_size
+    output = residual_unet(config)([numbers(2, size, size, 3), np.full((2, 1, 1, 1), 0.5, "f4")])
+    assert output.shape == (2, size, size, 3)
+    assert np.all(ops.convert_to_numpy(output) == 0)
+
+
+@pytest.mark.parametrize("config", [TINY, TINY_ADAPTIVE])
+def test_the_noise_variance_reaches_the_prediction(config):
+    network = residual_unet(config)
+    randomise(network)
+    images = numbers(1, config.image_size, config.image_size, 3)
+    low, high = (
+        ops.convert_to_numpy(network([images, np.full((1, 1, 1, 1), variance, "float32")]))
+        for variance in (0.3, 0.31)
+    )
+    assert np.abs(low - high).max() > 1e-3
+
+
+def test_grey_images_and_other_sizes():
+    network = residual_unet(NetworkConfig(image_size=28, channels=1, widths=(8, 8), depths=(1, 1)))
+    output = network([numbers(3, 28, 28, 1), np.ones((3, 1, 1, 1), "float32")])
+    assert output.shape == (3, 28, 28, 1)
+
+
+def test_embedding_is_sines_then_cosines_of_geometric_frequencies():
+    layer = SinusoidalEmbedding(dims=6, min_frequency=1.0, max_frequency=100.0)
+    variances = np.array([0.0, 0.1, 0.77], "float32").reshape(3, 1, 1, 1)
+    angles = 2 * np.pi * np.array([1.0, 10.0, 100.0]) * variances
+    expected = np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)
+    np.testing.assert_allclose(ops.convert_to_numpy(layer(variances)), expected, atol=2e-4)
+
+
+def test_embedding_round_trips_through_its_config():
+    layer = SinusoidalEmbedding(dims=10, min_frequency=2.0, max_frequency=50.0)
+    copy = SinusoidalEmbedding.from_config(layer.get_config())
+    variances = np.full((1, 1, 1, 1), 0.4, "float32")
+    np.testing.assert_array_equal(
+        ops.convert_to_numpy(layer(variances)), ops.convert_to_numpy(copy(variances))
+    )
+
+
+@pytest.mark.parametrize("dims", [0, 7])
+def test_embedding_refuses_odd_dims(dims):
+    with pytest.raises(ValueError, match="even"):
+        SinusoidalEmbedding(dims=dims)
+
+
+@pytest.mark.parametrize("config", [TINY, TINY_ADAPTIVE])
+def test_half_precision_keeps_embedding_and_output_in_float32(config):
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        network = residual_unet(config)
+    finally:
+        keras.config.set_dtype_policy(policy)
+    embedding = next(x for x in network.layers if isinstance(x, SinusoidalEmbedding))
+    assert embedding.compute_dtype == "float32"
+    assert keras.backend.standardize_dtype(network.output.dtype) == "float32"
+    assert any(x.compute_dtype == "bfloat16" for x in network.layers)
+
+    # Neighbouring variances that bfloat16 cannot tell apart must arrive at the embedding unequal.
+    probe = keras.Model(network.inputs, embedding.output)
+    images = numbers(1, config.image_size, config.image_size, 3)
+    near, nearer = (
+        ops.convert_to_numpy(probe([images, np.full((1, 1, 1, 1), variance, "float32")]))
+        for variance in (0.9990, 0.9991)
+    )
+    assert np.abs(near - nearer).max() > 0.1
+
+
+def test_bad_architectures_are_refused():
+    with pytest.raises(InputError, match="30 is not divisible by 8"):
+        NetworkConfig(image_size=30)
+    with pytest.raises(InputError, match="one entry for each level"):
+        NetworkConfig(widths=(32, 64), depths=(2,))
+    with pytest.raises(InputError, match="block must be one of"):
+        NetworkConfig(block="fancy")
+    with pytest.raises(InputError, match="divisible by 8"):
+        NetworkConfig(block="adaptive", widths=(12, 16), depths=(1, 1))
