@@ -4,6 +4,8 @@ import argparse
 import dataclasses
 import datetime
 import importlib.util
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,36 +18,93 @@ EXAMPLES = """examples:
   python train.py --preset fast --epochs 20      for a CPU
   python train.py --resume                       continue the newest run
   python train.py --dataset photos/ --image-size 32
+  python train.py --dataset mnist --image-size 32
 """
 
 
 def parse_arguments() -> argparse.Namespace:
     presets = "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS.items())
+
+    def of_presets(field: str) -> str:
+        values = {name: getattr(preset.training, field) for name, preset in PRESETS.items()}
+        return ", ".join(f"{value or 'all'} in {name}" for name, value in values.items())
+
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--epochs", type=at_least(1), help="epochs in all (default: 50; resumed: as before)")
-    add("--preset", choices=PRESETS, help=f"{presets} (default: lab)")
+    add(
+        "--epochs",
+        type=at_least(1),
+        metavar="N",
+        help="how many in all (default: 50; resumed: as before)",
+    )
+    add("--preset", choices=PRESETS, help=f"the recipe; {presets} (default: lab)")
     add(
         "--dataset",
-        help="TFDS name, folder of images, .npz/.npy of uint8 images (N, H, W, C), or drawn_flowers"
-        " (default: oxford_flowers102, or drawn_flowers where that cannot be had)",
+        metavar="NAME",
+        help="name in TFDS; folder of images, whose sub-folders are the labels; .npz or .npy of "
+        "uint8 images (N, H, W, C); or drawn_flowers "
+        "(default: oxford_flowers102, or drawn_flowers where that cannot be had)",
     )
-    add("--data-dir", help="where TFDS finds prepared data sets (default: ~/tensorflow_datasets)")
-    add("--cache-dir", help="where prepared images are kept (default: ~/.cache/ddim_keras)")
-    add("--image-size", type=at_least(8), help="height and width in pixels (default: 64)")
-    add("--batch-size", type=at_least(1), help="images per step (default: the preset's)")
-    add("--precision", choices=("float32", "mixed_bfloat16"), help="(default: the preset's)")
-    add("--loss", choices=("mse", "mae"), help="of the prediction (default: the preset's)")
-    add("--seed", type=at_least(0), help="of weights, noises and shuffling (default: 0)")
-    add("--output", type=Path, help="run folder (default: runs/<preset>-<data set>-<date>)")
+    add(
+        "--data-dir",
+        metavar="DIR",
+        help="where TFDS finds its data sets, or puts them (default: ~/tensorflow_datasets)",
+    )
+    add(
+        "--cache-dir",
+        metavar="DIR",
+        help="where prepared images are kept (default: ~/.cache/ddim_keras)",
+    )
+    add(
+        "--image-size",
+        type=at_least(8),
+        metavar="PIXELS",
+        help="height and width in pixels; images are cropped to their centre square and resized "
+        "(default: 64)",
+    )
+    add(
+        "--batch-size",
+        type=at_least(1),
+        metavar="N",
+        help=f"images per step (default: {of_presets('batch_size')})",
+    )
+    add(
+        "--precision",
+        choices=("float32", "mixed_bfloat16"),
+        help="of the layers; mixed_bfloat16 is for a GPU (default: float32)",
+    )
+    add(
+        "--loss",
+        choices=("mse", "mae"),
+        help=f"squared or absolute error of the prediction (default: {of_presets('loss')})",
+    )
+    add(
+        "--seed",
+        type=at_least(0),
+        metavar="N",
+        help="of weights, noises and shuffling (default: 0)",
+    )
+    add(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="run folder, new or empty (default: runs/<preset>-<data>-<date>)",
+    )
     add("--resume", action="store_true", help="continue the run in --output, or the newest one")
     add(
         "--kid-weights",
+        metavar="FILE",
         help="InceptionV3 weights up to mixed7, .weights.h5 (default: Keras's, downloaded once)",
     )
-    add("--kid-images", type=at_least(64), help="images generated for each KID (default: preset's)")
+    add(
+        "--kid-images",
+        type=at_least(64),
+        metavar="N",
+        help="images generated for the KID of each epoch; all: as many as there are for "
+        f"validation (default: {of_presets('kid_images')})",
+    )
     add("--no-kid", action="store_true", help="do not measure KID")
     add("--tensorboard", action="store_true", help="also log for TensorBoard, in the run folder")
     add_backend_option(parser)
@@ -91,6 +150,9 @@ def resumed_config(arguments: argparse.Namespace, run: Run) -> RunConfig:
                 "leave it away, or start a new run"
             )
     epochs = arguments.epochs or config.epochs
+    done = len(run.read_history())
+    if epochs < done:
+        raise InputError(f"{run.folder} has {done} epochs already; --epochs must be at least that")
     data_dir = arguments.data_dir or config.data_dir
     return dataclasses.replace(config, epochs=epochs, data_dir=data_dir)
 
@@ -98,7 +160,7 @@ def resumed_config(arguments: argparse.Namespace, run: Run) -> RunConfig:
 def main() -> None:
     arguments = parse_arguments()
     if arguments.resume:
-        run = Run(arguments.output) if arguments.output else newest_run()
+        run = Run(arguments.output) if arguments.output else newest_run(with_weights=False)
         config = resumed_config(arguments, run)
     else:
         config = new_config(arguments)
@@ -122,7 +184,7 @@ def main() -> None:
     dataset = load_dataset(
         config.dataset, config.model.network.image_size, config.data_dir, arguments.cache_dir
     )
-    config = with_channels(config, dataset.train_images.shape[-1], arguments.resume)
+    config = config_for(config, dataset, arguments.resume)
     device = describe_device()
     print(f"data: {dataset.describe()}")
     print(f"device: {device}, Keras backend {backend}, {config.training.precision}")
@@ -142,22 +204,41 @@ def main() -> None:
     try:
         model = train(run, config, dataset, protocol=protocol or "KID", callbacks=callbacks)
     except Interrupted:
-        print(f"saved; continue with: python train.py --resume --output {run.folder}")
+        print(f"saved; continue with: {resuming_command(arguments, run)}")
         raise KeyboardInterrupt from None
     history = run.read_history()
     write_report(run, config, dataset, model, history, protocol, floor)
     print(f"done: {run.folder}/report.md; next: python generate.py --run {run.folder}")
 
 
-def with_channels(config: RunConfig, channels: int, is_resumed: bool) -> RunConfig:
-    """The configuration for images of so many channels, which only the data tells."""
+def config_for(config: RunConfig, dataset: Any, is_resumed: bool) -> RunConfig:
+    """The configuration with what only the data tells; a resumed run must get the same again."""
+    num_images, channels = len(dataset.train_images), dataset.train_images.shape[-1]
     network = config.model.network
-    if is_resumed and network.channels != channels:
+    before = (config.num_images or num_images, network.channels)
+    if is_resumed and before != (num_images, channels):
         raise InputError(
-            f"the run was trained on images of {network.channels} channels, not {channels}"
+            f"the run was trained on {config.num_images} images of {network.channels} channels, "
+            f"but {dataset.name} now has {num_images} of {channels}; start a new run"
         )
     network = dataclasses.replace(network, channels=channels)
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, network=network))
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, network=network),
+        # Never again a default: a resumed run must not find flowers that could not be had before.
+        dataset=config.dataset or dataset.name,
+        num_images=num_images,
+    )
+
+
+def resuming_command(arguments: argparse.Namespace, run: Run) -> str:
+    """What to type to continue this run with the same options."""
+    command = ["python", *sys.argv]
+    if not arguments.resume:
+        command.append("--resume")
+    if not arguments.output:
+        command += ["--output", str(run.folder)]
+    return shlex.join(command)
 
 
 def prepare_kid(arguments: argparse.Namespace, dataset: Any) -> tuple[Any, Any]:

@@ -16,12 +16,15 @@ def run_command(main: Callable[[], None]) -> None:
     try:
         main()
     except InputError as error:
-        sys.exit(f"error: {error}")
+        message = str(error)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        sys.exit(f"error: {where}{error.strerror or error}; what was saved before is kept")
+        message = f"{where}{error.strerror or error}; what was saved before is kept"
     except KeyboardInterrupt:
         sys.exit(130)  # as a shell reports SIGINT
+    else:
+        return
+    sys.exit("error: " + " ".join(message.split()))
 
 
 def choose_backend(backend: str | None) -> str:

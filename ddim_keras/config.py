@@ -6,7 +6,6 @@
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 
@@ -17,6 +16,12 @@ class InputError(ValueError):
 def _require_one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise InputError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+
+
+def _require_at_least(minimum: float, **values: float) -> None:
+    for name, value in values.items():
+        if not value >= minimum:  # NaN is refused as well
+            raise InputError(f"{name} must be at least {minimum}, not {value}")
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,18 @@ class NetworkConfig:
         if not self.widths or len(self.widths) != len(self.depths):
             raise InputError(
                 f"widths {self.widths} and depths {self.depths} must have one entry for each level"
+            )
+        _require_at_least(
+            1,
+            channels=self.channels,
+            widths=min(self.widths),
+            depths=min(self.depths),
+            patch_size=self.patch_size,
+            embedding_max_frequency=self.embedding_max_frequency,
+        )
+        if self.embedding_dims < 2 or self.embedding_dims % 2:
+            raise InputError(
+                f"embedding_dims must be even and at least 2, not {self.embedding_dims}"
             )
         if self.block == "adaptive" and any(width % 8 for width in self.widths):
             raise InputError(f"widths {self.widths} must be divisible by 8, the groups of the norm")
@@ -84,7 +101,7 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
         """Inverse of `to_dict`; raises InputError for fields that do not exist."""
-        return _from_dict(cls, {**values, "network": _from_dict(NetworkConfig, values["network"])})
+        return from_dict(cls, {**values, "network": from_dict(NetworkConfig, values["network"])})
 
 
 @dataclass(frozen=True)
@@ -105,8 +122,10 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         _require_one_of("loss", self.loss, ("mse", "mae"))
         _require_one_of("precision", self.precision, ("float32", "mixed_bfloat16"))
-        if self.batch_size < 1 or self.repetitions < 1:
-            raise InputError("batch size and repetitions must be at least 1")
+        _require_at_least(1, batch_size=self.batch_size, repetitions=self.repetitions)
+        _require_at_least(0, weight_decay=self.weight_decay, warmup_steps=self.warmup_steps)
+        if not self.learning_rate > 0:
+            raise InputError(f"learning_rate must be above 0, not {self.learning_rate}")
 
 
 @dataclass(frozen=True)
@@ -148,15 +167,9 @@ PRESETS = {
 }
 
 
-def save_json(path: Path, values: dict[str, Any]) -> None:
-    """Writes `values` as readable JSON, whole or not at all."""
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(values, indent=2) + "\n")
-    temporary.replace(path)
-
-
-def _from_dict(cls: type, values: dict[str, Any]) -> Any:
-    unknown = set(values) - {f.name for f in dataclasses.fields(cls)}
+def from_dict(cls: type, values: dict[str, Any]) -> Any:
+    """Builds a configuration from its fields; raises InputError for fields that do not exist."""
+    unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
     if unknown:
         raise InputError(f"{cls.__name__} has no field {', '.join(sorted(unknown))}")
     return cls(**values)

@@ -132,6 +132,7 @@ class DiffusionModel(CompiledSteps, keras.Model):
         seed: int | None = None,
         batch_size: int = 64,
         callback: Callable[[int, Any, Any], None] | None = None,
+        reverse_process: Callable[..., Any] | None = None,
     ) -> np.ndarray:
         """Generates images with the moving average of the weights.
 
@@ -142,6 +143,8 @@ class DiffusionModel(CompiledSteps, keras.Model):
                 size or the backend. By default each call draws new images.
             batch_size: images that go through the network together; bounds the memory.
             callback: as in `reverse_diffusion`, once per step and batch.
+            reverse_process: another process with the signature of `reverse_diffusion`, which is
+                the default; `samplers.reverse_process` makes one.
 
         Returns:
             (num_images, H, W, C) float32 array in [0, 1].
@@ -150,6 +153,7 @@ class DiffusionModel(CompiledSteps, keras.Model):
             raise ValueError(
                 f"num_images and batch_size must be at least 1, not {num_images}, {batch_size}"
             )
+        reverse_process = reverse_process or self.reverse_diffusion
         random = np.random.default_rng(seed)
         num_batches = -(-num_images // batch_size)
         # Batches of one size, so that the denoiser is compiled once.
@@ -159,7 +163,7 @@ class DiffusionModel(CompiledSteps, keras.Model):
             initial_noise = random.standard_normal(
                 (batch_size, *self.network.output_shape[1:]), dtype="float32"
             )
-            pred_images = self.reverse_diffusion(initial_noise, diffusion_steps, callback)
+            pred_images = reverse_process(initial_noise, diffusion_steps, callback)
             images.append(ops.convert_to_numpy(self.denormalize(pred_images)))
         return np.concatenate(images)[:num_images]
 

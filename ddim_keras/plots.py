@@ -88,3 +88,38 @@ def save_figure(figure: Figure, path: Path) -> None:
 def _points(history: Sequence[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
     rows = [row for row in history if row.get(name) not in (None, "")]
     return [row["epoch"] for row in rows], [row[name] for row in rows]
+
+
+def kid_by_network_calls(
+    results: Sequence[dict[str, Any]], protocol: str, floor: float | None = None
+) -> Figure:
+    """KID against the network calls an image, a line for each sampler.
+
+    Args:
+        results: dictionaries with `sampler`, `network_calls`, `kid` and `kid_standard_error`.
+        protocol: what the KID was measured with, for the axis.
+        floor: KID between training and validation images, drawn where the axis shows it.
+    """
+    figure = Figure(figsize=(7, 4.5), dpi=PIXELS_PER_INCH, layout="constrained")
+    axes = figure.subplots()
+    for sampler in dict.fromkeys(row["sampler"] for row in results):
+        rows = [row for row in results if row["sampler"] == sampler]
+        rows.sort(key=lambda row: row["network_calls"])
+        axes.errorbar(
+            [row["network_calls"] for row in rows],
+            [row["kid"] for row in rows],
+            yerr=[row["kid_standard_error"] for row in rows],
+            marker=".",
+            capsize=2,
+            label=sampler,
+        )
+    if floor is not None:
+        axes.axhline(floor, color="grey", linestyle=":", label="training images, the floor")
+    axes.set(xlabel="network calls an image", ylabel=protocol, xscale="log")
+    calls = sorted({row["network_calls"] for row in results})
+    axes.set_xticks(calls, [str(call) for call in calls])
+    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure

@@ -14,13 +14,18 @@ Files are written beside their final name and renamed, so that each is always wh
 
 import csv
 import dataclasses
+import errno
 import json
+import math
+import os
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddim_keras.config import InputError, ModelConfig, TrainingConfig, save_json
+from ddim_keras.config import InputError, ModelConfig, TrainingConfig, from_dict
+from ddim_keras.files import written_whole
 
 RUNS = Path("runs")
 
@@ -32,27 +37,25 @@ class RunConfig:
     preset: str
     model: ModelConfig
     training: TrainingConfig
-    dataset: str | None  # as given by --dataset; None: the default
+    dataset: str | None  # as --dataset takes it; None: the default, not loaded yet
     data_dir: str | None
     epochs: int
+    num_images: int | None = None  # for training; None: not loaded yet
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise InputError(f"epochs must be at least 1, not {self.epochs}")
 
     def to_dict(self) -> dict[str, Any]:
         """Returns nested dictionaries of JSON types."""
-        values = {name: getattr(self, name) for name in ("preset", "dataset", "data_dir", "epochs")}
-        return {
-            **values,
-            "model": self.model.to_dict(),
-            "training": dataclasses.asdict(self.training),
-        }
+        return {**dataclasses.asdict(self), "model": self.model.to_dict()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "RunConfig":
-        """Inverse of `to_dict`."""
-        parts = {
-            "model": ModelConfig.from_dict(values["model"]),
-            "training": TrainingConfig(**values["training"]),
-        }
-        return cls(**{**values, **parts})
+        """Inverse of `to_dict`; raises InputError for fields that do not exist."""
+        model = ModelConfig.from_dict(values["model"])
+        training = from_dict(TrainingConfig, values["training"])
+        return from_dict(cls, {**values, "model": model, "training": training})
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,10 @@ class Run:
     """One run folder."""
 
     folder: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.folder / "config.json"
 
     @property
     def last_weights(self) -> Path:
@@ -74,17 +81,20 @@ class Run:
         return self.folder / "history.csv"
 
     def require_new(self) -> None:
-        """Refuses a folder that already holds a run, so that nothing is lost."""
-        if (self.folder / "config.json").exists():
+        """Refuses a folder that holds anything, so that nothing is lost."""
+        if self.config_file.exists():
             raise InputError(
                 f"{self.folder} already holds a run; add --resume to continue it, or choose "
                 "another --output"
             )
+        if self.folder.exists() and not (self.folder.is_dir() and not any(self.folder.iterdir())):
+            raise InputError(f"{self.folder} is not an empty folder; choose another --output")
 
     def save_config(self, config: RunConfig) -> None:
         """Writes config.json, making the folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        save_json(self.folder / "config.json", config.to_dict())
+        with written_whole(self.config_file) as part:
+            part.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
 
     def read_config(self) -> RunConfig:
         """Reads config.json; raises InputError where the folder is not a run."""
@@ -96,12 +106,8 @@ class Run:
 
     def keep_last_as_best(self) -> None:
         """Copies the last weights to the best ones."""
-        part = self.best_weights.with_name("part." + self.best_weights.name)
-        try:
+        with written_whole(self.best_weights) as part:
             shutil.copyfile(self.last_weights, part)
-            part.replace(self.best_weights)
-        finally:
-            part.unlink(missing_ok=True)
 
     def weights_to_show(self) -> Path:
         """The best weights or, where no KID was measured, the last."""
@@ -114,39 +120,53 @@ class Run:
     def write_history(self, rows: list[dict[str, Any]]) -> None:
         """Writes history.csv anew: a row an epoch, empty cells where nothing was measured."""
         columns = list(dict.fromkeys(name for row in rows for name in row))
-        part = self.history_file.with_name("history.csv.part")
-        with open(part, "w", newline="") as file:
+        with written_whole(self.history_file) as part, open(part, "w", newline="") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(rows)
-        part.replace(self.history_file)
 
     def read_history(self) -> list[dict[str, Any]]:
-        """Reads history.csv; an empty list where there is none."""
+        """Reads history.csv, without its empty cells; an empty list where there is no file."""
         if not self.history_file.exists():
             return []
-        with open(self.history_file, newline="") as file:
-            return [
-                {name: _number(cell) for name, cell in row.items() if cell != ""}
-                for row in csv.DictReader(file)
-            ]
+        try:
+            with open(self.history_file, newline="") as file:
+                rows = [
+                    {name: _number(cell) for name, cell in row.items() if cell}
+                    for row in csv.DictReader(file, strict=True)
+                ]
+            if not all(isinstance(row["epoch"], int) for row in rows):
+                raise ValueError("an epoch is no whole number")
+        except (ValueError, KeyError, AttributeError, csv.Error) as error:
+            raise InputError(
+                f"{self.history_file} is not the history of a run ({type(error).__name__}: "
+                f"{error}); mend it, or move it away to start another"
+            ) from error
+        return rows
 
 
 def _number(cell: str) -> int | float:
     return int(cell) if cell.isdigit() else float(cell)
 
 
-def newest_run(runs: Path = RUNS) -> Run:
-    """The run under `runs` whose weights were saved last."""
-    weights = list(runs.glob("*/last.weights.h5"))
-    if not weights:
-        raise InputError(f"no run with weights under {runs}/; train one with: python train.py")
-    return Run(max(weights, key=lambda path: path.stat().st_mtime).parent)
+def newest_run(runs: Path = RUNS, with_weights: bool = True) -> Run:
+    """The run under `runs` that was started or saved last, of those that have weights or of all."""
+    file = "last.weights.h5" if with_weights else "config.json"
+    folders = {path.parent for path in runs.glob(f"*/{file}")}
+    if not folders:
+        what = "no run with weights" if with_weights else "no run"
+        raise InputError(f"{what} under {runs}/; train one with: python train.py")
+
+    def last_saved(folder: Path) -> float:
+        files = (folder / "config.json", folder / "last.weights.h5")
+        return max(path.stat().st_mtime for path in files if path.exists())
+
+    return Run(max(folders, key=last_saved))
 
 
 def read_config(folder: Path) -> RunConfig:
     """Reads the config.json of a folder; raises InputError where there is none, or it is broken."""
-    path = folder / "config.json"
+    path = Run(folder).config_file
     if not path.is_file():
         raise InputError(f"{folder} is not a run folder: it holds no config.json")
     try:
@@ -156,13 +176,19 @@ def read_config(folder: Path) -> RunConfig:
 
 
 def save_weights(model: Any, path: Path) -> None:
-    """Saves all weights of a Keras model as `.weights.h5`, whole or not at all."""
-    part = path.with_name("part." + path.name)  # Keras insists on the suffix
-    try:
+    """Saves all weights of a Keras model as `.weights.h5`, whole or not at all.
+
+    Raises:
+        OSError: if the disk is full.
+    """
+    optimizer = getattr(model, "optimizer", None)
+    variables = [*model.variables, *(optimizer.variables if optimizer else ())]
+    size = sum(4 * math.prod(variable.shape) + 4096 for variable in variables)  # bytes, generously
+    # HDF5 does not survive a full disk: after a failed write the process ends in a crash.
+    if shutil.disk_usage(path.parent).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    with written_whole(path) as part:
         model.save_weights(part, overwrite=True)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def load_weights(model: Any, path: Path) -> None:
@@ -170,8 +196,11 @@ def load_weights(model: Any, path: Path) -> None:
     if not path.is_file():
         raise InputError(f"there is no weights file {path}")
     try:
-        model.load_weights(path)
-    except (ValueError, OSError, KeyError, RuntimeError) as error:
+        with warnings.catch_warnings():
+            # What Keras would skip, and leave at its initial values.
+            warnings.filterwarnings("error", "Skipping", UserWarning)
+            model.load_weights(path)
+    except (ValueError, OSError, KeyError, RuntimeError, UserWarning) as error:
         raise InputError(
             f"{path} does not hold the weights of this model: it is damaged, or its config.json "
             f"describes another architecture ({type(error).__name__})"

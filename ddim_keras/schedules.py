@@ -10,7 +10,10 @@ variance stay at unit variance.
 import math
 from typing import Any
 
+import numpy as np
 from keras import ops
+
+from ddim_keras.config import InputError
 
 
 def offset_cosine(
@@ -34,3 +37,72 @@ def offset_cosine(
     end_angle = math.acos(min_signal_rate)
     diffusion_angles = start_angle + diffusion_times * (end_angle - start_angle)
     return ops.sin(diffusion_angles), ops.cos(diffusion_angles)
+
+
+def offset_cosine_times(
+    signal_rates: Any, max_signal_rate: float = 0.95, min_signal_rate: float = 0.02
+) -> np.ndarray:
+    """The inverse of `offset_cosine`: diffusion times from signal rates.
+
+    Args:
+        signal_rates: array of any shape, in [0, 1].
+        max_signal_rate, min_signal_rate: as for `offset_cosine`.
+
+    Returns:
+        float64 array of the shape of `signal_rates`: in [0, 1] between the two limits, and where
+        the schedule extends beyond them, negative for larger signal rates, above 1 for smaller.
+    """
+    start_angle = math.acos(max_signal_rate)
+    end_angle = math.acos(min_signal_rate)
+    return (np.arccos(signal_rates) - start_angle) / (end_angle - start_angle)
+
+
+# Where the steps of a sampler lie: uniform in a function of the ratio noise_rate / signal_rate,
+# given with its inverse.
+SPACINGS = {
+    # The angle of (signal, noise), and so the time of the cosine schedule.
+    "time": (np.arctan, np.tan),
+    # The logarithm of the signal-to-noise ratio.
+    "log_snr": (np.log, np.exp),
+    # Karras et al. 2022 (https://arxiv.org/abs/2206.00364, equation 5), with their rho of 7.
+    "rho": (lambda ratios: ratios ** (1 / 7), lambda roots: roots**7),
+}
+
+
+def sampling_signal_rates(
+    steps: int,
+    spacing: str = "time",
+    last_signal_rate: float | None = None,
+    max_signal_rate: float = 0.95,
+    min_signal_rate: float = 0.02,
+) -> list[float]:
+    """The signal rates of a reverse process: where the network is called, and 1 for the result.
+
+    Args:
+        steps: number of network calls, at least 1.
+        spacing: "time", "log_snr" or "rho": that in which the signal rates are evenly spaced.
+        last_signal_rate: the largest signal rate at which the network is called, in
+            (min_signal_rate, 1). It bounds how fine the details are, since the result is the mean
+            of all images that agree with the noisy image of this signal rate. By default that of
+            the time 1 / steps in the schedule: with "time", the times 1, 1 - 1 / steps, ...,
+            1 / steps of `DiffusionModel.reverse_diffusion`.
+        max_signal_rate, min_signal_rate: as for `offset_cosine`; the first call is at the latter.
+
+    Returns:
+        steps + 1 rising numbers, from `min_signal_rate` to 1.
+    """
+    if spacing not in SPACINGS:
+        raise InputError(f"spacing must be one of {', '.join(SPACINGS)}, not {spacing!r}")
+    if steps < 1:
+        raise InputError(f"steps must be at least 1, not {steps}")
+    if last_signal_rate is None:
+        start_angle, end_angle = math.acos(max_signal_rate), math.acos(min_signal_rate)
+        last_signal_rate = math.cos(start_angle + (end_angle - start_angle) / steps)
+    elif not min_signal_rate < last_signal_rate < 1:
+        raise InputError(
+            f"the last signal rate must be between {min_signal_rate} and 1, not {last_signal_rate}"
+        )
+    function, inverse = SPACINGS[spacing]
+    first, last = (math.sqrt(1 - rate**2) / rate for rate in (min_signal_rate, last_signal_rate))
+    ratios = inverse(np.linspace(function(first), function(last), steps))
+    return [*(1 / np.sqrt(1 + ratios**2)).tolist(), 1.0]

@@ -1,0 +1,31 @@
+# make train   set up a virtual environment and train the assignment's model
+# make test    set up and run the tests
+# make check   also under JAX and PyTorch, with the linter
+
+PYTHON ?= python3
+VENV ?= .venv
+EPOCHS ?= 50
+RUN = $(VENV)/bin/python
+
+.PHONY: train test check
+
+train: $(VENV)/installed
+	$(RUN) train.py --epochs $(EPOCHS)
+
+test: $(VENV)/installed
+	$(RUN) -m pytest
+
+check: $(VENV)/installed-dev
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	KERAS_BACKEND=jax $(RUN) -m pytest
+	KERAS_BACKEND=torch $(RUN) -m pytest
+
+$(VENV)/installed: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install -r requirements.txt
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
+	$(RUN) -m pip install -r requirements-dev.txt
+	touch $@

@@ -1,0 +1,299 @@
+"""Reverse processes: from noise to images, with few calls of the denoiser.
+
+Each sampler is a function
+
+    sampler(denoise, initial_noise, signal_rates, *, clip_range=None, callback=None, **options)
+
+that starts at the first of N + 1 signal rates, calls the network at each but the last, and returns
+the images at the last: noisy ones, or for a last signal rate of 1 the predicted images.
+
+    denoise: `denoise(noisy_images, noise_rates, signal_rates) -> pred_noises, pred_images`, such as
+        `DiffusionModel.compiled_denoise`; the rates that it is given have the shape (B, 1, 1, 1).
+    initial_noise: (B, H, W, C), standard normal, in the dtype to compute in.
+    signal_rates: numbers in (0, 1] that rise, of which only the last may be 1; the noise rates are
+        `sqrt(1 - signal_rates**2)`. `schedules.sampling_signal_rates` chooses them.
+    clip_range: smallest and largest value of an image, normalised, each a number or an array (C,).
+        Predicted images are clipped to it, and predicted noises follow. None: no clipping.
+    callback: called as `callback(step, noisy_images, pred_images)` in each of the N steps.
+
+All but DDIM with fresh noise solve one ordinary differential equation (Song et al. 2020,
+https://arxiv.org/abs/2010.02502, equation 14): while noise turns into an image,
+
+    d(noisy_images / signal_rate) = pred_noises d(noise_rate / signal_rate),
+
+so that a step adds a mean of the noises on its way, which each sampler estimates differently.
+"Order p" says that the error at a last signal rate below 1 falls as N**-p when a smooth spacing is
+refined. The step to signal rate 1 has order 1 in all: its result is, by definition, `pred_images`.
+
+The equation also runs backwards. Along signal rates that fall, images from below signal rate 1
+become the noise that encodes them ("DDIM inversion"), and the same rates, rising, decode it:
+
+    rates = sampling_signal_rates(steps)[:-1]
+    noise = ddim(denoise, rates[-1] * images, rates[::-1])
+    images = ddim(denoise, noise, rates) / rates[-1]
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from ddim_keras.config import InputError
+from ddim_keras.schedules import sampling_signal_rates
+
+Denoise = Callable[[Any, Any, Any], tuple[Any, Any]]
+Callback = Callable[[int, Any, Any], None]
+
+# With fewer steps, the last is of order 1: extrapolation over such long steps overshoots.
+STEPS_FOR_HIGH_ORDER_END = 15
+
+
+class Level(NamedTuple):
+    """One point of a reverse process: the rates of signal and noise in the noisy images."""
+
+    signal_rate: float
+    noise_rate: float
+
+    @property
+    def log_snr(self) -> float:
+        """The logarithm of the squared signal-to-noise ratio; twice the lambda of DPM-Solver."""
+        return 2.0 * math.log(self.signal_rate / self.noise_rate)
+
+
+def ddim(
+    denoise: Denoise,
+    initial_noise: Any,
+    signal_rates: Sequence[float],
+    *,
+    clip_range: tuple[Any, Any] | None = None,
+    callback: Callback | None = None,
+    eta: float = 0.0,
+    variance: str = "small",
+    seed: int | keras.random.SeedGenerator | None = None,
+) -> Any:
+    """DDIM (Song et al. 2020, equations 12 and 16). Order 1, one network call a step.
+
+    Keeps the predicted image, and of the predicted noise as much as belongs to the next level, or
+    less with `eta` above 0, when fresh noise fills up the difference.
+
+    Args:
+        eta: 0 for the deterministic process, 1 for the ancestral sampling of DDPM (Ho et al. 2020,
+            https://arxiv.org/abs/2006.11239, algorithm 2), or between.
+        variance: of the fresh noise: "small" as in the posterior given the image (beta-tilde of
+            DDPM), exact where the data is a single image; "large" as in the forward step (beta of
+            DDPM, sigma-hat of Song et al. 2020, section 5), exact for standard normal data.
+        seed: of the fresh noise; a generator draws other noise for each batch.
+    """
+    if not 0 <= eta <= 1:
+        raise InputError(f"eta must be in [0, 1], not {eta}")
+    if variance not in ("small", "large"):
+        raise InputError(f"variance must be one of small, large, not {variance!r}")
+    noisy_images, levels, predict = _start(denoise, initial_noise, signal_rates, clip_range)
+    if eta > 0 and levels[-1].signal_rate < levels[0].signal_rate:
+        raise InputError("signal rates that fall need eta 0: encoding adds no fresh noise")
+    if not isinstance(seed, keras.random.SeedGenerator):
+        seed = keras.random.SeedGenerator(seed)
+
+    for step, (level, next_level) in enumerate(itertools.pairwise(levels)):
+        pred_noises, pred_images = predict(noisy_images, level)
+        if callback is not None:
+            callback(step, noisy_images, pred_images)
+
+        kept_rate = next_level.noise_rate
+        fresh_noises = 0.0
+        if eta > 0 and next_level.noise_rate > 0:
+            snr_ratio = math.exp(level.log_snr - next_level.log_snr)
+            fresh_rate = eta * next_level.noise_rate * math.sqrt(1 - snr_ratio)
+            kept_rate = math.sqrt(next_level.noise_rate**2 - fresh_rate**2)
+            if variance == "large":
+                fresh_rate = eta * math.sqrt(1 - (level.signal_rate / next_level.signal_rate) ** 2)
+            fresh_noises = fresh_rate * keras.random.normal(
+                ops.shape(noisy_images), dtype=noisy_images.dtype, seed=seed
+            )
+        noisy_images = next_level.signal_rate * pred_images + kept_rate * pred_noises + fresh_noises
+    return noisy_images
+
+
+def adams_bashforth(
+    denoise: Denoise,
+    initial_noise: Any,
+    signal_rates: Sequence[float],
+    *,
+    clip_range: tuple[Any, Any] | None = None,
+    callback: Callback | None = None,
+    order: int = 4,
+    equal_steps: bool = False,
+) -> Any:
+    """Adams-Bashforth multistep, one network call a step: extrapolates the predicted noises.
+
+    For steps of any size by a polynomial of the log-SNR through the last `order` predictions,
+    integrated exactly: DEIS, log-rho variant (Zhang and Chen 2022, arxiv.org/abs/2204.13902).
+
+    Args:
+        order: 2, 3 or 4. For want of predictions the first steps have the orders 1, 2, ...; their
+            errors, of N**-2 and N**-3, limit the whole to order 2 unless these steps are shorter
+            than the rest. At few steps the higher orders are more accurate all the same.
+        equal_steps: use the weights for equal steps of noise_rate / signal_rate, whatever the
+            steps. This is iPNDM: PNDM (Liu et al. 2022, https://arxiv.org/abs/2202.09778) with a
+            start as above. Order 2 for every `order`, yet often the best at 5 to 10 steps.
+    """
+    if order not in (2, 3, 4):
+        raise InputError(f"order must be 2, 3 or 4, not {order}")
+    noisy_images, levels, predict = _start(denoise, initial_noise, signal_rates, clip_range)
+    past_levels, past_noises = [], []
+    for step, (level, next_level) in enumerate(itertools.pairwise(levels)):
+        pred_noises, pred_images = predict(noisy_images, level)
+        if callback is not None:
+            callback(step, noisy_images, pred_images)
+
+        # Newest first, as many as the order of this step.
+        step_order = _order_of_step(order, step, levels)
+        past_levels = [level, *past_levels][:step_order]
+        past_noises = [pred_noises, *past_noises][:step_order]
+        weights = EQUAL_STEP_WEIGHTS[step_order]
+        if step_order > 1 and not equal_steps:
+            weights = _variable_step_weights(past_levels, next_level)
+        noises = sum(w * noises for w, noises in zip(weights, past_noises, strict=True))
+        noisy_images = _move(noisy_images, noises, level, next_level)
+    return noisy_images
+
+
+def dpm_solver(
+    denoise: Denoise,
+    initial_noise: Any,
+    signal_rates: Sequence[float],
+    *,
+    clip_range: tuple[Any, Any] | None = None,
+    callback: Callback | None = None,
+) -> Any:
+    """DPM-Solver++(2M) (Lu et al. 2022, https://arxiv.org/abs/2211.01095, algorithm 2).
+
+    Order 2, one network call a step. Extrapolates the predicted images, not the noises: along a
+    line in the log-SNR through the last two, to the middle of the step.
+    """
+    noisy_images, levels, predict = _start(denoise, initial_noise, signal_rates, clip_range)
+    past_level = past_images = None
+    for step, (level, next_level) in enumerate(itertools.pairwise(levels)):
+        _, pred_images = predict(noisy_images, level)
+        if callback is not None:
+            callback(step, noisy_images, pred_images)
+
+        images = pred_images
+        if _order_of_step(2, step, levels) == 2:
+            step_size = next_level.log_snr - level.log_snr
+            past_step_size = level.log_snr - past_level.log_snr
+            images = images + step_size / (2 * past_step_size) * (pred_images - past_images)
+        # A DDIM step that takes `images` to be the images in the noisy ones.
+        scale = next_level.noise_rate / level.noise_rate
+        noisy_images = (
+            scale * noisy_images + (next_level.signal_rate - scale * level.signal_rate) * images
+        )
+        past_level, past_images = level, pred_images
+    return noisy_images
+
+
+def heun(
+    denoise: Denoise,
+    initial_noise: Any,
+    signal_rates: Sequence[float],
+    *,
+    clip_range: tuple[Any, Any] | None = None,
+    callback: Callback | None = None,
+) -> Any:
+    """Heun's method (Karras et al. 2022, https://arxiv.org/abs/2206.00364, algorithm 1).
+
+    Order 2, two network calls a step, but one in the step to signal rate 1. Averages the noises
+    that are predicted at the two ends of a DDIM step.
+    """
+    noisy_images, levels, predict = _start(denoise, initial_noise, signal_rates, clip_range)
+    for step, (level, next_level) in enumerate(itertools.pairwise(levels)):
+        noises, pred_images = predict(noisy_images, level)
+        if callback is not None:
+            callback(step, noisy_images, pred_images)
+
+        if next_level.noise_rate > 0:
+            end_noises, _ = predict(_move(noisy_images, noises, level, next_level), next_level)
+            noises = (noises + end_noises) / 2
+        noisy_images = _move(noisy_images, noises, level, next_level)
+    return noisy_images
+
+
+SAMPLERS = {
+    "ddim": ddim,
+    "adams_bashforth": adams_bashforth,
+    "ipndm": functools.partial(adams_bashforth, equal_steps=True),
+    "dpm_solver": dpm_solver,
+    "heun": heun,
+}
+
+
+def _start(
+    denoise: Denoise, initial_noise: Any, signal_rates: Sequence[float], clip_range: Any
+) -> tuple[Any, list[Level], Callable[[Any, Level], tuple[Any, Any]]]:
+    """Checks the arguments; returns the noise as a tensor, the levels, and `denoise` at a level."""
+    rates = [float(rate) for rate in signal_rates]
+    pairs = list(itertools.pairwise(rates))
+    if not pairs or not (all(a < b for a, b in pairs) or all(a > b for a, b in pairs)):
+        raise InputError(f"signal rates must be two or more that rise, or fall, not {rates}")
+    if min(rates) <= 0 or max(rates) > 1 or rates[0] == 1:
+        raise InputError(f"signal rates must be in (0, 1], and the first below 1, not {rates}")
+    levels = [Level(rate, math.sqrt((1 - rate) * (1 + rate))) for rate in rates]
+    initial_noise = ops.convert_to_tensor(initial_noise)
+    dtype = initial_noise.dtype
+
+    def predict(noisy_images: Any, level: Level) -> tuple[Any, Any]:
+        shape = (ops.shape(noisy_images)[0], 1, 1, 1)
+        noise_rates = ops.full(shape, level.noise_rate, dtype=dtype)
+        signal_rates = ops.full(shape, level.signal_rate, dtype=dtype)
+        pred_noises, pred_images = denoise(noisy_images, noise_rates, signal_rates)
+        if clip_range is not None:
+            smallest, largest = (ops.convert_to_tensor(end, dtype=dtype) for end in clip_range)
+            pred_images = ops.clip(pred_images, smallest, largest)
+            pred_noises = (noisy_images - signal_rates * pred_images) / noise_rates
+        return pred_noises, pred_images
+
+    return initial_noise, levels, predict
+
+
+def _move(noisy_images: Any, noises: Any, level: Level, next_level: Level) -> Any:
+    """A step of deterministic DDIM that takes `noises` to be the noise in the images."""
+    scale = next_level.signal_rate / level.signal_rate
+    return scale * noisy_images + (next_level.noise_rate - scale * level.noise_rate) * noises
+
+
+def _order_of_step(order: int, step: int, levels: list[Level]) -> int:
+    """The order of a multistep sampler in one step: less at the start, and at some ends."""
+    steps = len(levels) - 1
+    if step == steps - 1 and (steps < STEPS_FOR_HIGH_ORDER_END or levels[-1].noise_rate == 0):
+        return 1
+    return min(order, step + 1)
+
+
+# Weights of the predicted noises, newest first, that Adams-Bashforth has for equal steps.
+EQUAL_STEP_WEIGHTS = {
+    1: (1.0,),
+    2: (3 / 2, -1 / 2),
+    3: (23 / 12, -16 / 12, 5 / 12),
+    4: (55 / 24, -59 / 24, 37 / 24, -9 / 24),
+}
+QUADRATURE_POINTS, QUADRATURE_WEIGHTS = np.polynomial.legendre.leggauss(8)  # on [-1, 1]
+
+
+def _variable_step_weights(levels: list[Level], next_level: Level) -> list[float]:
+    """Weights of the noises predicted at `levels`, newest first, for the step that follows.
+
+    With them the mean of any polynomial of the log-SNR over the step, of a degree that so many
+    noises determine, is exact. The mean is over noise_rate / signal_rate = exp(-log_snr / 2).
+    """
+    start, end = levels[0].log_snr, next_level.log_snr
+    points = (QUADRATURE_POINTS + 1) / 2  # of the log-SNR, 0 at the start of the step, 1 at its end
+    density = QUADRATURE_WEIGHTS * np.exp(-points * (end - start) / 2)
+    positions = np.array([(level.log_snr - start) / (end - start) for level in levels])
+    powers = np.arange(len(levels))[:, None]
+    means = points**powers @ density / np.sum(density)
+    return np.linalg.solve(positions**powers, means).tolist()

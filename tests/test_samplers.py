@@ -1,0 +1,485 @@
+"""Samplers: exact on closed forms, of their order, equal to the lab's DDIM and to diffusers."""
+
+import functools
+import math
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from ddim_keras.config import ModelConfig, NetworkConfig
+from ddim_keras.model import DiffusionModel
+from ddim_keras.samplers import EQUAL_STEP_WEIGHTS, SAMPLERS, adams_bashforth, ddim
+from ddim_keras.schedules import sampling_signal_rates
+
+FIRST, LAST = 0.2, 0.9  # signal rates between which convergence is measured
+ALL = [*SAMPLERS.items(), ("ddpm", functools.partial(ddim, eta=1.0, seed=0))]
+
+all_samplers = pytest.mark.parametrize("sampler", [s for _, s in ALL], ids=[n for n, _ in ALL])
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    """Lets JAX keep float64, as the other backends do: float32 would hide the high orders."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        with jax.enable_x64(True):
+            yield
+    else:
+        yield
+
+
+# Data whose perfect denoiser is known. Images are (B, 1, 1, 2): points of the plane.
+
+
+def denoiser(pred_images_of):
+    """A `denoise` function from numpy's `pred_images_of(noisy_images, noise, signal)`."""
+
+    def denoise(*tensors):
+        noisy_images, noise_rates, signal_rates = map(ops.convert_to_numpy, tensors)
+        pred_images = pred_images_of(noisy_images, noise_rates, signal_rates)
+        pred_noises = (noisy_images - signal_rates * pred_images) / noise_rates
+        return ops.convert_to_tensor(pred_noises), ops.convert_to_tensor(pred_images)
+
+    return denoise
+
+
+def gaussian(mean, covariance):
+    """Normally distributed points."""
+    mean, covariance = np.asarray(mean), np.asarray(covariance)
+
+    def pred_images_of(noisy_images, noise_rates, signal_rates):
+        signal, noise = signal_rates.flat[0], noise_rates.flat[0]
+        noisy_covariance = signal**2 * covariance + noise**2 * np.eye(2)
+        gain = signal * covariance @ np.linalg.inv(noisy_covariance)
+        return mean + (noisy_images - signal * mean) @ gain.T
+
+    return pred_images_of
+
+
+def mixture(noisy_images, noise_rates, signal_rates):
+    """A mixture of three isotropic Gaussians."""
+    means = np.array([[1.2, 0.4], [-0.8, 0.9], [-0.2, -1.1]])
+    variances = np.array([0.16, 0.25, 0.36])
+    noisy_variances = signal_rates**2 * variances + noise_rates**2
+    differences = noisy_images[..., None, :] - signal_rates[..., None] * means
+    log_densities = -np.sum(differences**2, axis=-1) / (2 * noisy_variances)
+    shares = np.exp(log_densities) / noisy_variances
+    shares /= shares.sum(axis=-1, keepdims=True)
+    gains = (signal_rates * variances / noisy_variances)[..., None]
+    return np.sum(shares[..., None] * (means + gains * differences), axis=-2)
+
+
+def standard_normal(count, seed=0):
+    return np.random.default_rng(seed).standard_normal((count, 1, 1, 2))
+
+
+# The probability-flow ordinary differential equation, and convergence to its solution.
+
+
+def exact_for_gaussian(noisy_images, mean, variance, first, last):
+    """Whitened images do not change along the flow."""
+
+    def deviation(signal_rate):
+        return np.sqrt(signal_rate**2 * variance + 1 - signal_rate**2)
+
+    return last * mean + (noisy_images - first * mean) * deviation(last) / deviation(first)
+
+
+@functools.cache
+def exact_for_mixture():
+    """Runge-Kutta of order 4 in the angle, in steps so short that its error is below 1e-10."""
+
+    def slope(images, angle):  # of noisy_images / signal_rate
+        noise, signal = (np.full((len(images), 1, 1, 1), f(angle)) for f in (np.sin, np.cos))
+        pred_images = mixture(signal * images, noise, signal)
+        return (images - pred_images) / noise / signal
+
+    start, end, steps = math.acos(FIRST), math.acos(LAST), 400
+    size = (end - start) / steps
+    images = standard_normal(16) / FIRST
+    for angle in start + size * np.arange(steps):
+        slope1 = slope(images, angle)
+        slope2 = slope(images + size / 2 * slope1, angle + size / 2)
+        slope3 = slope(images + size / 2 * slope2, angle + size / 2)
+        slope4 = slope(images + size * slope3, angle + size)
+        images = images + size / 6 * (slope1 + 2 * slope2 + 2 * slope3 + slope4)
+    return LAST * images
+
+
+def rates(steps):
+    """Steps uniform in the log-SNR that end below signal rate 1."""
+    return sampling_signal_rates(steps + 1, "log_snr", LAST, min_signal_rate=FIRST)[:-1]
+
+
+def rates_with_short_start(steps, order):
+    """As `rates`, after a step of the size h ** (order / 2), and one of h ** (order / 3).
+
+    The local errors of these steps, of order 1 and 2, are then no larger than h ** order.
+    """
+    sizes = [(1 / steps) ** (order / step_order) for step_order in range(2, order)]
+    positions = [*np.cumsum([0, *sizes])[:-1], *np.linspace(sum(sizes), 1, steps - len(sizes) + 1)]
+    start, end = (math.log(math.sqrt(1 - rate**2) / rate) for rate in (FIRST, LAST))
+    return 1 / np.hypot(1, np.exp(start + (end - start) * np.array(positions)))
+
+
+def slope_of(error_for, step_counts=(20, 40, 80)):
+    """Minus the slope of log(error) over log(steps)."""
+    errors = [error_for(steps) for steps in step_counts]
+    return -np.polyfit(np.log(step_counts), np.log(errors), deg=1)[0]
+
+
+def root_mean_square(differences):
+    return float(np.sqrt(np.mean(np.square(differences))))
+
+
+def multistep(name, order):
+    return functools.partial(SAMPLERS[name], order=order)
+
+
+def short_start(order):
+    return functools.partial(rates_with_short_start, order=order)
+
+
+ORDERS = {
+    "ddim": (ddim, rates, 1),
+    "dpm_solver": (SAMPLERS["dpm_solver"], rates, 2),
+    "heun": (SAMPLERS["heun"], rates, 2),
+    "ipndm 2": (multistep("ipndm", 2), rates, 2),
+    "ipndm 4": (multistep("ipndm", 4), rates, 2),
+    "adams_bashforth 2": (multistep("adams_bashforth", 2), rates, 2),
+    "adams_bashforth 3": (multistep("adams_bashforth", 3), short_start(3), 3),
+    "adams_bashforth 4": (multistep("adams_bashforth", 4), short_start(4), 4),
+    "adams_bashforth 4, equal start": (multistep("adams_bashforth", 4), rates, 2),
+}
+deterministic = pytest.mark.parametrize(
+    ("sampler", "rates_of", "order"), ORDERS.values(), ids=ORDERS.keys()
+)
+
+
+@deterministic
+def test_converges_with_its_order_for_a_mixture(sampler, rates_of, order):
+    def error(steps):
+        images = sampler(denoiser(mixture), standard_normal(16), rates_of(steps))
+        return root_mean_square(ops.convert_to_numpy(images) - exact_for_mixture())
+
+    assert slope_of(error) == pytest.approx(order, abs=0.2)
+
+
+@deterministic
+def test_converges_with_its_order_for_a_gaussian(sampler, rates_of, order):
+    mean, variance = np.array([0.5, -1.0]), np.array([0.2, 1.5])
+    denoise = denoiser(gaussian(mean, np.diag(variance)))
+    exact = exact_for_gaussian(standard_normal(4), mean, variance, FIRST, LAST)
+
+    def error(steps):
+        images = sampler(denoise, standard_normal(4), rates_of(steps))
+        return root_mean_square(ops.convert_to_numpy(images) - exact)
+
+    assert slope_of(error) == pytest.approx(order, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "order"),
+    # Heun: the leading errors there and back cancel, as in every one-step method of even order.
+    [(ddim, 1), (SAMPLERS["dpm_solver"], 2), (adams_bashforth, 2), (SAMPLERS["heun"], 3)],
+    ids=["ddim", "dpm_solver", "adams_bashforth", "heun"],
+)
+def test_sampling_undoes_encoding_with_an_error_of_its_order(sampler, order):
+    images = exact_for_mixture()
+
+    def error(steps):
+        noises = sampler(denoiser(mixture), images, rates(steps)[::-1])
+        decoded = sampler(denoiser(mixture), noises, rates(steps))
+        return root_mean_square(ops.convert_to_numpy(decoded) - images)
+
+    assert slope_of(error) == pytest.approx(order, abs=0.2)
+
+
+@pytest.mark.parametrize("order", EQUAL_STEP_WEIGHTS)
+def test_weights_for_equal_steps_integrate_polynomials_exactly(order):
+    positions = -np.arange(order)  # the step goes from 0 to 1
+    for degree in range(order):
+        integral = np.dot(EQUAL_STEP_WEIGHTS[order], positions.astype(float) ** degree)
+        assert integral == pytest.approx(1 / (degree + 1))
+
+
+# Fresh noise.
+
+
+@pytest.mark.parametrize(("eta", "variance"), [(0.5, "small"), (1.0, "small"), (1.0, "large")])
+def test_fresh_noise_keeps_mean_and_covariance(eta, variance):
+    mean, covariance = np.array([0.5, -1.0]), np.array([[0.4, 0.25], [0.25, 0.8]])
+
+    def noisy_covariance(signal_rate):
+        return signal_rate**2 * covariance + (1 - signal_rate**2) * np.eye(2)
+
+    points = standard_normal(10_000) @ np.linalg.cholesky(noisy_covariance(FIRST)).T + FIRST * mean
+    images = ddim(
+        denoiser(gaussian(mean, covariance)),
+        points,
+        rates(80),
+        eta=eta,
+        variance=variance,
+        seed=1,
+    )
+    points = ops.convert_to_numpy(images).reshape(-1, 2)
+    np.testing.assert_allclose(np.mean(points, axis=0), LAST * mean, atol=0.03)
+    np.testing.assert_allclose(np.cov(points.T), noisy_covariance(LAST), atol=0.04)
+
+
+def test_small_variance_is_too_small_and_large_exact_for_standard_normal_data():
+    def variance_of_images(variance):
+        denoise = denoiser(gaussian(mean=[0, 0], covariance=np.eye(2)))
+        noise = standard_normal(20_000)
+        images = ddim(denoise, noise, [0.02, 0.4, 0.9], eta=1.0, variance=variance, seed=1)
+        return np.var(ops.convert_to_numpy(images))
+
+    assert variance_of_images("large") == pytest.approx(1, abs=0.03)
+    assert variance_of_images("small") < 0.9
+
+
+def test_seed_decides_the_fresh_noise():
+    def images(seed):
+        return ops.convert_to_numpy(
+            ddim(denoiser(mixture), standard_normal(3), rates(4), eta=1.0, seed=seed)
+        )
+
+    np.testing.assert_array_equal(images(1), images(1))
+    assert np.any(images(1) != images(2))
+    assert np.any(images(None) != images(None))
+    generator = keras.random.SeedGenerator(1)
+    np.testing.assert_array_equal(images(generator), images(1))
+    assert np.any(images(generator) != images(1))
+
+
+# What holds for every sampler.
+
+
+@all_samplers
+@pytest.mark.parametrize("steps", [1, 2, 5, 20])
+def test_a_perfect_denoiser_returns_its_image(sampler, steps):
+    image = np.random.default_rng(1).uniform(-1, 1, (1, 4, 4, 3))
+    initial_noise = np.random.default_rng(2).standard_normal((2, 4, 4, 3))
+    denoise = denoiser(lambda noisy_images, *_: np.broadcast_to(image, noisy_images.shape))
+    images = sampler(denoise, initial_noise, sampling_signal_rates(steps))
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(images), np.repeat(image, 2, axis=0), atol=1e-10
+    )
+
+
+@all_samplers
+def test_callback_sees_each_step_once(sampler):
+    seen = []
+    images = sampler(
+        denoiser(mixture),
+        standard_normal(3),
+        sampling_signal_rates(4),
+        callback=lambda *arguments: seen.append(arguments),
+    )
+    assert [step for step, _, _ in seen] == [0, 1, 2, 3]
+    assert all(tuple(noisy.shape) == tuple(pred.shape) == (3, 1, 1, 2) for _, noisy, pred in seen)
+    np.testing.assert_array_equal(seen[0][1], standard_normal(3))
+    np.testing.assert_allclose(seen[-1][2], images, rtol=1e-9)
+
+
+@all_samplers
+def test_network_is_called_once_a_step_and_by_heun_twice(sampler):
+    calls = []
+
+    def denoise(noisy_images, noise_rates, signal_rates):
+        assert tuple(noise_rates.shape) == tuple(signal_rates.shape) == (3, 1, 1, 1)
+        calls.append((ops.convert_to_numpy(noise_rates)[0], ops.convert_to_numpy(signal_rates)[0]))
+        return denoiser(mixture)(noisy_images, noise_rates, signal_rates)
+
+    signal_rates = np.array(sampling_signal_rates(4))
+    sampler(denoise, standard_normal(3), signal_rates)
+    expected = signal_rates[:-1]
+    if sampler is SAMPLERS["heun"]:
+        expected = np.repeat(expected, 2)[1:]
+    noise_rates, signal_rates = np.squeeze(calls).T
+    np.testing.assert_allclose(signal_rates, expected, rtol=1e-9)
+    np.testing.assert_allclose(noise_rates**2 + signal_rates**2, 1, rtol=1e-9)
+
+
+@all_samplers
+def test_clipping(sampler):
+    smallest, largest = np.array([-0.3, -0.2]), 0.25
+    seen = []
+    images = sampler(
+        denoiser(mixture),
+        standard_normal(16),
+        sampling_signal_rates(5),
+        clip_range=(smallest, largest),
+        callback=lambda *arguments: seen.append(ops.convert_to_numpy(arguments[2])),
+    )
+    for pred_images in [*seen, ops.convert_to_numpy(images)]:
+        assert np.all(pred_images >= smallest - 1e-12)
+        assert np.all(pred_images <= largest + 1e-12)
+    assert np.any(seen[-1] == largest)
+    assert np.any(seen[-1][..., 0] == smallest[0])
+
+
+def test_noise_follows_clipped_images():
+    noisy_images, signal_rates = standard_normal(16), [0.3, 0.6]
+    images = ddim(denoiser(mixture), noisy_images, signal_rates, clip_range=(0.1, 0.1))
+    noises = (noisy_images - 0.3 * 0.1) / math.sqrt(1 - 0.3**2)
+    np.testing.assert_allclose(images, 0.6 * 0.1 + 0.8 * noises, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["adams_bashforth", "ipndm", "dpm_solver"])
+@pytest.mark.parametrize(("steps", "low"), [(14, True), (15, False)])
+def test_last_of_few_steps_has_order_1(name, steps, low):
+    seen = []
+    images = SAMPLERS[name](
+        denoiser(mixture),
+        standard_normal(3),
+        rates(steps),
+        callback=lambda *arguments: seen.append(arguments),
+    )
+    last_step = ddim(denoiser(mixture), seen[-1][1], rates(steps)[-2:])
+    assert np.allclose(images, last_step, rtol=1e-9) == low
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize(
+    ("signal_rates", "options", "message"),
+    [
+        ([0.5], {}, "two or more"),
+        ([0.1, 0.5, 0.5], {}, "that rise, or fall"),
+        ([0.1, 0.5, 0.4], {}, "that rise, or fall"),
+        ([0.0, 0.5], {}, r"in \(0, 1\]"),
+        ([0.5, 1.1], {}, r"in \(0, 1\]"),
+        ([1.0, 0.5], {}, "first below 1"),
+    ],
+)
+def test_mistakes_in_the_rates_are_named(name, signal_rates, options, message):
+    with pytest.raises(ValueError, match=message):
+        SAMPLERS[name](denoiser(mixture), standard_normal(1), signal_rates, **options)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "options", "message"),
+    [
+        (adams_bashforth, {"order": 1}, "order must be 2, 3 or 4, not 1"),
+        (adams_bashforth, {"order": 5}, "order must be 2, 3 or 4, not 5"),
+        (ddim, {"eta": 1.5}, r"eta must be in \[0, 1\]"),
+        (ddim, {"eta": 1.0, "variance": "medium"}, "variance must be one of small, large"),
+    ],
+)
+def test_mistakes_in_the_options_are_named(sampler, options, message):
+    with pytest.raises(ValueError, match=message):
+        sampler(denoiser(mixture), standard_normal(1), rates(3), **options)
+
+
+def test_encoding_with_fresh_noise_is_refused():
+    with pytest.raises(ValueError, match="eta 0"):
+        ddim(denoiser(mixture), standard_normal(1), rates(3)[::-1], eta=1.0)
+
+
+# The lab's reverse diffusion.
+
+
+@pytest.mark.parametrize("prediction", ["noise", "velocity"])
+def test_ddim_is_the_lab_s_reverse_diffusion(prediction):
+    network = NetworkConfig(
+        image_size=16, widths=(8, 16), depths=(1, 1), embedding_max_frequency=10
+    )
+    model = DiffusionModel(ModelConfig(network=network, prediction=prediction))
+    random = np.random.default_rng(0)  # the initial weights of the last layer are zeros
+    model.ema_network.set_weights(
+        [
+            weight + random.uniform(-0.05, 0.05, weight.shape)
+            for weight in model.ema_network.get_weights()
+        ]
+    )
+    noise = random.standard_normal((2, 16, 16, 3), dtype="float32")
+    for steps in (1, 5, 20):
+        expected = ops.convert_to_numpy(model.reverse_diffusion(noise, steps))
+        images = ops.convert_to_numpy(
+            ddim(model.compiled_denoise, noise, sampling_signal_rates(steps))
+        )
+        assert images.dtype == "float32"
+        np.testing.assert_allclose(images, expected, atol=1e-4 * np.std(expected))
+
+
+# diffusers.
+
+
+def diffusers_scheduler(name, **options):
+    diffusers = pytest.importorskip("diffusers")
+    return getattr(diffusers, name)(beta_schedule="squaredcos_cap_v2", **options)
+
+
+def run_diffusers(scheduler, signal_rates, **step_options):
+    """Runs the steps of a scheduler; returns the noisy images of each, and the last images."""
+    import torch
+
+    images = torch.tensor(standard_normal(8))
+    trajectory = [images.numpy()]
+    for step, time in enumerate(scheduler.timesteps):
+        signal = np.full((8, 1, 1, 1), signal_rates[step])
+        noise = np.sqrt(1 - signal**2)
+        pred_images = mixture(images.numpy(), noise, signal)
+        pred_noises = torch.tensor((images.numpy() - signal * pred_images) / noise)
+        options = {key: values[step] for key, values in step_options.items()}
+        images = scheduler.step(pred_noises, time, images, **options).prev_sample
+        trajectory.append(images.numpy())
+    return np.stack(trajectory)
+
+
+def run_ours(sampler, signal_rates, **options):
+    trajectory = []
+    images = sampler(
+        denoiser(mixture),
+        standard_normal(8),
+        signal_rates,
+        callback=lambda _, noisy_images, __: trajectory.append(ops.convert_to_numpy(noisy_images)),
+        **options,
+    )
+    return np.stack([*trajectory, ops.convert_to_numpy(images)])
+
+
+@pytest.mark.parametrize("steps", [5, 20])
+@pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
+def test_ddim_takes_the_steps_of_diffusers(steps, eta):
+    import torch
+
+    scheduler = diffusers_scheduler("DDIMScheduler", clip_sample=False)
+    scheduler.set_timesteps(steps)
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
+    signal_rates = [*np.sqrt(scheduler.alphas_cumprod.numpy()[scheduler.timesteps]), 1.0]
+
+    generator = keras.random.SeedGenerator(3)
+    noises = [
+        torch.tensor(
+            ops.convert_to_numpy(keras.random.normal((8, 1, 1, 2), dtype="float64", seed=seed))
+        )
+        for seed in [generator] * steps
+    ]
+    theirs = run_diffusers(scheduler, signal_rates, eta=[eta] * steps, variance_noise=noises)
+    ours = run_ours(ddim, signal_rates, eta=eta, seed=3)
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [5, 20])
+@pytest.mark.parametrize(
+    ("sampler", "name", "options"),
+    [
+        (SAMPLERS["dpm_solver"], "DPMSolverMultistepScheduler", {}),
+        (SAMPLERS["dpm_solver"], "DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+        (functools.partial(adams_bashforth, order=2), "DEISMultistepScheduler", {}),
+    ],
+    ids=["dpm_solver", "dpm_solver, rho", "adams_bashforth"],
+)
+def test_multistep_takes_the_steps_of_diffusers(sampler, name, options, steps):
+    scheduler = diffusers_scheduler(name, solver_order=2, **options)
+    scheduler.set_timesteps(steps)
+    scheduler.set_begin_index(0)
+    scheduler.sigmas = scheduler.sigmas.double()
+    signal_rates = 1 / np.sqrt(1 + scheduler.sigmas.numpy() ** 2)
+    theirs = run_diffusers(scheduler, signal_rates)
+    ours = run_ours(sampler, signal_rates)
+    np.testing.assert_allclose(ours, theirs, atol=5e-6)  # theirs are computed in float32
