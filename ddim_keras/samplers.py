@@ -131,8 +131,9 @@ def adams_bashforth(
 ) -> Any:
     """Adams-Bashforth multistep, one network call a step: extrapolates the predicted noises.
 
-    For steps of any size by a polynomial of the log-SNR through the last `order` predictions,
-    integrated exactly: DEIS, log-rho variant (Zhang and Chen 2022, arxiv.org/abs/2204.13902).
+    For steps of any size: integrates exactly the polynomial of the log-SNR through the last
+    `order` predictions. The log-rho variant of DEIS (Zhang and Chen 2022,
+    https://arxiv.org/abs/2204.13902).
 
     Args:
         order: 2, 3 or 4. For want of predictions the first steps have the orders 1, 2, ...; their
@@ -158,7 +159,7 @@ def adams_bashforth(
         weights = EQUAL_STEP_WEIGHTS[step_order]
         if step_order > 1 and not equal_steps:
             weights = _variable_step_weights(past_levels, next_level)
-        noises = sum(w * noises for w, noises in zip(weights, past_noises, strict=True))
+        noises = sum(weight * past for weight, past in zip(weights, past_noises, strict=True))
         noisy_images = _move(noisy_images, noises, level, next_level)
     return noisy_images
 
@@ -230,6 +231,43 @@ SAMPLERS = {
     "dpm_solver": dpm_solver,
     "heun": heun,
 }
+
+
+def reverse_process(
+    model: Any,
+    sampler: str = "ddim",
+    spacing: str = "time",
+    last_signal_rate: float | None = None,
+    **options: Any,
+) -> Callable[..., Any]:
+    """Makes a function that `DiffusionModel.generate` takes in place of `reverse_diffusion`.
+
+    Args:
+        model: a DiffusionModel.
+        sampler: a name in SAMPLERS.
+        spacing, last_signal_rate: as for `schedules.sampling_signal_rates`.
+        options: of the sampler. A `seed` should be a generator, or every batch gets one noise.
+
+    Returns:
+        `process(initial_noise, diffusion_steps, callback=None) -> pred_images`.
+    """
+    if sampler not in SAMPLERS:
+        raise InputError(f"sampler must be one of {', '.join(SAMPLERS)}, not {sampler!r}")
+
+    def process(initial_noise: Any, diffusion_steps: int, callback: Callback | None = None) -> Any:
+        signal_rates = sampling_signal_rates(
+            diffusion_steps,
+            spacing,
+            last_signal_rate,
+            model.config.max_signal_rate,
+            model.config.min_signal_rate,
+        )
+        initial_noise = ops.convert_to_tensor(initial_noise, dtype="float32")
+        return SAMPLERS[sampler](
+            model.compiled_denoise, initial_noise, signal_rates, callback=callback, **options
+        )
+
+    return process
 
 
 def _start(
