@@ -4,7 +4,13 @@ import argparse
 import csv
 from pathlib import Path
 
-from ddim_keras.command_line import add_backend_option, at_least, choose_backend, run_command
+from ddim_keras.command_line import (
+    add_backend_option,
+    at_least,
+    choose_backend,
+    import_keras,
+    run_command,
+)
 from ddim_keras.files import written_whole
 from ddim_keras.runs import Run, load_weights, newest_run
 
@@ -88,6 +94,7 @@ def main() -> None:
     choose_backend(arguments.backend)
 
     # Keras is imported from here on, after the backend has been chosen and --help answered.
+    import_keras()
     from ddim_keras import plots
     from ddim_keras.callbacks import sampling_progress
     from ddim_keras.data import load_dataset

@@ -6,10 +6,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ddim_keras.command_line import add_backend_option, at_least, choose_backend, run_command
+from ddim_keras.command_line import (
+    add_backend_option,
+    at_least,
+    choose_backend,
+    import_keras,
+    run_command,
+)
 from ddim_keras.config import InputError
 from ddim_keras.files import written_whole
 from ddim_keras.runs import Run, load_weights, newest_run, read_config
+
+MOST_IN_GRID = 400  # images; a larger figure takes minutes and gigabytes
 
 EXAMPLES = """examples:
   python generate.py --steps 20                            the newest run, 32 images
@@ -30,7 +38,13 @@ def parse_arguments() -> argparse.Namespace:
         default=20,
         help="of diffusion, one network call each; more are slower and finer (default: 20)",
     )
-    add("--num-images", type=at_least(1), default=32, metavar="N", help="how many (default: 32)")
+    add(
+        "--num-images",
+        type=at_least(1),
+        metavar="N",
+        default=32,
+        help=f"how many; above {MOST_IN_GRID} with --images-dir only (default: 32)",
+    )
     add(
         "--seed",
         type=at_least(0),
@@ -86,10 +100,13 @@ def main() -> None:
         weights = (Run(arguments.run) if arguments.run else newest_run()).weights_to_show()
     if arguments.output.suffix.lower() != ".png":
         raise InputError(f"--output must end in .png, not {arguments.output.name!r}")
+    if arguments.num_images > MOST_IN_GRID and not arguments.images_dir:
+        raise InputError(f"a grid shows {MOST_IN_GRID} images at most; for more, add --images-dir")
     config = read_config(weights.parent)
     choose_backend(arguments.backend)
 
     # Keras is imported from here on, after the backend has been chosen and --help answered.
+    import_keras()
     from ddim_keras import plots
     from ddim_keras.callbacks import sampling_progress
     from ddim_keras.model import DiffusionModel
@@ -110,7 +127,9 @@ def main() -> None:
     pixels = np.round(255 * images).astype("uint8")
     name = weights.resolve().parent.name
     title = f"{name}: DDIM, {arguments.steps} steps, seed {arguments.seed}"
-    plots.save_figure(plots.image_grid(pixels, title), arguments.output)
+    if len(pixels) > MOST_IN_GRID:
+        title += f", the first {MOST_IN_GRID} of {len(pixels)}"
+    plots.save_figure(plots.image_grid(pixels[:MOST_IN_GRID], title), arguments.output)
     print(f"wrote {arguments.output}")
     if arguments.images_dir:
         for index, image in enumerate(pixels):

@@ -9,7 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ddim_keras.command_line import add_backend_option, at_least, choose_backend, run_command
+from ddim_keras.command_line import (
+    add_backend_option,
+    at_least,
+    choose_backend,
+    import_keras,
+    run_command,
+)
 from ddim_keras.config import PRESETS, InputError, Preset
 from ddim_keras.runs import RUNS, Run, RunConfig, newest_run
 
@@ -173,6 +179,7 @@ def main() -> None:
     backend = choose_backend(arguments.backend)
 
     # Keras is imported from here on, after the backend has been chosen and --help answered.
+    import_keras()
     import keras
 
     from ddim_keras.callbacks import Interrupted, KIDCallback, SampleGrid

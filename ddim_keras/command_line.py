@@ -50,6 +50,28 @@ def choose_backend(backend: str | None) -> str:
     return backend
 
 
+def import_keras() -> None:
+    """Imports Keras and its backend, without TensorFlow's notes about a GPU that is not there.
+
+    These are written by C++ code before any setting of the log level can apply. An import that
+    fails still raises.
+    """
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        import keras
+
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow
+
+            tensorflow.config.list_physical_devices()
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+
+
 def at_least(minimum: int) -> Callable[[str], int]:
     """An argparse type: whole numbers from `minimum` on."""
 

@@ -39,24 +39,6 @@ def offset_cosine(
     return ops.sin(diffusion_angles), ops.cos(diffusion_angles)
 
 
-def offset_cosine_times(
-    signal_rates: Any, max_signal_rate: float = 0.95, min_signal_rate: float = 0.02
-) -> np.ndarray:
-    """The inverse of `offset_cosine`: diffusion times from signal rates.
-
-    Args:
-        signal_rates: array of any shape, in [0, 1].
-        max_signal_rate, min_signal_rate: as for `offset_cosine`.
-
-    Returns:
-        float64 array of the shape of `signal_rates`: in [0, 1] between the two limits, and where
-        the schedule extends beyond them, negative for larger signal rates, above 1 for smaller.
-    """
-    start_angle = math.acos(max_signal_rate)
-    end_angle = math.acos(min_signal_rate)
-    return (np.arccos(signal_rates) - start_angle) / (end_angle - start_angle)
-
-
 # Where the steps of a sampler lie: uniform in a function of the ratio noise_rate / signal_rate,
 # given with its inverse.
 SPACINGS = {

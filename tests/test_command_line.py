@@ -109,7 +109,7 @@ class TestBackend:
             choose_backend(None)
 
 
-@pytest.mark.parametrize("script", ["train.py", "generate.py"])
+@pytest.mark.parametrize("script", ["train.py", "generate.py", "evaluate.py"])
 def test_help_imports_nothing_slow(script):
     result = run(script, "--help", flags=("-X", "importtime"))
     assert result.returncode == 0

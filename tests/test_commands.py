@@ -20,6 +20,8 @@ import train
 from ddim_keras import callbacks
 from ddim_keras.command_line import run_command
 from ddim_keras.config import PRESETS
+from ddim_keras.data import Dataset
+from ddim_keras.drawn_flowers import draw_flowers
 from ddim_keras.runs import Run
 
 ROOT = Path(__file__).parents[1]
@@ -191,6 +193,12 @@ class TestTrain:
             "start a new run"
         )
 
+    def test_data_that_could_not_be_had_are_not_tried_again(self, finished):
+        images, labels = draw_flowers(10, 16)
+        drawn = Dataset("drawn_flowers", images, labels, images, labels, ())
+        config = dataclasses.replace(finished.read_config(), dataset=None)
+        assert train.config_for(config, drawn, is_resumed=False).dataset == "drawn_flowers"
+
     def test_nothing_to_resume(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         assert run(train, "--resume") == (
@@ -232,6 +240,11 @@ class TestTrain:
         assert "\n" not in error
         assert list(tmp_path.iterdir()) == []
 
+    def test_tensorboard_is_missed_before_the_work(self, options, monkeypatch):
+        monkeypatch.setattr(train.importlib.util, "find_spec", lambda name: None)
+        error = run(train, *options, "--tensorboard")
+        assert error == "error: --tensorboard needs: pip install tensorboard"
+
     def test_a_batch_larger_than_the_data(self, options):
         error = run(train, *options, "--output", "large", "--batch-size", 81)
         assert error.startswith("error: batch size 81 is larger than the 80 images of an epoch")
@@ -256,6 +269,16 @@ class TestGenerate:
         # The grid shows the very pixels of the files.
         rows_of_grid = {grid[i, j : j + 32].tobytes() for i in range(30, 99) for j in range(200)}
         assert images[0][0].repeat(zoom, axis=0).tobytes() in rows_of_grid
+
+    def test_a_grid_has_its_bounds(self, finished, tmp_path, monkeypatch):
+        monkeypatch.setattr(generate, "MOST_IN_GRID", 4)
+        arguments = ("--run", finished.folder, "--steps", 1, "--num-images", 6)
+        arguments += ("--output", tmp_path / "grid.png")
+        assert run(generate, *arguments) == (
+            "error: a grid shows 4 images at most; for more, add --images-dir"
+        )
+        assert run(generate, *arguments, "--images-dir", tmp_path / "images") == 0
+        assert len(pixels_of(tmp_path / "images")) == 6
 
     def test_images_depend_on_the_seed_alone(self, finished, tmp_path):
         def images(*arguments):

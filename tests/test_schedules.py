@@ -7,7 +7,6 @@ from keras import ops
 from ddim_keras.schedules import (
     SPACINGS,
     offset_cosine,
-    offset_cosine_times,
     sampling_signal_rates,
 )
 
@@ -36,23 +35,6 @@ def test_offset_cosine_has_unit_power_falls_and_ends_at_its_limits(limits):
 def test_offset_cosine_keeps_the_shape():
     noise_rates, signal_rates = cosine_rates(np.full((5, 1, 1, 1), 0.3))
     assert noise_rates.shape == signal_rates.shape == (5, 1, 1, 1)
-
-
-@pytest.mark.parametrize("limits", LIMITS)
-def test_times_invert_the_schedule(limits):
-    times = np.linspace(0.05, 1, 20).reshape(4, 5)
-    _, signal_rates = cosine_rates(times, *limits)
-    np.testing.assert_allclose(offset_cosine_times(signal_rates, *limits), times, atol=1e-5)
-    assert offset_cosine_times(limits[0], *limits) == 0
-    assert offset_cosine_times(limits[1], *limits) == 1
-
-
-def test_times_extend_beyond_the_trained_rates():
-    times = offset_cosine_times([1.0, 0.99, 0.01, 0.0])
-    assert np.all(times[:2] < 0)
-    assert np.all(times[2:] > 1)
-    _, signal_rates = cosine_rates(times)
-    np.testing.assert_allclose(signal_rates, [1.0, 0.99, 0.01, 0.0], atol=1e-6)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 50])
@@ -87,7 +69,7 @@ def test_each_spacing_is_uniform_in_what_it_says():
         return (np.sqrt(1 - signal_rates**2) / signal_rates) ** (1 / 7)
 
     for spacing, function in [
-        ("time", offset_cosine_times),
+        ("time", np.arccos),
         ("log_snr", log_snr),
         ("rho", seventh_root_of_ratio),
     ]:
