@@ -20,7 +20,7 @@ def _require_one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 def _require_at_least(minimum: float, **values: float) -> None:
     for name, value in values.items():
-        if not value >= minimum:  # NaN is refused as well
+        if value < minimum:
             raise InputError(f"{name} must be at least {minimum}, not {value}")
 
 
@@ -124,7 +124,7 @@ class TrainingConfig:
         _require_one_of("precision", self.precision, ("float32", "mixed_bfloat16"))
         _require_at_least(1, batch_size=self.batch_size, repetitions=self.repetitions)
         _require_at_least(0, weight_decay=self.weight_decay, warmup_steps=self.warmup_steps)
-        if not self.learning_rate > 0:
+        if self.learning_rate <= 0:
             raise InputError(f"learning_rate must be above 0, not {self.learning_rate}")
 
 

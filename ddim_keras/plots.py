@@ -8,6 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ddim_keras.files import written_whole
+
 PIXELS_PER_INCH = 100
 
 
@@ -77,12 +79,8 @@ def training_curves(history: Sequence[dict[str, Any]], protocol: str) -> Figure:
 def save_figure(figure: Figure, path: Path) -> None:
     """Writes a PNG, whole or not at all, making its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
+    with written_whole(path) as part:
         figure.savefig(part, format="png")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _points(history: Sequence[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:

@@ -8,6 +8,7 @@ import keras
 
 from ddim_keras.callbacks import duration
 from ddim_keras.data import Dataset
+from ddim_keras.files import written_whole
 from ddim_keras.kid import Distance
 from ddim_keras.model import DiffusionModel
 from ddim_keras.runs import Run, RunConfig
@@ -40,9 +41,8 @@ def write_report(
             _explanation(history, floor),
         ]
     )
-    part = run.folder / "report.md.part"
-    part.write_text(text + "\n")
-    part.replace(run.folder / "report.md")
+    with written_whole(run.folder / "report.md") as part:
+        part.write_text(text + "\n")
 
 
 def _what_was_trained(

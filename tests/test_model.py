@@ -12,9 +12,9 @@ from ddim_keras import DiffusionModel, InputError, ModelConfig, NetworkConfig, d
 from ddim_keras.config import PRESETS
 
 SIZE = 8
-PLAIN = NetworkConfig(image_size=SIZE, widths=(8, 16), depths=(1, 1))
+PLAIN = NetworkConfig(image_size=SIZE, widths=(8,), depths=(1,))
 ADAPTIVE = NetworkConfig(
-    image_size=SIZE, widths=(8, 16), depths=(1, 1), block="adaptive", attention_sizes=(4,)
+    image_size=SIZE, widths=(8,), depths=(1,), block="adaptive", attention_sizes=(SIZE,)
 )
 CONFIGS = {
     "noise": ModelConfig(network=PLAIN),

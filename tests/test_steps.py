@@ -31,8 +31,8 @@ results = {}
 for prediction, block, loss in (("noise", "plain", "mse"), ("velocity", "adaptive", "mae")):
     random = np.random.default_rng(0)
     network = NetworkConfig(
-        image_size=8, widths=(8, 16), depths=(1, 1), block=block,
-        attention_sizes=(4,) if block == "adaptive" else (),
+        image_size=8, widths=(8,), depths=(1,), block=block,
+        attention_sizes=(8,) if block == "adaptive" else (),
     )
     model = SameNoises(ModelConfig(network=network, prediction=prediction, ema=0.9))
     for weight in model.network.trainable_weights:
