@@ -60,8 +60,7 @@ class SampleGrid(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         images = self.model.generate(self.num_images, self.diffusion_steps, seed=0)
-        kid = f", KID {logs['kid']:.3f}" if "kid" in logs else ""
-        title = f"epoch {epoch + 1}, DDIM {self.diffusion_steps} steps, seed 0{kid}"
+        title = f"epoch {epoch + 1}, DDIM {self.diffusion_steps} steps, seed 0"
         path = self.run.folder / "samples" / f"epoch_{epoch + 1:04d}.png"
         plots.save_figure(plots.image_grid(images, title), path)
 

@@ -250,6 +250,7 @@ class DiffusionModel(CompiledSteps, keras.Model):
 
     def denormalize(self, images: Any) -> Any:
         """Maps normalised images to [0, 1], clipping what lies outside."""
+        images = ops.convert_to_tensor(images)
         return ops.clip(self.pixel_means + images * ops.sqrt(self.pixel_variances), 0.0, 1.0)
 
     # Keras: calling, compiling, saving.

@@ -72,6 +72,9 @@ def training_curves(history: Sequence[dict[str, Any]], protocol: str) -> Figure:
     kid_axes.set(xlabel="epoch", ylabel=protocol, title="Kernel Inception Distance")
     for axes in (loss_axes, kid_axes):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if axes.get_yscale() == "log":
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("{x:g}")
         axes.grid(alpha=0.3, which="both")
     return figure
 

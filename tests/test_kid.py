@@ -15,12 +15,16 @@ INCEPTION = (
 
 @pytest.fixture(scope="module")
 def encoder():
-    keras.utils.set_random_seed(0)
     pixels = keras.Input((75, 75, 3))
     features = keras.layers.Conv2D(32, 7, strides=4, activation="relu")(pixels)
     features = keras.layers.Conv2D(64, 3, strides=2, activation="relu")(features)
     features = keras.layers.GlobalAveragePooling2D()(features)
-    return Encoder("random convolution", keras.Model(pixels, 20.0 * features))
+    network = keras.Model(pixels, 5.0 * features)
+    for index, weight in enumerate(network.weights):  # the same on every backend
+        random = np.random.default_rng(index)
+        scale = np.prod(weight.shape[:-1]) ** -0.5 if weight.ndim > 1 else 0.0  # biases
+        weight.assign(random.normal(0, scale, weight.shape))
+    return Encoder("random convolution", network)
 
 
 def test_squared_mmd_is_the_unbiased_estimate_written_out_as_sums():
@@ -63,10 +67,7 @@ def test_kid_is_about_zero_for_two_halves_of_one_set_and_large_for_another(encod
     images = np.random.default_rng(0).permutation(images)
     kid = KernelInceptionDistance(encoder, images[:256])
     same = kid(images[256:])
-    blurred = np.stack(
-        [np.asarray(Image.fromarray(i).resize((6, 6)).resize((24, 24))) for i in images[256:]]
-    )
-    other = kid(blurred)
+    other = kid(255 - images[256:])
     assert abs(same.value) < 3 * same.standard_error
     assert other.value > 3 * abs(same.value)
     assert other.value > 5 * other.standard_error

@@ -66,9 +66,8 @@ def test_denoise_splits_noisy_images_into_signal_and_noise(config):
     noisy_images = normal(3, SIZE, SIZE, 3)
     noise_rates = np.array([0.4, 0.8, 0.96], "float32").reshape(3, 1, 1, 1)
     signal_rates = np.sqrt(1 - noise_rates**2)
-    pred_noises, pred_images = map(
-        numpy, model.denoise(noisy_images, noise_rates, signal_rates, training=False)
-    )
+    inputs = map(ops.convert_to_tensor, (noisy_images, noise_rates, signal_rates))
+    pred_noises, pred_images = map(numpy, model.denoise(*inputs, training=False))
     np.testing.assert_allclose(
         signal_rates * pred_images + noise_rates * pred_noises, noisy_images, atol=1e-4
     )
@@ -82,8 +81,8 @@ def test_denoise_splits_noisy_images_into_signal_and_noise(config):
 
 def test_training_uses_the_network_and_inference_its_average(config):
     model = randomised(config)
-    rates = np.full((2, 1, 1, 1), 0.5**0.5, "float32")
-    noisy_images = normal(2, SIZE, SIZE, 3)
+    rates = ops.full((2, 1, 1, 1), 0.5**0.5)
+    noisy_images = ops.convert_to_tensor(normal(2, SIZE, SIZE, 3))
     trained, _ = model.denoise(noisy_images, rates, rates, training=True)
     averaged, _ = model.denoise(noisy_images, rates, rates, training=False)
     assert np.abs(numpy(trained) - numpy(averaged)).max() > 0.01
