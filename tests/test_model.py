@@ -293,7 +293,7 @@ only = DiffusionModel(whole.config)
 only.load_weights("only.weights.h5")
 for model in (whole, only):
     difference = np.abs(model.generate(4, 3, seed=0) - np.load("images.npy")).max()
-    assert difference < 1e-6, difference
+    assert difference < 5e-4, difference  # an eighth of a grey level
 """
     result = subprocess.run(
         [sys.executable, "-c", program],
