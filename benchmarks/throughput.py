@@ -151,7 +151,7 @@ def keras_example(images):
             return pred_images
 
         def train_step(self, batch):
-            batch = self.normalizer(tf.cast(batch, "float32") / 255)
+            batch = self.normalizer(tf.cast(batch[0], "float32") / 255)
             noises = tf.random.normal(tf.shape(batch))
             times = tf.random.uniform((tf.shape(batch)[0], 1, 1, 1))
             noise_rates, signal_rates = offset_cosine(times)
