@@ -1,23 +1,46 @@
-"""Measures the KID of a trained model for several samplers and numbers of steps."""
+"""Measures how far generated images are from real ones, for samplers and numbers of steps.
+
+Or searches where few steps should lie, with --search-steps.
+"""
 
 import argparse
 import csv
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ddim_keras.command_line import (
     add_backend_option,
+    add_data_options,
+    add_kid_weights_option,
+    add_run_option,
+    add_sampling_options,
     at_least,
     choose_backend,
     import_keras,
     run_command,
 )
+from ddim_keras.config import InputError
 from ddim_keras.files import written_whole
-from ddim_keras.runs import Run, load_weights, newest_run
+from ddim_keras.runs import PRETRAINED, Run, RunConfig, load_weights, newest_run
+
+METRICS = ("kid", "frechet", "precision_recall")
+AXES = {
+    "kid": "KID",
+    "frechet": "Frechet distance",
+    "precision": "precision",
+    "recall": "recall",
+}
 
 EXAMPLES = """examples:
   python evaluate.py                                     the newest run, DDIM
   python evaluate.py --samplers ddim ipndm dpm_solver --steps 5 10 20
-  python evaluate.py --split train --last-signal-rate 0.98   to choose where the steps lie
+  python evaluate.py --split train --spacing time rho --last-signal-rate 0.95 0.98
+                                                         to choose where the steps lie
+  python evaluate.py --search-steps 5 10 20              searches it, and
+  python evaluate.py --spacing time searched             shows what that gains
 """
 
 
@@ -26,12 +49,14 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
+    add_run_option(parser)
     add(
-        "--run",
-        type=Path,
-        metavar="DIR",
-        help="run folder, of which the best weights are taken or, where no KID was measured, the "
-        "last (default: the newest in runs/)",
+        "--search-steps",
+        nargs="+",
+        type=at_least(1),
+        metavar="N",
+        help="instead of measuring, search the best places of so many steps, without any real "
+        "images, and store them in the run folder for --spacing searched",
     )
     add("--samplers", nargs="+", metavar="NAME", default=["ddim"], help="(default: ddim)")
     add(
@@ -43,22 +68,42 @@ def parse_arguments() -> argparse.Namespace:
         help="(default: 5 10 20)",
     )
     add(
+        "--spacing",
+        nargs="+",
+        metavar="NAME",
+        default=["time"],
+        help="what the steps are uniform in: time, log_snr, rho; or searched (default: time)",
+    )
+    add(
+        "--last-signal-rate",
+        nargs="+",
+        type=float,
+        metavar="RATE",
+        default=[None],
+        help="largest signal rate at which the network is called; searched steps have their own "
+        "(default: the schedule's)",
+    )
+    add(
+        "--guidance",
+        type=float,
+        metavar="W",
+        default=0.0,
+        help="of a class-conditional run, see generate.py; doubles the cost of each network call "
+        "(default: 0)",
+    )
+    add(
+        "--metrics",
+        nargs="+",
+        choices=METRICS,
+        default=["kid"],
+        help="frechet and precision_recall depend on --num-images (default: kid)",
+    )
+    add(
         "--num-images",
         type=at_least(128),
         metavar="N",
         default=1024,
-        help="generated for each KID (default: 1024)",
-    )
-    add(
-        "--spacing",
-        default="time",
-        help="what the steps are uniform in: time, log_snr or rho (default: time)",
-    )
-    add(
-        "--last-signal-rate",
-        type=float,
-        metavar="RATE",
-        help="largest signal rate at which the network is called (default: the schedule's)",
+        help="generated for each measurement (default: 1024)",
     )
     add(
         "--split",
@@ -67,20 +112,15 @@ def parse_arguments() -> argparse.Namespace:
         help="the real images to compare with; choose settings on train, and report validation "
         "(default: validation)",
     )
-    add("--seed", type=at_least(0), metavar="N", default=0, help="of the noises (default: 0)")
-    add("--batch-size", type=at_least(1), metavar="N", default=64, help="(default: 64)")
-    add(
-        "--kid-weights",
-        metavar="FILE",
-        help="InceptionV3 weights up to mixed7, .weights.h5 (default: Keras's, downloaded once)",
-    )
-    add("--data-dir", metavar="DIR", help="of TFDS (default: the run's)")
-    add("--cache-dir", metavar="DIR", help="of prepared images (default: ~/.cache/ddim_keras)")
+    add_sampling_options(parser)
+    add_kid_weights_option(parser)
+    add_data_options(parser, data_dir="the run's")
     add(
         "--output",
         type=Path,
         metavar="DIR",
-        help="folder of evaluation.csv and evaluation.png (default: the run folder)",
+        help="folder of evaluation.csv and evaluation.png (default: the run folder; for the model "
+        "that comes with the project the current one)",
     )
     add_backend_option(parser)
     return parser.parse_args()
@@ -91,28 +131,93 @@ def main() -> None:
     run = Run(arguments.run) if arguments.run else newest_run()
     config = run.read_config()
     weights = run.weights_to_show()
+    if arguments.guidance and not config.model.network.num_classes:
+        raise InputError(f"{run.folder} is not class-conditional; leave --guidance away")
     choose_backend(arguments.backend)
 
     # Keras is imported from here on, after the backend has been chosen and --help answered.
     import_keras()
+    from ddim_keras.model import DiffusionModel
+
+    model = DiffusionModel(config.model)
+    if arguments.search_steps:
+        load_weights(model, weights)
+        search(arguments, run, model)
+    else:
+        settings = chosen_settings(arguments, run, model)
+        load_weights(model, weights)
+        evaluate(arguments, run, config, model, settings)
+
+
+def search(arguments: argparse.Namespace, run: Run, model: Any) -> None:
+    """Searches where so many steps should lie, and stores it with the run."""
+    from ddim_keras.callbacks import sampling_progress
+    from ddim_keras.step_search import CANDIDATES, NUM_IMAGES, search_steps
+
+    found = search_steps(
+        model,
+        sorted(set(arguments.search_steps)),
+        batch_size=arguments.batch_size,
+        guidance=arguments.guidance,
+        callback=sampling_progress(-(-NUM_IMAGES // arguments.batch_size), CANDIDATES),
+    )
+    run.save_sampling_steps(found)
+    for steps, signal_rates in found.items():
+        print(f"{steps} steps at signal rates " + ", ".join(f"{x:.3f}" for x in signal_rates[:-1]))
+    print(f"wrote {run.sampling_steps_file}, for --spacing searched")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A sampler, and where its steps lie."""
+
+    sampler: str
+    spacing: str
+    name: str  # of all that differ in the number of steps alone
+    signal_rates: list[float]
+
+    @property
+    def steps(self) -> int:
+        return len(self.signal_rates) - 1
+
+
+def chosen_settings(arguments: argparse.Namespace, run: Run, model: Any) -> list[Setting]:
+    """All that the command line asks for; raises InputError for what does not exist."""
+    from ddim_keras.samplers import model_signal_rates, reverse_process
+
+    settings = []
+    for sampler in arguments.samplers:
+        reverse_process(model, sampler)  # refuses an unknown sampler
+        for spacing in arguments.spacing:
+            is_searched = spacing == "searched"
+            source = run.read_sampling_steps() if is_searched else spacing
+            for last_signal_rate in [None] if is_searched else arguments.last_signal_rate:
+                name = f"{sampler}, {spacing}"
+                if last_signal_rate is not None:
+                    name += f" to {last_signal_rate:g}"
+                for steps in sorted(set(arguments.steps)):
+                    signal_rates = model_signal_rates(model, steps, source, last_signal_rate)
+                    settings.append(Setting(sampler, spacing, name, signal_rates))
+    return settings
+
+
+def evaluate(
+    arguments: argparse.Namespace,
+    run: Run,
+    config: RunConfig,
+    model: Any,
+    settings: Sequence[Setting],
+) -> None:
+    """Measures each setting; prints a table, and writes it and a plot after each measurement."""
     from ddim_keras import plots
     from ddim_keras.callbacks import sampling_progress
     from ddim_keras.data import load_dataset
     from ddim_keras.kid import KernelInceptionDistance, inception_encoder
-    from ddim_keras.model import DiffusionModel
-    from ddim_keras.samplers import reverse_process
-    from ddim_keras.schedules import sampling_signal_rates
+    from ddim_keras.samplers import network_calls, reverse_process
 
-    model = DiffusionModel(config.model)
-    load_weights(model, weights)
-    processes = {
-        name: reverse_process(model, name, arguments.spacing, arguments.last_signal_rate)
-        for name in arguments.samplers
-    }
-    sampling_signal_rates(1, arguments.spacing)  # refuses an unknown spacing before the work
-    output = arguments.output or run.folder
-    output.mkdir(parents=True, exist_ok=True)
-
+    # Not into the package, where the model lies that comes with the project.
+    output = arguments.output or (Path() if run.folder == PRETRAINED else run.folder)
+    output.mkdir(parents=True, exist_ok=True)  # now, before the work, in case it fails
     dataset = load_dataset(
         config.dataset,
         config.model.network.image_size,
@@ -124,55 +229,103 @@ def main() -> None:
     if arguments.split == "train":
         real_images, other_images = other_images, real_images
     kid = KernelInceptionDistance(inception_encoder(arguments.kid_weights), real_images)
-    protocol = kid.encoder.protocol
-    floor = kid(other_images)
+    floor = measured(arguments.metrics, kid, other_images)
+    axes = {name: f"{AXES[name]}, {kid.encoder.description}" for name in floor if name in AXES}
     print(
-        f"{weights}, {arguments.num_images} images against {len(real_images)} {arguments.split} "
-        f'images, "{protocol}", 75 px, batches of 64; training against validation images: {floor}'
+        f"{run.weights_to_show()}: {arguments.num_images} images against {count} {arguments.split} "
+        f"images, features of {kid.encoder.description}, 75 px; KID in batches of 64"
     )
 
-    results = []
-    for name, process in processes.items():
-        for steps in sorted(arguments.steps):
-            calls = 2 * steps - 1 if name == "heun" else steps
-            print(f"{name}, {steps} steps", flush=True)
-            num_batches = -(-arguments.num_images // arguments.batch_size)
-            images = model.generate(
-                arguments.num_images,
-                steps,
-                seed=arguments.seed,
-                batch_size=arguments.batch_size,
-                callback=sampling_progress(num_batches, steps),
-                reverse_process=process,
-            )
-            distance = kid(images)
-            print(f"KID {distance}", flush=True)
-            results.append(
-                {
-                    "sampler": name,
-                    "steps": steps,
-                    "network_calls": calls,
-                    "kid": distance.value,
-                    "kid_standard_error": distance.standard_error,
-                    "spacing": arguments.spacing,
-                    "last_signal_rate": arguments.last_signal_rate or "",
-                    "split": arguments.split,
-                    "num_images": arguments.num_images,
-                    "protocol": protocol,
-                }
-            )
-            write_results(
-                output, results, plots.kid_by_network_calls(results, protocol, floor.value)
-            )
-
-    print(f"\n{'sampler':18s}{'steps':>6s}{'calls':>7s}   KID")
-    for row in results:
-        value = f"{row['kid']:.4f} ± {row['kid_standard_error']:.4f}"
-        print(f"{row['sampler']:18s}{row['steps']:6d}{row['network_calls']:7d}   {value}")
+    num_batches = -(-arguments.num_images // arguments.batch_size)
+    batch_size = -(-arguments.num_images // num_batches)
+    options = {"seed": arguments.seed, "batch_size": batch_size, "guidance": arguments.guidance}
+    model.generate(batch_size, 1, **options)  # compiles, so that only work is timed
+    results: list[dict[str, Any]] = []
+    for number, setting in enumerate(settings, start=1):
+        print(f"{number}/{len(settings)}: {setting.name}, {setting.steps} steps", flush=True)
+        start = time.perf_counter()
+        images = model.generate(
+            arguments.num_images,
+            setting.steps,
+            callback=sampling_progress(num_batches, setting.steps),
+            reverse_process=reverse_process(
+                model, setting.sampler, {setting.steps: setting.signal_rates}
+            ),
+            **options,
+        )
+        seconds = time.perf_counter() - start
+        results.append(
+            {
+                "setting": setting.name,
+                "sampler": setting.sampler,
+                "spacing": setting.spacing,
+                "last_signal_rate": round(setting.signal_rates[-2], 6),
+                "steps": setting.steps,
+                "network_calls": network_calls(setting.sampler, setting.signal_rates),
+                "images_per_second": round(arguments.num_images / seconds, 3),
+                **measured(arguments.metrics, kid, images),
+                "guidance": arguments.guidance,
+                "split": arguments.split,
+                "num_images": arguments.num_images,
+                "seed": arguments.seed,
+                "features": kid.encoder.description,
+            }
+        )
+        write_results(output, results, plots.by_network_calls(results, axes, floor))
+    print("\n" + table(results, floor))
     print(f"wrote {output}/evaluation.csv and {output}/evaluation.png")
 
 
-def write_results(output: Path, results: list, figure) -> None:
+def measured(metrics: Sequence[str], kid: Any, images: Any) -> dict[str, float]:
+    """The metrics of images against the real ones that `kid` holds."""
+    from ddim_keras.feature_distances import frechet_distance, precision_and_recall
+
+    features = kid.encoder.features(images)
+    values = {}
+    if "kid" in metrics:
+        distance = kid.of_features(features)
+        values["kid"], values["kid_standard_error"] = distance.value, distance.standard_error
+    if "frechet" in metrics:
+        values["frechet"] = frechet_distance(kid.real_features, features)
+    if "precision_recall" in metrics:
+        values["precision"], values["recall"] = precision_and_recall(kid.real_features, features)
+    return values
+
+
+# The columns of the table: title, and how a value is written.
+COLUMNS = {
+    "setting": ("setting", "{}"),
+    "steps": ("steps", "{}"),
+    "network_calls": ("calls", "{}"),
+    "last_signal_rate": ("last rate", "{:.4f}"),
+    "images_per_second": ("images/s", "{:.3g}"),
+    "kid": ("KID", "{:.4f}"),
+    "kid_standard_error": ("", "± {:.4f}"),
+    "frechet": ("Frechet", "{:.2f}"),
+    "precision": ("precision", "{:.3f}"),
+    "recall": ("recall", "{:.3f}"),
+}
+
+
+def table(results: Sequence[dict[str, Any]], floor: dict[str, float]) -> str:
+    """The results for people, and in the last row what real images score."""
+    columns = [name for name in COLUMNS if name in results[0]]
+    lines = [[COLUMNS[name][0] for name in columns]]
+    for row in [*results, {"setting": "training against validation", **floor}]:
+        lines.append(
+            [COLUMNS[name][1].format(row[name]) if name in row else "" for name in columns]
+        )
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )
+
+
+def write_results(output: Path, results: Sequence[dict[str, Any]], figure: Any) -> None:
     """Writes the table and the plot, after each measurement, so that none is lost."""
     from ddim_keras.plots import save_figure
 

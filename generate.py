@@ -2,27 +2,37 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ddim_keras.command_line import (
     add_backend_option,
+    add_run_option,
+    add_sampling_options,
     at_least,
     choose_backend,
+    class_index,
     import_keras,
     run_command,
 )
 from ddim_keras.config import InputError
 from ddim_keras.files import written_whole
-from ddim_keras.runs import Run, load_weights, newest_run, read_config
+from ddim_keras.runs import Run, RunConfig, load_weights, newest_run, read_config
 
 MOST_IN_GRID = 400  # images; a larger figure takes minutes and gigabytes
+MOST_IN_ANIMATION = 32  # images
 
 EXAMPLES = """examples:
-  python generate.py --steps 20                            the newest run, 32 images
+  python generate.py --steps 20                   the newest run, else the model provided
   python generate.py --run runs/mine --num-images 100 --seed 7
-  python generate.py --weights runs/mine/last.weights.h5 --images-dir flowers/
+  python generate.py --class sunflower "sweet pea" --guidance 1
+  python generate.py --steps 10 --sampler dpm_solver --spacing rho
+  python generate.py --num-images 4 --trajectory trajectory.gif
+  python generate.py --num-images 10 --interpolate 5
+  python generate.py --encode photo.jpg --steps 100
+  python generate.py --inpaint photo.jpg mask.png
 """
 
 
@@ -42,30 +52,87 @@ def parse_arguments() -> argparse.Namespace:
         "--num-images",
         type=at_least(1),
         metavar="N",
-        default=32,
-        help=f"how many; above {MOST_IN_GRID} with --images-dir only (default: 32)",
+        help=f"how many, of each class with --class; above {MOST_IN_GRID} in all with --images-dir "
+        "only (default: 32, with --class 8)",
     )
-    add(
-        "--seed",
-        type=at_least(0),
-        default=0,
-        metavar="N",
-        help="same seed, same images (default: 0)",
-    )
+    add_sampling_options(parser)
     source = parser.add_mutually_exclusive_group()
-    source.add_argument(
-        "--run",
-        type=Path,
-        metavar="DIR",
-        help="run folder, of which the best weights are taken or, where no KID was measured, the "
-        "last (default: the newest in runs/)",
-    )
+    add_run_option(source)
     source.add_argument(
         "--weights",
         type=Path,
         metavar="FILE",
         help="a .weights.h5 file with its config.json beside it",
     )
+
+    classes = parser.add_argument_group("classes, for a model trained with --class-conditional")
+    classes.add_argument(
+        "--class",
+        dest="classes",
+        nargs="+",
+        metavar="CLASS",
+        help="names or numbers; images of each, in order (default: drawn as often as in training)",
+    )
+    classes.add_argument(
+        "--guidance",
+        type=float,
+        default=0.0,
+        metavar="W",
+        help="strength of classifier-free guidance: 0 none, 0.5 to 3 more typical images at twice "
+        "the time (default: 0)",
+    )
+
+    sampling = parser.add_argument_group("sampling")
+    sampling.add_argument(
+        "--sampler",
+        default="ddim",
+        metavar="NAME",
+        help="ddim, adams_bashforth, ipndm, dpm_solver or heun (default: ddim)",
+    )
+    sampling.add_argument(
+        "--eta",
+        type=float,
+        default=0.0,
+        metavar="ETA",
+        help="fresh noise in each step of ddim, 0 to 1; 1 is the ancestral sampling of DDPM, for "
+        "many steps (default: 0)",
+    )
+    sampling.add_argument(
+        "--spacing",
+        default="time",
+        metavar="NAME",
+        help="what the steps are uniform in: time, log_snr or rho; or searched, as evaluate.py "
+        "--search-steps found them for this model (default: time)",
+    )
+    sampling.add_argument(
+        "--last-signal-rate",
+        type=float,
+        metavar="RATE",
+        help="largest signal rate at which the network is called, below 1; larger is finer "
+        "(default: that of the model's schedule after all steps but one)",
+    )
+
+    editing = parser.add_mutually_exclusive_group()
+    editing.add_argument(
+        "--interpolate",
+        type=at_least(0),
+        metavar="SEED",
+        help="images on the way from the noise of --seed to that of this seed",
+    )
+    editing.add_argument(
+        "--encode",
+        type=Path,
+        metavar="IMAGE",
+        help="follow DDIM from this image to its noise and back; shows all three",
+    )
+    editing.add_argument(
+        "--inpaint",
+        type=Path,
+        nargs=2,
+        metavar=("IMAGE", "MASK"),
+        help="fill in this image where the mask, an image as well, is white",
+    )
+
     add(
         "--output",
         type=Path,
@@ -80,11 +147,11 @@ def parse_arguments() -> argparse.Namespace:
         help="also write each image into this folder, as 00000.png, ...",
     )
     add(
-        "--batch-size",
-        type=at_least(1),
-        metavar="N",
-        default=64,
-        help="images that go through the network together; bounds the memory (default: 64)",
+        "--trajectory",
+        type=Path,
+        metavar="FILE",
+        help="also write an animation, .gif or .png, of the noisy images and those predicted from "
+        f"them over the steps; of the first {MOST_IN_ANIMATION} images",
     )
     add_backend_option(parser)
     return parser.parse_args()
@@ -92,17 +159,13 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
-    if arguments.weights:
-        weights = arguments.weights
-        if not weights.is_file():
-            raise InputError(f"there is no weights file {weights}")
-    else:
-        weights = (Run(arguments.run) if arguments.run else newest_run()).weights_to_show()
-    if arguments.output.suffix.lower() != ".png":
-        raise InputError(f"--output must end in .png, not {arguments.output.name!r}")
-    if arguments.num_images > MOST_IN_GRID and not arguments.images_dir:
-        raise InputError(f"a grid shows {MOST_IN_GRID} images at most; for more, add --images-dir")
+    weights = chosen_weights(arguments)
     config = read_config(weights.parent)
+    labels = chosen_labels(arguments, config)
+    spacing: Any = arguments.spacing
+    if spacing == "searched":
+        spacing = Run(weights.parent).read_sampling_steps()
+    check_files(arguments, len(labels))
     choose_backend(arguments.backend)
 
     # Keras is imported from here on, after the backend has been chosen and --help answered.
@@ -111,31 +174,212 @@ def main() -> None:
     from ddim_keras.callbacks import sampling_progress
     from ddim_keras.model import DiffusionModel
 
-    for folder in filter(None, (arguments.output.parent, arguments.images_dir)):
-        folder.mkdir(parents=True, exist_ok=True)  # now, before the work, in case it fails
     model = DiffusionModel(config.model)
+    process = chosen_process(arguments, spacing, model)
+    for path in filter(None, (arguments.output, arguments.trajectory)):
+        path.parent.mkdir(parents=True, exist_ok=True)  # now, before the work, in case it fails
     load_weights(model, weights)
-    print(f"{arguments.num_images} images, {arguments.steps} steps of DDIM, from {weights}")
-    num_batches = -(-arguments.num_images // arguments.batch_size)
+    how = f"{arguments.steps} steps of {arguments.sampler}"
+    title = f"{weights.resolve().parent.name}: {how}, seed {arguments.seed}"
+    if arguments.guidance:
+        title += f", guidance {arguments.guidance:g}"
+    if arguments.encode:
+        encode_and_decode(arguments, spacing, model, labels[:1])
+        return
+
+    print(f"{len(labels)} images, {how}, from {weights}")
+    trajectory = Trajectory(model, arguments.steps)
+    progress = sampling_progress(-(-len(labels) // arguments.batch_size), arguments.steps)
+
+    def callback(step: int, noisy_images: Any, pred_images: Any) -> None:
+        if arguments.trajectory:
+            trajectory.add(noisy_images, pred_images)
+        progress(step, noisy_images, pred_images)
+
+    initial_noise = None
+    if arguments.interpolate is not None:
+        initial_noise = noises_between(model, arguments.seed, arguments.interpolate, len(labels))
+        title += f" to {arguments.interpolate}"
+    is_drawn = arguments.classes is None and initial_noise is None
     images = model.generate(
-        arguments.num_images,
+        len(labels),
         arguments.steps,
         seed=arguments.seed,
         batch_size=arguments.batch_size,
-        callback=sampling_progress(num_batches, arguments.steps),
+        callback=callback,
+        reverse_process=process,
+        labels=None if is_drawn else labels,
+        guidance=arguments.guidance,
+        initial_noise=initial_noise,
     )
+
     pixels = np.round(255 * images).astype("uint8")
-    name = weights.resolve().parent.name
-    title = f"{name}: DDIM, {arguments.steps} steps, seed {arguments.seed}"
+    columns = None
+    if arguments.classes:
+        columns = min(len(pixels) // len(arguments.classes), 20)
+        title = f"{', '.join(arguments.classes)}; {title}"
     if len(pixels) > MOST_IN_GRID:
         title += f", the first {MOST_IN_GRID} of {len(pixels)}"
-    plots.save_figure(plots.image_grid(pixels[:MOST_IN_GRID], title), arguments.output)
+    figure = plots.image_grid(pixels[:MOST_IN_GRID], title, columns)
+    plots.save_figure(figure, arguments.output)
     print(f"wrote {arguments.output}")
     if arguments.images_dir:
         for index, image in enumerate(pixels):
             with written_whole(arguments.images_dir / f"{index:05d}.png") as part:
                 Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(part)
         print(f"wrote {len(pixels)} images into {arguments.images_dir}")
+    if arguments.trajectory:
+        plots.save_animation(trajectory.frames, arguments.trajectory)
+        print(f"wrote {arguments.trajectory}")
+
+
+# What the arguments ask for, checked before the work.
+
+
+def chosen_weights(arguments: argparse.Namespace) -> Path:
+    """The weights file to generate from."""
+    if arguments.weights:
+        if not arguments.weights.is_file():
+            raise InputError(f"there is no weights file {arguments.weights}")
+        return arguments.weights
+    return (Run(arguments.run) if arguments.run else newest_run()).weights_to_show()
+
+
+def chosen_labels(arguments: argparse.Namespace, config: RunConfig) -> np.ndarray:
+    """A label for each image, -1 where no class is asked for."""
+    num_classes = config.model.network.num_classes
+    if not num_classes and (arguments.classes or arguments.guidance):
+        raise InputError(
+            "this model was trained without labels; --class and --guidance need one that was "
+            "trained with: python train.py --class-conditional"
+        )
+    if arguments.classes is None:
+        return np.full(arguments.num_images or 32, -1)
+    classes = [class_index(text, config.class_names, num_classes) for text in arguments.classes]
+    return np.repeat(classes, arguments.num_images or 8)
+
+
+def check_files(arguments: argparse.Namespace, num_images: int) -> None:
+    """Raises InputError for files that cannot be written as asked."""
+    if arguments.output.suffix.lower() != ".png":
+        raise InputError(f"--output must end in .png, not {arguments.output.name!r}")
+    if arguments.trajectory and arguments.trajectory.suffix.lower() not in (".gif", ".png"):
+        raise InputError(
+            f"--trajectory must end in .gif or .png, not {arguments.trajectory.name!r}"
+        )
+    if num_images > MOST_IN_GRID and not arguments.images_dir:
+        raise InputError(f"a grid shows {MOST_IN_GRID} images at most; for more, add --images-dir")
+    if arguments.images_dir:
+        arguments.images_dir.mkdir(parents=True, exist_ok=True)
+
+
+def chosen_process(arguments: argparse.Namespace, spacing: Any, model: Any) -> Any:
+    """The sampler with its options, as `DiffusionModel.generate` takes it."""
+    import keras
+
+    from ddim_keras.editing import filled_in
+    from ddim_keras.samplers import reverse_process
+
+    options = {}
+    if arguments.eta:
+        if arguments.sampler != "ddim":
+            raise InputError(f"--eta belongs to --sampler ddim, not {arguments.sampler}")
+        options = {"eta": arguments.eta, "seed": keras.random.SeedGenerator(arguments.seed)}
+    process = reverse_process(
+        model, arguments.sampler, spacing, arguments.last_signal_rate, **options
+    )
+    if not arguments.inpaint:
+        return process
+    image, mask = (image_for(model, path) for path in arguments.inpaint)
+    known = (mask.mean(axis=-1, keepdims=True) < 128).astype("float32")
+
+    def filling_process(noises: Any, steps: int, callback: Any, denoise: Any) -> Any:
+        return process(noises, steps, callback, filled_in(denoise, model.normalize(image), known))
+
+    return filling_process
+
+
+# What can be done besides generating.
+
+
+class Trajectory:
+    """Collects, over the steps of one batch, a picture of the noisy and the predicted images."""
+
+    def __init__(self, model: Any, steps: int) -> None:
+        self.model = model
+        self.steps = steps
+        self.frames: list[np.ndarray] = []
+
+    def add(self, noisy_images: Any, pred_images: Any) -> None:
+        """Adds a frame, until the steps of the first batch are complete."""
+        from ddim_keras.plots import tiled
+
+        if len(self.frames) < self.steps:
+            halves = (
+                tiled(np.array(self.model.denormalize(images[:MOST_IN_ANIMATION])))
+                for images in (noisy_images, pred_images)
+            )
+            self.frames.append(np.concatenate(list(halves), axis=1))
+
+
+def noises_between(model: Any, seed: int, other_seed: int, num_images: int) -> np.ndarray:
+    """Noises from the first of one seed to the first of another."""
+    from ddim_keras.editing import interpolate
+
+    ends = (model.draw_noise(1, np.random.default_rng(each))[0] for each in (seed, other_seed))
+    return interpolate(*ends, num_images)
+
+
+def encode_and_decode(
+    arguments: argparse.Namespace, spacing: Any, model: Any, labels: np.ndarray
+) -> None:
+    """Writes an image, the noise that DDIM encodes it as, and what that is decoded to."""
+    from keras import ops
+
+    from ddim_keras import plots
+    from ddim_keras.editing import decode, encode
+    from ddim_keras.guidance import guided
+    from ddim_keras.samplers import SAMPLERS, model_signal_rates
+
+    image = image_for(model, arguments.encode)
+    rates = model_signal_rates(model, arguments.steps, spacing, arguments.last_signal_rate)
+    denoise = model.compiled_denoise
+    if model.num_classes:
+        denoise = guided(denoise, labels, arguments.guidance)
+    sampler = SAMPLERS[arguments.sampler]
+    noise = encode(denoise, model.normalize(image[None]), rates, sampler)
+    decoded = decode(denoise, noise, rates, sampler)
+    pictures = [ops.convert_to_numpy(model.denormalize(each))[0] for each in (noise, decoded)]
+    error = 255 * np.sqrt(np.mean((pictures[1] - image / 255.0) ** 2))
+    deviation = float(np.std(ops.convert_to_numpy(noise)))
+    print(
+        f"{arguments.encode}, {arguments.steps} steps of {arguments.sampler} each way: "
+        f"reconstruction error {error:.1f} of 255 (root mean square); standard deviation of the "
+        f"noise {deviation:.2f}, of true noise 1"
+    )
+    title = f"image, its noise, decoded (error {error:.1f} of 255)"
+    figure = plots.image_grid(np.stack([image / 255.0, *pictures]), title, columns=3, zoom=4)
+    plots.save_figure(figure, arguments.output)
+    print(f"wrote {arguments.output}")
+
+
+def image_for(model: Any, path: Path) -> np.ndarray:
+    """Reads an image, cropped and resized to the model's: (H, W, C) uint8.
+
+    Raises:
+        InputError: where the file is no image.
+    """
+    from ddim_keras.data import crop_and_resize
+    from ddim_keras.sources import read_image
+
+    try:
+        pixels = read_image(path)
+    except (UnidentifiedImageError, ValueError, SyntaxError) as error:  # as Pillow raises them
+        raise InputError(f"{path} is not an image") from error
+    size, _, channels = model.network.output_shape[1:]
+    if channels == 1:
+        pixels = np.asarray(Image.fromarray(pixels).convert("L"))
+    return crop_and_resize(pixels, size)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from typing import Any
 
 from ddim_keras.command_line import (
     add_backend_option,
+    add_data_options,
+    add_kid_weights_option,
     at_least,
     choose_backend,
     import_keras,
@@ -53,16 +55,7 @@ def parse_arguments() -> argparse.Namespace:
         "uint8 images (N, H, W, C); or drawn_flowers "
         "(default: oxford_flowers102, or drawn_flowers where that cannot be had)",
     )
-    add(
-        "--data-dir",
-        metavar="DIR",
-        help="where TFDS finds its data sets, or puts them (default: ~/tensorflow_datasets)",
-    )
-    add(
-        "--cache-dir",
-        metavar="DIR",
-        help="where prepared images are kept (default: ~/.cache/ddim_keras)",
-    )
+    add_data_options(parser, data_dir="~/tensorflow_datasets")
     add(
         "--image-size",
         type=at_least(8),
@@ -98,12 +91,31 @@ def parse_arguments() -> argparse.Namespace:
         metavar="DIR",
         help="run folder, new or empty (default: runs/<preset>-<data>-<date>)",
     )
-    add("--resume", action="store_true", help="continue the run in --output, or the newest one")
     add(
-        "--kid-weights",
-        metavar="FILE",
-        help="InceptionV3 weights up to mixed7, .weights.h5 (default: Keras's, downloaded once)",
+        "--prediction",
+        choices=("noise", "image", "velocity"),
+        help="what the network predicts (default: noise in lab, velocity in fast)",
     )
+    add(
+        "--schedule",
+        choices=("offset_cosine", "linear", "cosine"),
+        help="of the noise: the assignment's, DDPM's or that of Improved DDPM "
+        "(default: offset_cosine)",
+    )
+    add(
+        "--discrete-steps",
+        type=at_least(1),
+        metavar="T",
+        help="train at the times 1/T, 2/T, ..., 1 only, as DDPM does with T = 1000 (default: at "
+        "all times)",
+    )
+    add(
+        "--class-conditional",
+        action="store_true",
+        help="also learn from the labels, for generate.py --class",
+    )
+    add("--resume", action="store_true", help="continue the run in --output, or the newest one")
+    add_kid_weights_option(parser)
     add(
         "--kid-images",
         type=at_least(64),
@@ -123,13 +135,17 @@ def new_config(arguments: argparse.Namespace) -> RunConfig:
     network = preset.model.network
     if arguments.image_size:
         network = dataclasses.replace(network, image_size=arguments.image_size)
-    model = dataclasses.replace(preset.model, network=network, seed=arguments.seed or 0)
-    names = ("batch_size", "precision", "loss", "kid_images")
-    changes = {name: getattr(arguments, name) for name in names if getattr(arguments, name)}
+
+    def given(*names: str) -> dict[str, Any]:
+        return {name: getattr(arguments, name) for name in names if getattr(arguments, name)}
+
+    model_changes = given("prediction", "schedule", "discrete_steps", "seed")
     return RunConfig(
         preset=arguments.preset or "lab",
-        model=model,
-        training=dataclasses.replace(preset.training, **changes),
+        model=dataclasses.replace(preset.model, network=network, **model_changes),
+        training=dataclasses.replace(
+            preset.training, **given("batch_size", "precision", "loss", "kid_images")
+        ),
         dataset=arguments.dataset,
         data_dir=arguments.data_dir,
         epochs=arguments.epochs or 50,
@@ -146,6 +162,9 @@ def resumed_config(arguments: argparse.Namespace, run: Run) -> RunConfig:
         "batch_size": config.training.batch_size,
         "precision": config.training.precision,
         "loss": config.training.loss,
+        "prediction": config.model.prediction,
+        "schedule": config.model.schedule,
+        "discrete_steps": config.model.discrete_steps,
         "seed": config.model.seed,
     }
     for name, value in before.items():
@@ -191,7 +210,7 @@ def main() -> None:
     dataset = load_dataset(
         config.dataset, config.model.network.image_size, config.data_dir, arguments.cache_dir
     )
-    config = config_for(config, dataset, arguments.resume)
+    config = config_for(config, dataset, arguments.resume, arguments.class_conditional)
     device = describe_device()
     print(f"data: {dataset.describe()}")
     print(f"device: {device}, Keras backend {backend}, {config.training.precision}")
@@ -218,7 +237,9 @@ def main() -> None:
     print(f"done: {run.folder}/report.md; next: python generate.py --run {run.folder}")
 
 
-def config_for(config: RunConfig, dataset: Any, is_resumed: bool) -> RunConfig:
+def config_for(
+    config: RunConfig, dataset: Any, is_resumed: bool, class_conditional: bool = False
+) -> RunConfig:
     """The configuration with what only the data tells; a resumed run must get the same again."""
     num_images, channels = len(dataset.train_images), dataset.train_images.shape[-1]
     network = config.model.network
@@ -228,13 +249,25 @@ def config_for(config: RunConfig, dataset: Any, is_resumed: bool) -> RunConfig:
             f"the run was trained on {config.num_images} images of {network.channels} channels, "
             f"but {dataset.name} now has {num_images} of {channels}; start a new run"
         )
-    network = dataclasses.replace(network, channels=channels)
+    if class_conditional and not dataset.num_classes:
+        raise InputError(
+            f"{dataset.name} has no labels; leave --class-conditional away, or give labels: "
+            "sub-folders, or an array `labels` in the .npz file"
+        )
+    if class_conditional and is_resumed and not network.num_classes:
+        raise InputError(
+            "the resumed run is not class-conditional; leave --class-conditional away, or start a "
+            "new run"
+        )
+    num_classes = dataset.num_classes if class_conditional else network.num_classes
+    network = dataclasses.replace(network, channels=channels, num_classes=num_classes)
     return dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, network=network),
         # Never again a default: a resumed run must not find flowers that could not be had before.
         dataset=config.dataset or dataset.name,
         num_images=num_images,
+        class_names=dataset.class_names if num_classes else (),
     )
 
 

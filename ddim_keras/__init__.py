@@ -17,6 +17,7 @@ _MODULES = {
     "load_dataset": "data",
     "training_batches": "data",
     "draw_flowers": "drawn_flowers",
+    "guided": "guidance",
     "KernelInceptionDistance": "kid",
     "inception_encoder": "kid",
     "SinusoidalEmbedding": "network",

@@ -104,8 +104,8 @@ class RunRecord(keras.callbacks.Callback):
         plots.save_figure(figure, self.run.folder / "curves.png")
 
 
-class ContinueMetrics(keras.callbacks.Callback):
-    """Lets the epoch that a resumed run starts within count the steps before the interruption."""
+class FinishEpoch(keras.callbacks.Callback):
+    """Ends the epoch that a resumed run starts within: its steps before the interruption count."""
 
     def __init__(self, metric_values: list[np.ndarray]) -> None:
         super().__init__()
@@ -114,6 +114,9 @@ class ContinueMetrics(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         for variable, value in zip(self.model.metrics_variables, self.metric_values, strict=True):
             variable.assign(value)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self.model.stop_training = True  # the epochs to come have more steps
 
 
 class StopCleanly(keras.callbacks.Callback):

@@ -1,10 +1,12 @@
 """What the commands share: the choice of the backend before Keras is imported, and plain errors."""
 
 import argparse
+import difflib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from ddim_keras.config import InputError
 
@@ -85,6 +87,74 @@ def at_least(minimum: int) -> Callable[[str], int]:
         return value
 
     return whole_number
+
+
+def class_index(text: str, class_names: Sequence[str], num_classes: int) -> int:
+    """Finds a class by its name or number; raises InputError with the names that are nearest."""
+    if text.isdigit():
+        if int(text) < num_classes:
+            return int(text)
+        raise InputError(
+            f"class {text} does not exist: classes have the numbers 0 to {num_classes - 1}"
+        )
+    names = {name.lower(): index for index, name in enumerate(class_names)}
+    if text.lower() in names:
+        return names[text.lower()]
+    nearest = difflib.get_close_matches(text.lower(), names, n=3, cutoff=0.4) or list(names)[:3]
+    hint = f"; did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
+    raise InputError(f"there is no class {text!r}{hint}")
+
+
+def add_run_option(parser: argparse.ArgumentParser) -> None:
+    """Adds --run."""
+    parser.add_argument(
+        "--run",
+        type=Path,
+        metavar="DIR",
+        help="run folder, of which the best weights are taken or, where no KID was measured, the "
+        "last (default: the newest in runs/, else the flowers that come with the project)",
+    )
+
+
+def add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    """Adds --seed and --batch-size, for generating."""
+    parser.add_argument(
+        "--seed",
+        type=at_least(0),
+        metavar="N",
+        default=0,
+        help="same seed, same images (default: 0)",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=at_least(1),
+        metavar="N",
+        default=64,
+        help="images that go through the network together; bounds the memory (default: 64)",
+    )
+
+
+def add_data_options(parser: argparse.ArgumentParser, data_dir: str) -> None:
+    """Adds --data-dir, whose default `data_dir` describes, and --cache-dir."""
+    parser.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        help=f"where TFDS finds its data sets, or puts them (default: {data_dir})",
+    )
+    parser.add_argument(
+        "--cache-dir",
+        metavar="DIR",
+        help="where prepared images are kept (default: ~/.cache/ddim_keras)",
+    )
+
+
+def add_kid_weights_option(parser: argparse.ArgumentParser) -> None:
+    """Adds --kid-weights."""
+    parser.add_argument(
+        "--kid-weights",
+        metavar="FILE",
+        help="InceptionV3 weights up to mixed7, .weights.h5 (default: Keras's, downloaded once)",
+    )
 
 
 def add_backend_option(parser: argparse.ArgumentParser) -> None:

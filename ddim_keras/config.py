@@ -20,7 +20,7 @@ def _require_one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 def _require_at_least(minimum: float, **values: float) -> None:
     for name, value in values.items():
-        if value < minimum:
+        if not value >= minimum:  # NaN is refused as well
             raise InputError(f"{name} must be at least {minimum}, not {value}")
 
 
@@ -28,7 +28,7 @@ def _require_at_least(minimum: float, **values: float) -> None:
 class NetworkConfig:
     """The residual U-Net: one entry of `widths` and `depths` for each resolution, finest first."""
 
-    image_size: int = 64  # pixels, height = width; divisible by 2 ** (len(widths) - 1)
+    image_size: int = 64  # pixels, height = width
     channels: int = 3  # colour channels of an image
     widths: tuple[int, ...] = (32, 64, 96, 128)  # feature channels of each level
     depths: tuple[int, ...] = (2, 2, 2, 2)  # residual blocks of each level, on the way down and up
@@ -37,6 +37,7 @@ class NetworkConfig:
     patch_size: int = 1  # pixels of the image, each way, under one cell of the first level
     embedding_dims: int = 32  # sines and cosines of the noise variance
     embedding_max_frequency: float = 1000.0  # periods over the unit interval of noise variances
+    num_classes: int = 0  # of a class-conditional network; 0: it takes no labels
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))
@@ -49,12 +50,14 @@ class NetworkConfig:
             )
         _require_at_least(
             1,
+            image_size=self.image_size,
             channels=self.channels,
             widths=min(self.widths),
             depths=min(self.depths),
             patch_size=self.patch_size,
             embedding_max_frequency=self.embedding_max_frequency,
         )
+        _require_at_least(0, num_classes=self.num_classes)
         if self.embedding_dims < 2 or self.embedding_dims % 2:
             raise InputError(
                 f"embedding_dims must be even and at least 2, not {self.embedding_dims}"
@@ -63,13 +66,15 @@ class NetworkConfig:
             raise InputError(f"widths {self.widths} must be divisible by 8, the groups of the norm")
         if self.block == "plain" and self.patch_size != 1:
             raise InputError("patches need the adaptive block")
-        stride = self.patch_size * 2 ** (len(self.widths) - 1)
-        if self.image_size < stride or self.image_size % stride:
-            nearest = max(stride, round(self.image_size / stride) * stride)
-            raise InputError(
-                f"image size {self.image_size} is not divisible by {stride}, as a U-Net of "
-                f"{len(self.widths)} levels needs; try {nearest}"
-            )
+
+    @property
+    def margin(self) -> tuple[int, int]:
+        """Pixels around an image, before and after, that make its size fit the levels.
+
+        A size is halved, exactly, between two levels: 28 pixels become 32 for four of them.
+        """
+        missing = -self.image_size % (self.patch_size * 2 ** (len(self.widths) - 1))
+        return missing // 2, missing - missing // 2
 
 
 @dataclass(frozen=True)
@@ -77,15 +82,20 @@ class ModelConfig:
     """Everything that a DiffusionModel is built from."""
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
-    max_signal_rate: float = 0.95  # signal rate at diffusion time 0, the cleanest images
-    min_signal_rate: float = 0.02  # signal rate at diffusion time 1, almost pure noise
-    prediction: str = "noise"  # what the network outputs: "noise" or "velocity"
+    max_signal_rate: float = 0.95  # offset cosine: at diffusion time 0, the cleanest images
+    min_signal_rate: float = 0.02  # offset cosine: at diffusion time 1, almost pure noise
+    schedule: str = "offset_cosine"  # or "linear", "cosine": with signal rates of their own
+    discrete_steps: int = 0  # T: training times are drawn from 1/T, 2/T, ..., 1; 0: from all times
+    prediction: str = "noise"  # what the network outputs: "noise", "velocity" or "image"
     ema: float = 0.999  # momentum of the exponential moving average of the weights, per step
     ema_warmup: bool = False  # shorten the average at first: momentum <= (1 + step) / (10 + step)
+    label_dropout: float = 0.1  # share of training labels replaced by "any class"
     seed: int = 0  # of the initial weights, the training noises and the diffusion times
 
     def __post_init__(self) -> None:
-        _require_one_of("prediction", self.prediction, ("noise", "velocity"))
+        _require_one_of("schedule", self.schedule, ("offset_cosine", "linear", "cosine"))
+        _require_at_least(0, discrete_steps=self.discrete_steps)
+        _require_one_of("prediction", self.prediction, ("noise", "velocity", "image"))
         if not 0 < self.min_signal_rate < self.max_signal_rate <= 1:
             raise InputError(
                 "signal rates must satisfy 0 < min_signal_rate < max_signal_rate <= 1, "
@@ -93,6 +103,8 @@ class ModelConfig:
             )
         if not 0 <= self.ema < 1:
             raise InputError(f"the EMA momentum must be in [0, 1), not {self.ema}")
+        if not 0 <= self.label_dropout <= 1:
+            raise InputError(f"label_dropout must be in [0, 1], not {self.label_dropout}")
 
     def to_dict(self) -> dict[str, Any]:
         """Returns nested dictionaries of JSON types."""
@@ -124,7 +136,7 @@ class TrainingConfig:
         _require_one_of("precision", self.precision, ("float32", "mixed_bfloat16"))
         _require_at_least(1, batch_size=self.batch_size, repetitions=self.repetitions)
         _require_at_least(0, weight_decay=self.weight_decay, warmup_steps=self.warmup_steps)
-        if self.learning_rate <= 0:
+        if not self.learning_rate > 0:
             raise InputError(f"learning_rate must be above 0, not {self.learning_rate}")
 
 

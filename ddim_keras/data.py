@@ -43,6 +43,11 @@ class Dataset:
     validation_labels: np.ndarray
     class_names: tuple[str, ...]
 
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are, named or not."""
+        return max(len(self.class_names), int(self.train_labels.max()) + 1)
+
     def describe(self) -> str:
         """One line for people: name, sizes and image shape."""
         height, width, channels = self.train_images.shape[1:]
@@ -271,13 +276,14 @@ def steps_per_epoch(num_images: int, batch_size: int, repetitions: int) -> int:
 
 def training_batches(
     images: np.ndarray,
+    labels: np.ndarray,
     batch_size: int,
     repetitions: int = 1,
     flip: bool = False,
     seed: int = 0,
     start_step: int = 0,
-) -> Iterator[tuple[np.ndarray]]:
-    """Yields shuffled batches without end, as `(images,)` of (B, H, W, C) uint8.
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields shuffled batches without end, (B, H, W, C) uint8 images and their (B,) labels.
 
     An epoch is `repetitions` passes over the images, cut into full batches. Its order and flips
     depend on the seed and the epoch's number alone, so that a run resumed at any step (counted
@@ -293,20 +299,21 @@ def training_batches(
             chosen = slice(step * batch_size, (step + 1) * batch_size)
             batch = images[order[chosen]]
             batch[flips[chosen]] = batch[flips[chosen], :, ::-1]
-            yield (batch,)
+            yield batch, labels[order[chosen]]
 
 
 class ValidationBatches(keras.utils.PyDataset):
-    """One pass over images in order, as `(images,)`, the last batch shorter."""
+    """One pass over images and their labels in order, the last batch shorter."""
 
-    def __init__(self, images: np.ndarray, batch_size: int) -> None:
+    def __init__(self, images: np.ndarray, labels: np.ndarray, batch_size: int) -> None:
         super().__init__()
         self.images = images
+        self.labels = labels
         self.batch_size = batch_size
 
     def __len__(self) -> int:
         return -(-len(self.images) // self.batch_size)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray]:
-        start = index * self.batch_size
-        return (np.array(self.images[start : start + self.batch_size]),)
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        batch = slice(index * self.batch_size, (index + 1) * self.batch_size)
+        return np.array(self.images[batch]), self.labels[batch]

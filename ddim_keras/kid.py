@@ -26,9 +26,14 @@ class Encoder:
     network: keras.Model  # (B, 75, 75, 3) in [-1, 1] -> (B, D)
 
     @property
+    def description(self) -> str:
+        """What the features are, such as "Keras InceptionV3, 2048"."""
+        return f"{self.name}, {self.network.output_shape[-1]}"
+
+    @property
     def protocol(self) -> str:
-        """For every number and axis, such as "KID, Keras InceptionV3, 2048"."""
-        return f"KID, {self.name}, {self.network.output_shape[-1]}"
+        """For every KID and its axis, such as "KID, Keras InceptionV3, 2048"."""
+        return f"KID, {self.description}"
 
     def features(self, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
         """Encodes images, uint8 or float in [0, 1], of 1 or 3 channels: (N, H, W, C) -> (N, D)."""
@@ -157,7 +162,10 @@ class KernelInceptionDistance:
         Where more are generated than there are real images, these are used again; images beyond
         the last full batch are left out.
         """
-        generated = self.encoder.features(generated_images)
+        return self.of_features(self.encoder.features(generated_images))
+
+    def of_features(self, generated: np.ndarray) -> Distance:
+        """The same for images (N, D) that the encoder has seen already."""
         num_batches = len(generated) // self.batch_size
         num_real_batches = len(self.real_features) // self.batch_size
         if num_batches < 1:

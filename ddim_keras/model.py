@@ -1,11 +1,12 @@
 """The diffusion model: what is trained, on what, and how images come out of noise.
 
 Denoising Diffusion Implicit Models, Song et al. 2020 (https://arxiv.org/abs/2010.02502).
-Shapes: images, noises and predictions are (B, H, W, C) float32; times and rates are (B, 1, 1, 1).
-Inside the model images have zero mean and unit variance per channel; at its borders they are
-uint8, or float in [0, 1].
+Shapes: images, noises and predictions are (B, H, W, C) float32; times and rates are (B, 1, 1, 1);
+labels are (B,) integers, of which -1 stands for any class. Inside the model images have zero mean
+and unit variance per channel; at its borders they are uint8, or float in [0, 1].
 """
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -14,8 +15,9 @@ import numpy as np
 from keras import ops
 
 from ddim_keras.config import ModelConfig
+from ddim_keras.guidance import guided
 from ddim_keras.network import residual_unet
-from ddim_keras.schedules import offset_cosine
+from ddim_keras.schedules import SCHEDULES, offset_cosine
 from ddim_keras.steps import CompiledSteps
 
 
@@ -48,6 +50,11 @@ class DiffusionModel(CompiledSteps, keras.Model):
         self.pixel_variances = self.add_weight(
             shape=channels, initializer="ones", trainable=False, dtype="float32", name="variances"
         )
+        self.num_classes = self.config.network.num_classes
+        if self.num_classes:
+            self.class_frequencies = self.add_weight(
+                shape=(self.num_classes,), initializer="ones", trainable=False, dtype="float32"
+            )
         self.noise_loss_tracker = keras.metrics.Mean(name="noise_loss")
         self.image_loss_tracker = keras.metrics.Mean(name="image_loss")
         self.built = True
@@ -56,31 +63,45 @@ class DiffusionModel(CompiledSteps, keras.Model):
 
     def diffusion_schedule(self, diffusion_times: Any) -> tuple[Any, Any]:
         """Maps diffusion times in [0, 1] to `noise_rates, signal_rates` of the same shape."""
+        if self.config.schedule != "offset_cosine":
+            return SCHEDULES[self.config.schedule](diffusion_times)
         return offset_cosine(
             diffusion_times, self.config.max_signal_rate, self.config.min_signal_rate
         )
 
     def denoise(
-        self, noisy_images: Any, noise_rates: Any, signal_rates: Any, training: bool
+        self,
+        noisy_images: Any,
+        noise_rates: Any,
+        signal_rates: Any,
+        training: bool,
+        labels: Any = None,
     ) -> tuple[Any, Any]:
         """Splits noisy images into their two parts, with one network call.
 
-        The network sees the noise variance, and predicts the noise (Ho et al. 2020, equation 11)
-        or the velocity `signal_rates * noises - noise_rates * images` (Salimans and Ho 2022,
-        https://arxiv.org/abs/2202.00512, appendix D). Either way the two results satisfy
+        The network sees the noise variance, and predicts the noise (Ho et al. 2020, equation 11),
+        the velocity `signal_rates * noises - noise_rates * images` (Salimans and Ho 2022,
+        https://arxiv.org/abs/2202.00512, appendix D) or the image. Each way the two results satisfy
         `noisy_images = signal_rates * pred_images + noise_rates * pred_noises`.
 
         Args:
             training: whether to use the network that is trained, or its moving average.
+            labels: of a class-conditional model, by default -1; others ignore them.
 
         Returns:
             `pred_noises, pred_images`, each of the shape of `noisy_images`.
         """
         network = self.network if training else self.ema_network
-        prediction = network([noisy_images, noise_rates**2], training=training)
+        inputs = [noisy_images, noise_rates**2]
+        if self.num_classes:
+            inputs.append(self.class_indices(labels, like=noisy_images))
+        prediction = network(inputs, training=training)
         if self.config.prediction == "noise":
             pred_noises = prediction
             pred_images = (noisy_images - noise_rates * pred_noises) / signal_rates
+        elif self.config.prediction == "image":
+            pred_images = prediction
+            pred_noises = (noisy_images - signal_rates * pred_images) / noise_rates
         else:
             pred_noises = noise_rates * noisy_images + signal_rates * prediction
             pred_images = signal_rates * noisy_images - noise_rates * prediction
@@ -91,6 +112,7 @@ class DiffusionModel(CompiledSteps, keras.Model):
         initial_noise: Any,
         diffusion_steps: int,
         callback: Callable[[int, Any, Any], None] | None = None,
+        denoise: Callable[..., tuple[Any, Any]] | None = None,
     ) -> Any:
         """Deterministic DDIM (Song et al. 2020, equation 12 with sigma = 0), uniform in time.
 
@@ -100,20 +122,20 @@ class DiffusionModel(CompiledSteps, keras.Model):
             initial_noise: (B, H, W, C), standard normal.
             diffusion_steps: number of steps, at least 1.
             callback: called as `callback(step, noisy_images, pred_images)` in each step.
+            denoise: in place of `compiled_denoise`, such as one of `guidance.guided`.
 
         Returns:
             The predicted images of the last step, (B, H, W, C), normalised.
         """
         if diffusion_steps < 1:
             raise ValueError(f"diffusion_steps must be at least 1, not {diffusion_steps}")
+        denoise = denoise or self.compiled_denoise
         batch_size = ops.shape(initial_noise)[0]
         noisy_images = ops.convert_to_tensor(initial_noise, dtype="float32")
         for step in range(diffusion_steps):
             times = ops.full((batch_size, 1, 1, 1), 1.0 - step / diffusion_steps)
             noise_rates, signal_rates = self.diffusion_schedule(times)
-            pred_noises, pred_images = self.compiled_denoise(
-                noisy_images, noise_rates, signal_rates
-            )
+            pred_noises, pred_images = denoise(noisy_images, noise_rates, signal_rates)
             if callback is not None:
                 callback(step, noisy_images, pred_images)
 
@@ -133,6 +155,9 @@ class DiffusionModel(CompiledSteps, keras.Model):
         batch_size: int = 64,
         callback: Callable[[int, Any, Any], None] | None = None,
         reverse_process: Callable[..., Any] | None = None,
+        labels: np.ndarray | None = None,
+        guidance: float = 0.0,
+        initial_noise: np.ndarray | None = None,
     ) -> np.ndarray:
         """Generates images with the moving average of the weights.
 
@@ -145,6 +170,10 @@ class DiffusionModel(CompiledSteps, keras.Model):
             callback: as in `reverse_diffusion`, once per step and batch.
             reverse_process: another process with the signature of `reverse_diffusion`, which is
                 the default; `samplers.reverse_process` makes one.
+            labels: (num_images,) classes of a class-conditional model, -1 for any. By default they
+                are drawn with the frequencies of the training labels.
+            guidance: strength of classifier-free guidance, see `guidance.guided`.
+            initial_noise: (num_images, H, W, C) to start from, in place of the seed's.
 
         Returns:
             (num_images, H, W, C) float32 array in [0, 1].
@@ -155,25 +184,43 @@ class DiffusionModel(CompiledSteps, keras.Model):
             )
         reverse_process = reverse_process or self.reverse_diffusion
         random = np.random.default_rng(seed)
+        if labels is None:
+            labels = self.draw_labels(num_images, random.spawn(1)[0])
+        if len(labels) != num_images:
+            raise ValueError(f"{num_images} images need as many labels, not {len(labels)}")
         num_batches = -(-num_images // batch_size)
         # Batches of one size, so that the denoiser is compiled once.
         batch_size = -(-num_images // num_batches)
+        labels = np.resize(np.asarray(labels, "int32"), (num_batches, batch_size))
         images = []
-        for _ in range(num_batches):
-            initial_noise = random.standard_normal(
-                (batch_size, *self.network.output_shape[1:]), dtype="float32"
-            )
-            pred_images = reverse_process(initial_noise, diffusion_steps, callback)
+        for batch, batch_labels in enumerate(labels):
+            if initial_noise is None:
+                noises = self.draw_noise(batch_size, random)
+            else:
+                chosen = np.arange(batch * batch_size, (batch + 1) * batch_size) % num_images
+                noises = np.asarray(initial_noise, "float32")[chosen]
+            denoise = self.compiled_denoise
+            if self.num_classes:
+                denoise = guided(denoise, batch_labels, guidance)
+            pred_images = reverse_process(noises, diffusion_steps, callback, denoise)
             images.append(ops.convert_to_numpy(self.denormalize(pred_images)))
         return np.concatenate(images)[:num_images]
 
+    def draw_noise(self, num_images: int, random: np.random.Generator) -> np.ndarray:
+        """Initial noise (num_images, H, W, C), float32; that of `generate` is drawn so."""
+        shape = (num_images, *self.network.output_shape[1:])
+        return random.standard_normal(shape, dtype="float32")
+
     # Training.
 
-    def compute_losses(self, images: Any, training: bool) -> tuple[Any, dict[str, Any]]:
+    def compute_losses(
+        self, images: Any, training: bool, labels: Any = None
+    ) -> tuple[Any, dict[str, Any]]:
         """Mixes images with random noise at random times, and measures the predictions.
 
         Args:
             images: (B, H, W, C), uint8 or float in [0, 1].
+            labels: of a class-conditional model; a share of them is dropped in training.
 
         Returns:
             The scalar to minimise, and the scalars to report: `noise_loss`, `image_loss`.
@@ -182,24 +229,33 @@ class DiffusionModel(CompiledSteps, keras.Model):
         noises, diffusion_times = self.draw_noises_and_times(images)
         noise_rates, signal_rates = self.diffusion_schedule(diffusion_times)
         noisy_images = signal_rates * images + noise_rates * noises
-        pred_noises, pred_images = self.denoise(noisy_images, noise_rates, signal_rates, training)
+        denoise = self.denoise
+        if self.num_classes:
+            labels = self.drop_labels(labels, images) if training else labels
+            denoise = functools.partial(self.denoise, labels=labels)
+        pred_noises, pred_images = denoise(noisy_images, noise_rates, signal_rates, training)
 
         losses = {
             "noise_loss": self.mean_error(noises, pred_noises),
             "image_loss": self.mean_error(images, pred_images),
         }
-        if self.config.prediction == "noise":
-            return losses["noise_loss"], losses
+        if self.config.prediction != "velocity":
+            return losses[f"{self.config.prediction}_loss"], losses
         velocities = signal_rates * noises - noise_rates * images
         pred_velocities = signal_rates * pred_noises - noise_rates * pred_images
         return self.mean_error(velocities, pred_velocities), losses
 
     def draw_noises_and_times(self, images: Any) -> tuple[Any, Any]:
-        """Draws standard normal noises, and diffusion times uniform in [0, 1), (B, 1, 1, 1)."""
+        """Draws standard normal noises, and diffusion times (B, 1, 1, 1), uniform in [0, 1).
+
+        With `discrete_steps` T the times are as often each of 1/T, 2/T, ..., 1, as in DDPM.
+        """
         noises = keras.random.normal(ops.shape(images), dtype="float32", seed=self.seed_generator)
         diffusion_times = keras.random.uniform(
             (ops.shape(images)[0], 1, 1, 1), dtype="float32", seed=self.seed_generator
         )
+        if steps := self.config.discrete_steps:
+            diffusion_times = (ops.floor(diffusion_times * steps) + 1.0) / steps
         return noises, diffusion_times
 
     def mean_error(self, target: Any, prediction: Any) -> Any:
@@ -228,19 +284,59 @@ class DiffusionModel(CompiledSteps, keras.Model):
     def metrics(self) -> list[keras.Metric]:
         return [self.noise_loss_tracker, self.image_loss_tracker]
 
+    # Classes.
+
+    def class_indices(self, labels: Any, like: Any) -> Any:
+        """Labels as the network takes them, "any class" last; without labels all are of any."""
+        if labels is None:
+            return ops.full((ops.shape(like)[0],), self.num_classes, dtype="int32")
+        labels = ops.cast(ops.convert_to_tensor(labels), "int32")
+        return ops.where(labels < 0, self.num_classes, labels)
+
+    def drop_labels(self, labels: Any, images: Any) -> Any:
+        """Replaces the configured share of labels, chosen at random, by -1.
+
+        So that one network learns both predictions of classifier-free guidance (Ho and Salimans
+        2022, https://arxiv.org/abs/2207.12598, algorithm 1).
+        """
+        labels = self.class_indices(labels, like=images)
+        draws = keras.random.uniform(ops.shape(labels), seed=self.seed_generator)
+        return ops.where(draws < self.config.label_dropout, -1, labels)
+
+    def draw_labels(self, num_images: int, random: np.random.Generator) -> np.ndarray:
+        """Labels (num_images,) as frequent as in training; all -1 where there are no classes."""
+        if not self.num_classes:
+            return np.full(num_images, -1, "int32")
+        frequencies = ops.convert_to_numpy(self.class_frequencies).astype("float64")
+        return random.choice(
+            self.num_classes, size=num_images, p=frequencies / frequencies.sum()
+        ).astype("int32")
+
     # Pixels.
 
-    def adapt(self, images: Iterable[np.ndarray]) -> None:
-        """Sets the normaliser to the per-channel mean and variance of uint8 images (N, H, W, C)."""
+    def adapt(self, images: Iterable[np.ndarray], labels: np.ndarray | None = None) -> None:
+        """Learns what the model must know of its training data before the first step.
+
+        Args:
+            images: (N, H, W, C), uint8 or float in [0, 1], whose mean and variance per channel
+                set the normaliser.
+            labels: (N,), whose frequencies `generate` draws classes with, by default equal ones.
+        """
         count, sums, squares = 0, 0.0, 0.0
         for start in range(0, len(images), 1024):  # bounds the memory of a memory-mapped array
-            pixels = np.asarray(images[start : start + 1024], dtype="float64") / 255
+            pixels = np.asarray(images[start : start + 1024])
+            pixels = pixels.astype("float64") / (255 if pixels.dtype == np.uint8 else 1)
             count += pixels[..., 0].size
             sums += pixels.sum(axis=(0, 1, 2))
             squares += (pixels**2).sum(axis=(0, 1, 2))
         means = sums / count
         self.pixel_means.assign(means)
         self.pixel_variances.assign(np.maximum(squares / count - means**2, 1e-6))
+        if self.num_classes and labels is not None:
+            labels = np.asarray(labels)
+            self.class_frequencies.assign(
+                np.bincount(labels[labels >= 0], minlength=self.num_classes)
+            )
 
     def normalize(self, images: Any) -> Any:
         """Maps uint8 images, or float images in [0, 1], to zero mean and unit variance."""
@@ -255,11 +351,11 @@ class DiffusionModel(CompiledSteps, keras.Model):
 
     # Keras: calling, compiling, saving.
 
-    def call(self, inputs: tuple[Any, Any], training: bool = False) -> tuple[Any, Any]:
-        """`(noisy_images, diffusion_times)` -> `(pred_noises, pred_images)`."""
-        noisy_images, diffusion_times = inputs
+    def call(self, inputs: tuple[Any, ...], training: bool = False) -> tuple[Any, Any]:
+        """`(noisy_images, diffusion_times[, labels])` -> `(pred_noises, pred_images)`."""
+        noisy_images, diffusion_times, *labels = inputs
         noise_rates, signal_rates = self.diffusion_schedule(diffusion_times)
-        return self.denoise(noisy_images, noise_rates, signal_rates, training)
+        return self.denoise(noisy_images, noise_rates, signal_rates, training, *labels)
 
     def compile(self, optimizer: Any = "adamw", loss: Any = "mse", **kwargs: Any) -> None:
         """As `keras.Model.compile`; `loss` compares two images, "mse" or "mae" for example."""

@@ -15,7 +15,7 @@ from keras import layers, ops
 from ddim_keras.config import NetworkConfig
 
 GROUPS = 8  # of the group norm
-FINE_WIDTH = 16  # channels of the last, full-resolution layers after patches
+FINE_WIDTH = 24  # channels of the last, full-resolution block after patches
 
 
 @keras.saving.register_keras_serializable(package="ddim_keras")
@@ -70,19 +70,31 @@ class SinusoidalEmbedding(layers.Layer):
 def residual_unet(config: NetworkConfig, name: str = "network") -> keras.Model:
     """Builds the network.
 
-    Inputs: `noisy_images` (B, H, W, C) of about unit variance and `noise_variances` (B, 1, 1, 1)
-    in [0, 1]. Output: (B, H, W, C), float32, zero at initialisation.
+    Inputs: `noisy_images` (B, H, W, C) of about unit variance, `noise_variances` (B, 1, 1, 1)
+    in [0, 1] and, if there are classes, `labels` (B,) in [0, num_classes], where the last stands
+    for any class. Output: (B, H, W, C), float32, zero at initialisation.
     """
     noisy_images = keras.Input((config.image_size, config.image_size, config.channels))
     noise_variances = keras.Input((1, 1, 1))
     embedding = SinusoidalEmbedding(
         config.embedding_dims, max_frequency=config.embedding_max_frequency
     )(noise_variances)
+    if config.block == "adaptive":
+        embedding = layers.Dense(4 * config.embedding_dims, activation="swish")(embedding)
+        embedding = layers.Dense(4 * config.embedding_dims, activation="swish")(embedding)
+    inputs = [noisy_images, noise_variances]
+    if config.num_classes:
+        inputs.append(keras.Input((), dtype="int32"))
+        class_embedding = label_embedding(inputs[-1], config.num_classes, embedding.shape[-1])
+        embedding = layers.Add()([embedding, class_embedding])
 
+    pixels = noisy_images
+    if any(config.margin):
+        pixels = layers.ZeroPadding2D((config.margin, config.margin))(pixels)
     if config.block == "plain":
         # The noise level enters once, as extra channels that are constant over the image.
-        x = layers.Conv2D(config.widths[0], kernel_size=1)(noisy_images)
-        embedding_map = layers.UpSampling2D(config.image_size, interpolation="nearest")(embedding)
+        x = layers.Conv2D(config.widths[0], kernel_size=1)(pixels)
+        embedding_map = layers.UpSampling2D(x.shape[1], interpolation="nearest")(embedding)
         x = layers.Concatenate()([x, embedding_map])
     else:
         # The noise level enters in every block, as a vector.
@@ -91,9 +103,7 @@ def residual_unet(config: NetworkConfig, name: str = "network") -> keras.Model:
             kernel_size=2 + config.patch_size,
             strides=config.patch_size,
             padding="same",
-        )(noisy_images)
-        embedding = layers.Dense(4 * config.embedding_dims, activation="swish")(embedding)
-        embedding = layers.Dense(4 * config.embedding_dims, activation="swish")(embedding)
+        )(pixels)
 
     def block(x: Any, width: int) -> Any:
         if config.block == "plain":
@@ -120,14 +130,15 @@ def residual_unet(config: NetworkConfig, name: str = "network") -> keras.Model:
             x = layers.Concatenate()([x, skips.pop()])
             x = block(x, width)
 
+    if config.patch_size > 1:
+        # Features for each pixel of a patch, and the pixels themselves for what is finer.
+        x = layers.Conv2DTranspose(
+            FINE_WIDTH, kernel_size=config.patch_size, strides=config.patch_size
+        )(x)
+        details = layers.Conv2D(FINE_WIDTH, kernel_size=3, padding="same")(pixels)
+        x = adaptive_block(layers.Add()([x, details]), embedding, FINE_WIDTH)
     if config.block == "adaptive":
         x = layers.Activation("swish")(_group_norm()(x))
-    if config.patch_size > 1:
-        # Features of the patches, and the pixels themselves for what is finer than a patch.
-        x = layers.Conv2D(FINE_WIDTH, kernel_size=1)(x)
-        x = layers.UpSampling2D(config.patch_size, interpolation="nearest")(x)
-        pixels = layers.Conv2D(FINE_WIDTH, kernel_size=3, padding="same")(noisy_images)
-        x = layers.Activation("swish")(layers.Add()([x, pixels]))
     # Zeros: the first prediction is the mean of its target, from which every direction is open.
     x = layers.Conv2D(
         config.channels,
@@ -136,7 +147,20 @@ def residual_unet(config: NetworkConfig, name: str = "network") -> keras.Model:
         kernel_initializer="zeros",
         dtype="float32",
     )(x)
-    return keras.Model([noisy_images, noise_variances], x, name=name)
+    if any(config.margin):
+        x = layers.Cropping2D((config.margin, config.margin), dtype="float32")(x)
+    return keras.Model(inputs, x, name=name)
+
+
+def label_embedding(labels: Any, num_classes: int, dims: int) -> Any:
+    """A learned vector for each class and one for any class: (B,) -> (B, 1, 1, dims)."""
+    vectors = layers.Embedding(
+        num_classes + 1,
+        dims,
+        # About as large as the noise embedding, to which they are added.
+        embeddings_initializer=keras.initializers.RandomNormal(stddev=0.3),
+    )(labels)
+    return layers.Reshape((1, 1, dims))(vectors)
 
 
 def plain_block(x: Any, width: int) -> Any:

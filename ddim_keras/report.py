@@ -52,12 +52,15 @@ def _what_was_trained(
     seconds = sum(row["seconds"] for row in history)
     images = history[-1]["images"]
     rates = f"{config.model.max_signal_rate} to {config.model.min_signal_rate}"
+    schedule = f"{config.model.schedule.replace('_', ' ')} schedule"
+    if config.model.schedule == "offset_cosine":
+        schedule += f", signal rates {rates}"
     return f"""## What was trained
 
 - Data: {dataset.describe()}.
 - Model (preset `{config.preset}`): residual U-Net, widths {list(network.widths)}, residual blocks
   {list(network.depths)}, {model.network.count_params():,} parameters; predicts the
-  {config.model.prediction}; offset cosine schedule, signal rates {rates}.
+  {config.model.prediction}; {schedule}.
 - Training: {recipe.loss.upper()} on the {config.model.prediction}, AdamW at learning rate
   {recipe.learning_rate}, batch {recipe.batch_size}, EMA {config.model.ema}, seed
   {config.model.seed}, {recipe.precision}.

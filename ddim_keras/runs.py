@@ -4,6 +4,7 @@
       config.json         the model, the recipe, the data set: what `--resume` and generate.py need
       last.weights.h5     weights, EMA, optimizer and random state after the last saved step
       best.weights.h5     the same at the epoch of the best KID
+      sampling_steps.json where few steps should lie, once `evaluate.py --search-steps` found it
       history.csv         a row an epoch
       curves.png          losses and KID
       samples/            a grid an epoch, always from the same noise
@@ -20,6 +21,7 @@ import math
 import os
 import shutil
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from ddim_keras.config import InputError, ModelConfig, TrainingConfig, from_dict
 from ddim_keras.files import written_whole
 
 RUNS = Path("runs")
+PRETRAINED = Path(__file__).with_name("pretrained") / "flowers"  # comes with the project
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,10 @@ class RunConfig:
     data_dir: str | None
     epochs: int
     num_images: int | None = None  # for training; None: not loaded yet
+    class_names: tuple[str, ...] = ()  # of a class-conditional model
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "class_names", tuple(self.class_names))
         if self.epochs < 1:
             raise InputError(f"epochs must be at least 1, not {self.epochs}")
 
@@ -79,6 +84,10 @@ class Run:
     @property
     def history_file(self) -> Path:
         return self.folder / "history.csv"
+
+    @property
+    def sampling_steps_file(self) -> Path:
+        return self.folder / "sampling_steps.json"
 
     def require_new(self) -> None:
         """Refuses a folder that holds anything, so that nothing is lost."""
@@ -117,6 +126,37 @@ class Run:
                 return weights
         raise InputError(f"{self.folder} holds no weights yet: its first epoch has not ended")
 
+    def save_sampling_steps(self, signal_rates: Mapping[int, Sequence[float]]) -> None:
+        """Adds searched signal rates, for each number of steps, to sampling_steps.json."""
+        known = self.read_sampling_steps() if self.sampling_steps_file.exists() else {}
+        with written_whole(self.sampling_steps_file) as part:
+            part.write_text(json.dumps({**known, **signal_rates}, indent=2) + "\n")
+
+    def read_sampling_steps(self) -> dict[int, list[float]]:
+        """Reads sampling_steps.json: the searched signal rates for each number of steps.
+
+        Raises:
+            InputError: if none were searched yet, or the file is broken.
+        """
+        path = self.sampling_steps_file
+        if not path.exists():
+            raise InputError(
+                f"no steps have been searched for {self.folder}; first: "
+                f"python evaluate.py --run {self.folder} --search-steps 5 10 20"
+            )
+        try:
+            signal_rates = {
+                int(steps): [float(rate) for rate in rates]
+                for steps, rates in json.loads(path.read_text()).items()
+            }
+            if any(len(rates) != steps + 1 for steps, rates in signal_rates.items()):
+                raise ValueError("N steps need N + 1 signal rates")
+        except (ValueError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{path} does not hold searched steps ({error}); remove it, and search again"
+            ) from error
+        return signal_rates
+
     def write_history(self, rows: list[dict[str, Any]]) -> None:
         """Writes history.csv anew: a row an epoch, empty cells where nothing was measured."""
         columns = list(dict.fromkeys(name for row in rows for name in row))
@@ -150,9 +190,16 @@ def _number(cell: str) -> int | float:
 
 
 def newest_run(runs: Path = RUNS, with_weights: bool = True) -> Run:
-    """The run under `runs` that was started or saved last, of those that have weights or of all."""
+    """The run under `runs` that was started or saved last.
+
+    Args:
+        with_weights: whether it must have weights; where there is none, the model that comes with
+            the project stands in.
+    """
     file = "last.weights.h5" if with_weights else "config.json"
     folders = {path.parent for path in runs.glob(f"*/{file}")}
+    if not folders and with_weights and PRETRAINED.exists():
+        return Run(PRETRAINED)
     if not folders:
         what = "no run with weights" if with_weights else "no run"
         raise InputError(f"{what} under {runs}/; train one with: python train.py")

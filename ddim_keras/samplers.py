@@ -36,7 +36,7 @@ become the noise that encodes them ("DDIM inversion"), and the same rates, risin
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -236,7 +236,7 @@ SAMPLERS = {
 def reverse_process(
     model: Any,
     sampler: str = "ddim",
-    spacing: str = "time",
+    spacing: str | Mapping[int, Sequence[float]] = "time",
     last_signal_rate: float | None = None,
     **options: Any,
 ) -> Callable[..., Any]:
@@ -245,29 +245,70 @@ def reverse_process(
     Args:
         model: a DiffusionModel.
         sampler: a name in SAMPLERS.
-        spacing, last_signal_rate: as for `schedules.sampling_signal_rates`.
+        spacing, last_signal_rate: as for `schedules.sampling_signal_rates`; a spacing may be what
+            `step_search.search_steps` returns.
         options: of the sampler. A `seed` should be a generator, or every batch gets one noise.
 
     Returns:
-        `process(initial_noise, diffusion_steps, callback=None) -> pred_images`.
+        `process(initial_noise, diffusion_steps, callback=None, denoise=None) -> pred_images`.
     """
     if sampler not in SAMPLERS:
         raise InputError(f"sampler must be one of {', '.join(SAMPLERS)}, not {sampler!r}")
 
-    def process(initial_noise: Any, diffusion_steps: int, callback: Callback | None = None) -> Any:
-        signal_rates = sampling_signal_rates(
-            diffusion_steps,
-            spacing,
-            last_signal_rate,
-            model.config.max_signal_rate,
-            model.config.min_signal_rate,
-        )
+    def process(
+        initial_noise: Any,
+        diffusion_steps: int,
+        callback: Callback | None = None,
+        denoise: Denoise | None = None,
+    ) -> Any:
+        signal_rates = model_signal_rates(model, diffusion_steps, spacing, last_signal_rate)
         initial_noise = ops.convert_to_tensor(initial_noise, dtype="float32")
         return SAMPLERS[sampler](
-            model.compiled_denoise, initial_noise, signal_rates, callback=callback, **options
+            denoise or model.compiled_denoise,
+            initial_noise,
+            signal_rates,
+            callback=callback,
+            **options,
         )
 
     return process
+
+
+def model_signal_rates(
+    model: Any,
+    steps: int,
+    spacing: str | Mapping[int, Sequence[float]] = "time",
+    last_signal_rate: float | None = None,
+) -> list[float]:
+    """As `schedules.sampling_signal_rates`, between the ends of the model's own schedule."""
+    config = model.config
+    if config.schedule == "offset_cosine" or isinstance(spacing, Mapping):
+        limits = config.max_signal_rate, config.min_signal_rate
+        return sampling_signal_rates(steps, spacing, last_signal_rate, *limits)
+    # The last call is at time 1 / steps, as in `reverse_diffusion`, unless a rate was given.
+    times = 1.0 - np.arange(max(1, steps)) / max(1, steps)
+    rates = model.diffusion_schedule(ops.convert_to_tensor(times, dtype="float32"))
+    noise_rates, signal_rates = (ops.convert_to_numpy(rate).astype("float64") for rate in rates)
+    # From their ratio: of a rate close to 1, float32 does not tell how close.
+    signal_rates = (1 / np.hypot(1, noise_rates / signal_rates)).tolist()
+    if spacing == "time" and last_signal_rate is None and steps >= 1:
+        return [*signal_rates, 1.0]
+    if last_signal_rate is None and steps > 1:
+        last_signal_rate = signal_rates[-1]
+    return sampling_signal_rates(steps, spacing, last_signal_rate, min_signal_rate=signal_rates[0])
+
+
+def network_calls(sampler: str, signal_rates: Sequence[float]) -> int:
+    """How often a sampler calls the network for an image: counted in a run on a single pixel."""
+    calls = 0
+
+    def denoise(noisy_images: Any, noise_rates: Any, signal_rates: Any) -> tuple[Any, Any]:
+        nonlocal calls
+        calls += 1
+        return noisy_images, noisy_images
+
+    SAMPLERS[sampler](denoise, np.zeros((1, 1, 1, 1)), signal_rates)
+    return calls
 
 
 def _start(

@@ -233,7 +233,7 @@ def read_folder(folder: Path, files: Sequence[Path]) -> Reading:
         num_skipped = 0
         for file, parent in zip(files, parents, strict=True):
             try:
-                pixels = _read_image(file)
+                pixels = read_image(file)
             except Exception as error:  # Pillow's readers raise a dozen kinds for damaged files
                 num_skipped += 1
                 print(f"skipping {file}: no readable image ({first_line(error)})", flush=True)
@@ -260,7 +260,8 @@ def read_drawn_flowers(image_size: int) -> Reading:
     return tuple(species.name for species in SPECIES), samples()
 
 
-def _read_image(file: Path) -> np.ndarray:
+def read_image(file: Path) -> np.ndarray:
+    """Reads an image file, upright: (H, W, 3) uint8; Pillow's errors are raised as they come."""
     with Image.open(file) as image:
         if image.mode == "F" or image.mode.startswith("I"):
             raise ValueError("more than 8 bits a channel")  # Pillow would clip them

@@ -18,9 +18,9 @@ if keras.backend.backend() == "tensorflow":
         """TensorFlow: gradients by a tape; XLA where there is a GPU, as it slows a CPU down."""
 
         def train_step(self, data: Any) -> dict[str, Any]:
-            images, _, _ = unpack_x_y_sample_weight(data)
+            images, labels, _ = unpack_x_y_sample_weight(data)
             with tf.GradientTape() as tape:
-                loss, losses = self.compute_losses(images, training=True)
+                loss, losses = self.compute_losses(images, training=True, labels=labels)
                 loss = self.optimizer.scale_loss(loss)
             gradients = tape.gradient(loss, self.trainable_weights)
             self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
@@ -28,12 +28,13 @@ if keras.backend.backend() == "tensorflow":
             return self.update_metrics(losses)
 
         def test_step(self, data: Any) -> dict[str, Any]:
-            images, _, _ = unpack_x_y_sample_weight(data)
-            return self.update_metrics(self.compute_losses(images, training=False)[1])
+            images, labels, _ = unpack_x_y_sample_weight(data)
+            _, losses = self.compute_losses(images, training=False, labels=labels)
+            return self.update_metrics(losses)
 
         @functools.cached_property
         def compiled_denoise(self) -> Any:
-            """`denoise(noisy_images, noise_rates, signal_rates, training=False)`, compiled."""
+            """`denoise(noisy_images, noise_rates, signal_rates, labels=None)`, compiled."""
             return tf.function(
                 functools.partial(self.denoise, training=False),
                 jit_compile=bool(tf.config.list_physical_devices("GPU")),
@@ -54,11 +55,11 @@ elif keras.backend.backend() == "jax":
 
         def train_step(self, state: tuple, data: Any) -> tuple[dict[str, Any], tuple]:
             trainable, non_trainable, optimizer_state, metrics_state = state
-            images, _, _ = unpack_x_y_sample_weight(data)
+            images, labels, _ = unpack_x_y_sample_weight(data)
 
             def loss_and_updates(trainable: list) -> tuple[Any, tuple]:
                 with self._scope(trainable=trainable, non_trainable=non_trainable) as scope:
-                    loss, losses = self.compute_losses(images, training=True)
+                    loss, losses = self.compute_losses(images, training=True, labels=labels)
                     loss = self.optimizer.scale_loss(loss)
                 return loss, (losses, _values(scope, self.non_trainable_variables))
 
@@ -77,26 +78,28 @@ elif keras.backend.backend() == "jax":
 
         def test_step(self, state: tuple, data: Any) -> tuple[dict[str, Any], tuple]:
             trainable, non_trainable, metrics_state = state
-            images, _, _ = unpack_x_y_sample_weight(data)
+            images, labels, _ = unpack_x_y_sample_weight(data)
             with self._scope(trainable, non_trainable, metrics=metrics_state) as scope:
-                logs = self.update_metrics(self.compute_losses(images, training=False)[1])
+                _, losses = self.compute_losses(images, training=False, labels=labels)
+                logs = self.update_metrics(losses)
             non_trainable = _values(scope, self.non_trainable_variables)
             return logs, (trainable, non_trainable, _values(scope, self.metrics_variables))
 
         @functools.cached_property
         def compiled_denoise(self) -> Any:
-            """`denoise(noisy_images, noise_rates, signal_rates, training=False)`, compiled."""
+            """`denoise(noisy_images, noise_rates, signal_rates, labels=None)`, compiled."""
 
             @jax.jit
-            def denoise(trainable: list, non_trainable: list, *inputs: Any) -> Any:
+            def denoise(trainable: list, non_trainable: list, *inputs: Any, **labels: Any) -> Any:
                 with self._scope(trainable, non_trainable):
-                    return self.denoise(*inputs, training=False)
+                    return self.denoise(*inputs, training=False, **labels)
 
             # The weights are arguments: as constants they would be compiled in, and go stale.
-            return lambda *inputs: denoise(
+            return lambda *inputs, **labels: denoise(
                 [v.value for v in self.trainable_variables],
                 [v.value for v in self.non_trainable_variables],
                 *inputs,
+                **labels,
             )
 
         def _scope(
@@ -123,9 +126,9 @@ else:
         """PyTorch: gradients by backward()."""
 
         def train_step(self, data: Any) -> dict[str, Any]:
-            images, _, _ = unpack_x_y_sample_weight(data)
+            images, labels, _ = unpack_x_y_sample_weight(data)
             self.zero_grad()
-            loss, losses = self.compute_losses(images, training=True)
+            loss, losses = self.compute_losses(images, training=True, labels=labels)
             self.optimizer.scale_loss(loss).backward()
             gradients = [weight.value.grad for weight in self.trainable_weights]
             with torch.no_grad():
@@ -134,13 +137,14 @@ else:
                 return self.update_metrics(losses)
 
         def test_step(self, data: Any) -> dict[str, Any]:
-            images, _, _ = unpack_x_y_sample_weight(data)
+            images, labels, _ = unpack_x_y_sample_weight(data)
             with torch.no_grad():
-                return self.update_metrics(self.compute_losses(images, training=False)[1])
+                _, losses = self.compute_losses(images, training=False, labels=labels)
+                return self.update_metrics(losses)
 
         @functools.cached_property
         def compiled_denoise(self) -> Any:
-            """`denoise(noisy_images, noise_rates, signal_rates, training=False)`, no gradients."""
+            """`denoise(noisy_images, noise_rates, signal_rates, labels=None)`, no gradients."""
             return torch.no_grad()(functools.partial(self.denoise, training=False))
 
     def describe_device() -> str:

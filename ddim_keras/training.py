@@ -11,7 +11,7 @@ import keras
 from keras import ops
 
 from ddim_keras.callbacks import (
-    ContinueMetrics,
+    FinishEpoch,
     Interrupted,
     RunRecord,
     StopCleanly,
@@ -81,26 +81,28 @@ def train(
     if run.last_weights.exists():
         load_weights(model, run.last_weights)
     else:
-        model.adapt(images)
+        model.adapt(images, dataset.train_labels)
     done = int(ops.convert_to_numpy(model.optimizer.iterations))
     metric_values = [ops.convert_to_numpy(variable) for variable in model.metrics_variables]
-    validation = ValidationBatches(dataset.validation_images, recipe.batch_size)
+    validation = ValidationBatches(
+        dataset.validation_images, dataset.validation_labels, recipe.batch_size
+    )
 
-    def fit(first_step: int, last_step: int, *more: keras.callbacks.Callback) -> None:
+    def fit(first_step: int, steps_an_epoch: int, *more: keras.callbacks.Callback) -> None:
         batches = training_batches(
             images,
+            dataset.train_labels,
             recipe.batch_size,
             recipe.repetitions,
             recipe.flip,
             config.model.seed,
             first_step,
         )
-        epoch = first_step // steps
         model.fit(
             batches,
-            steps_per_epoch=min(steps, last_step - first_step),
-            initial_epoch=epoch,
-            epochs=epoch + -(-(last_step - first_step) // steps),
+            steps_per_epoch=steps_an_epoch,
+            initial_epoch=first_step // steps,
+            epochs=config.epochs,
             validation_data=validation,
             shuffle=False,
             verbose=1 if sys.stdout.isatty() else 2,  # a line an epoch in log files
@@ -112,11 +114,11 @@ def train(
     with StopCleanly() as stop:
         try:
             if done % steps:
-                end_of_epoch = (done // steps + 1) * steps
-                fit(done, end_of_epoch, ContinueMetrics(metric_values))
-                done = end_of_epoch
+                left = steps - done % steps
+                fit(done, left, FinishEpoch(metric_values))
+                done += left
             if done < total_steps:
-                fit(done, total_steps)
+                fit(done, steps)
         except Interrupted:
             run.save_last(model)
             raise

@@ -141,7 +141,7 @@ def test_bad_arguments(command, message):
     ("command", "message"),
     [
         ("generate.py --run nowhere", "nowhere is not a run folder: it holds no config.json"),
-        ("train.py --image-size 20", "image size 20 is not divisible by 8, as a U-Net of 4 levels"),
+        ("train.py --resume --output nowhere", "nowhere is not a run folder"),
     ],
 )
 def test_mistakes_are_one_line(command, message):

@@ -12,13 +12,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import TINY, run
 from PIL import Image
 
 import generate
 import train
 from ddim_keras import callbacks
-from ddim_keras.command_line import run_command
 from ddim_keras.config import PRESETS
 from ddim_keras.data import Dataset
 from ddim_keras.drawn_flowers import draw_flowers
@@ -32,7 +31,7 @@ import os
 import signal
 
 import train
-from conftest import TINY
+from conftest import TINY, run
 from ddim_keras import files
 from ddim_keras.config import PRESETS
 
@@ -59,17 +58,6 @@ def place(tmp_path_factory):
         place = tmp_path_factory.mktemp("place")
         patch.chdir(place)
         yield place
-
-
-def run(command, *arguments):
-    """Runs a command in this process; returns its exit status, or its one line of error."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [f"{command.__name__}.py", *map(str, arguments)])
-        try:
-            run_command(command.main)
-        except SystemExit as ending:
-            return ending.code
-    return 0
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +163,10 @@ class TestTrain:
 
     @pytest.mark.parametrize(
         "changed",
-        ["--preset fast", "--image-size 32", "--batch-size 8", "--loss mae", "--seed 1"],
+        [
+            *("--preset fast", "--image-size 32", "--batch-size 8", "--loss mae", "--seed 1"),
+            *("--prediction velocity", "--schedule cosine", "--discrete-steps 1000"),
+        ],
     )
     def test_a_resumed_run_keeps_its_settings(self, copy, changed):
         error = run(train, "--resume", "--output", copy.folder, *changed.split())
@@ -230,7 +221,6 @@ class TestTrain:
         [
             ("--dataset none.npz", "there is no file none.npz"),
             ("--dataset no/such/folder", "there is no folder or file no/such/folder"),
-            ("--dataset drawn_flowers --image-size 36", "image size 36 is not divisible by 8"),
         ],
     )
     def test_mistakes(self, arguments, message, tmp_path, monkeypatch):
@@ -239,6 +229,30 @@ class TestTrain:
         assert error.startswith(f"error: {message}")
         assert "\n" not in error
         assert list(tmp_path.iterdir()) == []
+
+    def test_the_recipe_can_be_that_of_ddpm(self, options, tmp_path):
+        recipe = ("--schedule", "linear", "--discrete-steps", 1000, "--prediction", "noise")
+        output = ("--output", tmp_path / "run")
+        assert run(train, *options, "--epochs", 1, *recipe, *output) == 0
+        model = Run(tmp_path / "run").read_config().model
+        assert (model.schedule, model.discrete_steps, model.prediction) == ("linear", 1000, "noise")
+
+    def test_labels_are_learned_on_demand(self, options, flowers_file, tmp_path):
+        output = ("--output", tmp_path / "run")
+        assert run(train, *options, "--epochs", 1, "--class-conditional", *output) == 0
+        num_classes = len(set(np.load(flowers_file)["labels"]))
+        assert Run(tmp_path / "run").read_config().model.network.num_classes == num_classes
+        assert run(train, "--resume", "--epochs", 2, "--no-kid", *output, *options[-2:]) == 0
+        grid = ("--output", tmp_path / "grid.png", "--steps", 2)
+        assert run(generate, "--run", tmp_path / "run", "--class", 1, 0, *grid) == 0
+
+    def test_labels_must_be_there(self, options, copy, tmp_path):
+        np.savez(tmp_path / "plain.npz", images=draw_flowers(50, 16)[0])
+        data = ("--dataset", tmp_path / "plain.npz", "--output", tmp_path / "run")
+        error = run(train, *options, *data, "--class-conditional")
+        assert error.startswith("error: plain has no labels; leave --class-conditional away")
+        error = run(train, "--resume", "--output", copy.folder, "--class-conditional")
+        assert "the resumed run is not class-conditional" in error
 
     def test_tensorboard_is_missed_before_the_work(self, options, monkeypatch):
         monkeypatch.setattr(train.importlib.util, "find_spec", lambda name: None)
@@ -256,7 +270,7 @@ class TestGenerate:
         arguments = ("--run", finished.folder, "--steps", 3, "--num-images", 5)
         assert run(generate, *arguments, "--output", output, "--images-dir", folder) == 0
         printed = capsys.readouterr().out
-        assert f"5 images, 3 steps of DDIM, from {finished.last_weights}" in printed
+        assert f"5 images, 3 steps of ddim, from {finished.last_weights}" in printed
         assert [path.name for path in sorted(folder.iterdir())] == [
             f"0000{i}.png" for i in range(5)
         ]

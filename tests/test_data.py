@@ -290,7 +290,13 @@ class TestTrainingBatches:
         return images
 
     def batches(self, images, count, **options):
-        return [batch for (batch,) in islice(training_batches(images, **options), count)]
+        labels = np.zeros(len(images), "int32")
+        return [batch for batch, _ in islice(training_batches(images, labels, **options), count)]
+
+    def test_labels_go_with_their_images(self, images):
+        labels = images[:, 0, 0, 0].astype("int32")
+        for batch, batch_labels in islice(training_batches(images, labels, 5), 9):
+            np.testing.assert_array_equal(batch[:, 0, 0, 0], batch_labels)
 
     @pytest.mark.parametrize("repetitions", [1, 3])
     def test_an_epoch_shows_each_image_as_often(self, images, repetitions):
@@ -337,12 +343,13 @@ class TestTrainingBatches:
         with pytest.raises(InputError, match="batch size 65 is larger than the 64 images"):
             steps_per_epoch(64, 65, 1)
         with pytest.raises(InputError, match="choose a smaller one"):
-            next(training_batches(np.zeros((4, 8, 8, 3), "uint8"), batch_size=5))
+            next(training_batches(np.zeros((4, 8, 8, 3), "uint8"), np.zeros(4), batch_size=5))
 
 
 def test_validation_batches_show_each_image_once():
     images = np.random.default_rng(0).integers(0, 256, (23, 4, 4, 3), dtype="uint8")
-    batches = ValidationBatches(images, 5)
-    shown = [batches[index][0] for index in range(len(batches))]
+    batches = ValidationBatches(images, np.arange(23), 5)
+    shown, labels = zip(*(batches[index] for index in range(len(batches))), strict=True)
+    np.testing.assert_array_equal(np.concatenate(labels), np.arange(23))
     assert [len(batch) for batch in shown] == [5, 5, 5, 5, 3]
     np.testing.assert_array_equal(np.concatenate(shown), images)

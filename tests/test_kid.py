@@ -1,30 +1,15 @@
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 from PIL import Image
 
 from ddim_keras import InputError, KernelInceptionDistance, draw_flowers, inception_encoder
-from ddim_keras.kid import Encoder, resize_bilinear, squared_mmd
+from ddim_keras.kid import resize_bilinear, squared_mmd
 
 INCEPTION = (
     Path(__file__).parents[2] / "shared" / "inception" / "fid_inception_mixed7.float16.weights.h5"
 )
-
-
-@pytest.fixture(scope="module")
-def encoder():
-    pixels = keras.Input((75, 75, 3))
-    features = keras.layers.Conv2D(32, 7, strides=4, activation="relu")(pixels)
-    features = keras.layers.Conv2D(64, 3, strides=2, activation="relu")(features)
-    features = keras.layers.GlobalAveragePooling2D()(features)
-    network = keras.Model(pixels, 5.0 * features)
-    for index, weight in enumerate(network.weights):  # the same on every backend
-        random = np.random.default_rng(index)
-        scale = np.prod(weight.shape[:-1]) ** -0.5 if weight.ndim > 1 else 0.0  # biases
-        weight.assign(random.normal(0, scale, weight.shape))
-    return Encoder("random convolution", network)
 
 
 def test_squared_mmd_is_the_unbiased_estimate_written_out_as_sums():

@@ -180,6 +180,87 @@ def test_the_model_can_be_called():
         np.testing.assert_allclose(numpy(result), numpy(value), atol=1e-5)
 
 
+# What the network predicts, and when.
+
+
+def with_network(config, output):
+    """A model whose network returns `output`, whatever it is given."""
+    model = DiffusionModel(config)
+    object.__setattr__(model, "ema_network", lambda inputs, training: output)
+    return model
+
+
+@pytest.mark.parametrize("prediction", ["noise", "velocity", "image"])
+def test_the_three_predictions_are_convertible(prediction):
+    """From the truth of any one of them, the model finds the noise and the image."""
+    images, noises = normal(3, SIZE, SIZE, 3), normal(3, SIZE, SIZE, 3, seed=1)
+    noise_rates = np.array([0.4, 0.8, 0.96], "float32").reshape(3, 1, 1, 1)
+    signal_rates = np.sqrt(1 - noise_rates**2)
+    outputs = {
+        "noise": noises,
+        "velocity": signal_rates * noises - noise_rates * images,
+        "image": images,
+    }
+    model = with_network(
+        ModelConfig(network=PLAIN, prediction=prediction),
+        ops.convert_to_tensor(outputs[prediction]),
+    )
+    noisy_images = signal_rates * images + noise_rates * noises
+    inputs = map(ops.convert_to_tensor, (noisy_images, noise_rates, signal_rates))
+    pred_noises, pred_images = model.denoise(*inputs, training=False)
+    np.testing.assert_allclose(numpy(pred_noises), noises, atol=2e-5)
+    np.testing.assert_allclose(numpy(pred_images), images, atol=2e-5)
+
+
+@pytest.mark.parametrize("prediction", ["noise", "velocity", "image"])
+def test_the_loss_compares_what_the_network_predicts(prediction, monkeypatch):
+    """At one noise level the three errors are multiples of each other: 1, signal and noise rate."""
+    config = ModelConfig(network=PLAIN, prediction=prediction)
+    model = with_network(config, ops.convert_to_tensor(normal(4, SIZE, SIZE, 3, seed=2)))
+    model.compile(loss="mse")
+    noises = ops.convert_to_tensor(normal(4, SIZE, SIZE, 3, seed=1))
+    times = ops.full((4, 1, 1, 1), 0.6)
+    monkeypatch.setattr(model, "draw_noises_and_times", lambda images: (noises, times))
+    noise_rate, signal_rate = (float(rate[0, 0, 0, 0]) for rate in model.diffusion_schedule(times))
+    images = np.random.default_rng(0).uniform(0, 1, (4, SIZE, SIZE, 3)).astype("float32")
+    loss, losses = model.compute_losses(ops.convert_to_tensor(images), training=False)
+    noise_loss, image_loss = float(losses["noise_loss"]), float(losses["image_loss"])
+    assert noise_loss == pytest.approx((signal_rate / noise_rate) ** 2 * image_loss, rel=1e-4)
+    velocity_loss = image_loss / noise_rate**2
+    expected = {"noise": noise_loss, "velocity": velocity_loss, "image": image_loss}[prediction]
+    assert float(loss) == pytest.approx(expected, rel=1e-4)
+
+
+def test_discrete_times_are_the_continuous_ones_rounded_up():
+    def times_and_noises(**fields):
+        model = DiffusionModel(ModelConfig(network=PLAIN, **fields))
+        return map(numpy, model.draw_noises_and_times(ops.zeros((500, 2, 2, 1))))
+
+    noises, times = times_and_noises()
+    same_noises, discrete_times = times_and_noises(discrete_steps=8)
+    np.testing.assert_array_equal(same_noises, noises)
+    np.testing.assert_allclose(discrete_times, np.floor(8 * times + 1) / 8, atol=1e-6)
+    assert set(np.round(8 * discrete_times).ravel()) == set(range(1, 9))
+
+
+@pytest.mark.parametrize(("schedule", "prediction"), [("linear", "image"), ("cosine", "velocity")])
+def test_models_of_the_published_schedules_have_losses_and_generate(schedule, prediction):
+    config = ModelConfig(
+        network=PLAIN, schedule=schedule, discrete_steps=100, prediction=prediction
+    )
+    assert ModelConfig.from_dict(config.to_dict()) == config
+    images, _ = draw_flowers(256, SIZE)
+    model = DiffusionModel(config)
+    model.adapt(images)
+    model.compile(loss="mse")
+    loss, losses = model.compute_losses(ops.convert_to_tensor(images), training=True)
+    # For an output of zeros, of a target of unit variance.
+    assert float(numpy(ops.stop_gradient(loss))) == pytest.approx(1, abs=0.05)
+    assert all(np.isfinite(numpy(ops.stop_gradient(value))) for value in losses.values())
+    generated = model.generate(2, 3, seed=0)
+    assert np.all(np.isfinite(generated))
+
+
 # Training.
 
 
@@ -263,6 +344,9 @@ def test_the_normaliser_makes_training_images_standard(channels):
     floats = (images / 255).astype("float32")
     same = numpy(model.normalize(ops.convert_to_tensor(floats)))
     np.testing.assert_allclose(same, normalised, atol=1e-4)
+    means = numpy(model.pixel_means)
+    model.adapt(floats)
+    np.testing.assert_allclose(numpy(model.pixel_means), means, atol=1e-6)
     np.testing.assert_allclose(numpy(model.denormalize(normalised)), floats, atol=1e-5)
 
 

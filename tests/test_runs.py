@@ -12,6 +12,7 @@ import pytest
 from ddim_keras.config import InputError, ModelConfig, NetworkConfig, TrainingConfig
 from ddim_keras.model import DiffusionModel
 from ddim_keras.runs import (
+    PRETRAINED,
     Run,
     RunConfig,
     load_weights,
@@ -53,6 +54,21 @@ def weights_file(model, tmp_path_factory):
 def test_a_configuration_survives_its_file(run):
     assert run.read_config() == CONFIG
     assert [path.name for path in run.folder.iterdir()] == ["config.json"]
+
+
+def test_searched_steps_survive_their_file_and_are_added_to(run):
+    with pytest.raises(InputError, match=r"no steps have been searched .* --search-steps 5 10 20"):
+        run.read_sampling_steps()
+    run.save_sampling_steps({2: [0.02, 0.7, 1.0], 1: [0.02, 1.0]})
+    run.save_sampling_steps({2: [0.02, 0.8, 1.0]})
+    assert run.read_sampling_steps() == {1: [0.02, 1.0], 2: [0.02, 0.8, 1.0]}
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"2": [0.1, 1.0]}', '{"one": [0.1, 1]}', '{"1": 3}'])
+def test_broken_searched_steps_are_named(run, text):
+    run.sampling_steps_file.write_text(text)
+    with pytest.raises(InputError, match=r"sampling_steps\.json does not hold searched steps"):
+        run.read_sampling_steps()
 
 
 def test_a_configuration_of_before_the_number_of_images_was_kept(run):
@@ -146,8 +162,9 @@ def test_a_broken_history_is_refused(run, text):
 
 
 def test_the_newest_run(tmp_path):
-    with pytest.raises(InputError, match=r"no run with weights under .*train one with"):
-        newest_run(tmp_path / "missing")
+    with pytest.raises(InputError, match=r"no run under .*train one with"):
+        newest_run(tmp_path / "missing", with_weights=False)
+    assert newest_run(tmp_path / "missing").folder == PRETRAINED
     for time, name in enumerate(["a", "c", "b"], start=1):
         folder = tmp_path / name
         folder.mkdir()

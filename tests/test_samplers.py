@@ -15,6 +15,7 @@ from ddim_keras.samplers import (
     SAMPLERS,
     adams_bashforth,
     ddim,
+    network_calls,
     reverse_process,
 )
 from ddim_keras.schedules import sampling_signal_rates
@@ -310,6 +311,14 @@ def test_network_is_called_once_a_step_and_by_heun_twice(sampler):
     np.testing.assert_allclose(noise_rates**2 + signal_rates**2, 1, rtol=1e-9)
 
 
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_network_calls_are_counted_without_a_network(name):
+    signal_rates = sampling_signal_rates(4)
+    is_heun = name == "heun"
+    assert network_calls(name, signal_rates) == (7 if is_heun else 4)
+    assert network_calls(name, signal_rates[:-1]) == (6 if is_heun else 3)
+
+
 @all_samplers
 def test_clipping(sampler):
     smallest, largest = np.array([-0.3, -0.2]), 0.25
@@ -408,6 +417,37 @@ def test_ddim_is_the_lab_s_reverse_diffusion(model, steps):
     images = ops.convert_to_numpy(reverse_process(model)(noise, steps))
     assert images.dtype == "float32"
     np.testing.assert_allclose(images, expected, atol=1e-4 * np.std(expected))
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_ddim_is_reverse_diffusion_under_other_schedules(schedule):
+    network = NetworkConfig(image_size=8, widths=(8,), depths=(1,))
+    model = DiffusionModel(ModelConfig(network=network, schedule=schedule, prediction="velocity"))
+    noise = np.random.default_rng(1).standard_normal((2, 8, 8, 3), dtype="float32")
+    for steps in (1, 7):
+        expected = ops.convert_to_numpy(model.reverse_diffusion(noise, steps))
+        images = ops.convert_to_numpy(reverse_process(model)(noise, steps))
+        np.testing.assert_allclose(images, expected, atol=1e-4 * np.std(expected))
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("spacing", ["time", "log_snr", "rho"])
+@pytest.mark.parametrize(("schedule", "first"), [("linear", 0.00657), ("cosine", 0.001)])
+def test_reverse_processes_start_where_the_schedule_ends(schedule, first, spacing, steps):
+    network = NetworkConfig(image_size=8, widths=(8,), depths=(1,))
+    model = DiffusionModel(ModelConfig(network=network, schedule=schedule))
+    seen = []
+
+    def denoise(noisy_images, noise_rates, signal_rates):
+        seen.append(float(ops.convert_to_numpy(signal_rates)[0, 0, 0, 0]))
+        return noisy_images, noisy_images
+
+    process = reverse_process(model, spacing=spacing)
+    process(np.zeros((1, 8, 8, 3), "float32"), steps, denoise=denoise)
+    _, last = model.diffusion_schedule(ops.convert_to_tensor([1 / steps], dtype="float32"))
+    assert len(seen) == steps
+    assert seen[0] == pytest.approx(first, rel=1e-3)
+    assert seen[-1] == pytest.approx(float(ops.convert_to_numpy(last)[0]), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

@@ -1,0 +1,416 @@
+"""DDPM, formula by formula: discrete steps, their posterior, training, sampling, the bound.
+
+Denoising Diffusion Probabilistic Models, Ho et al. 2020 (https://arxiv.org/abs/2006.11239), with
+the cosine betas and learned variances of Improved DDPM, Nichol and Dhariwal 2021
+(https://arxiv.org/abs/2102.09672). "Ho" and "Nichol" below are these two papers.
+
+`DiffusionModel` has no steps but times in [0, 1], of which DDPM's T steps are 1/T, 2/T, ..., 1. To
+train it as DDPM does, choose a schedule: `ModelConfig(schedule="linear", discrete_steps=1000)`.
+What is here takes any function with the signature of its denoiser,
+`denoise(noisy_images, noise_rates, signal_rates) -> pred_noises, pred_images`.
+
+Arrays over steps are NumPy float64 of T + 1 entries, so that `betas[t]` is the paper's beta_t:
+entry 0 stands for clean images, with beta 0 and alpha-bar 1. Images, noises, means and the like
+are (B, ...) tensors, and `steps` is one number or (B,) of them, in 1 to T.
+"""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from ddim_keras.config import InputError
+from ddim_keras.samplers import Callback, Denoise, ddim
+
+# The length for which the linear betas were published.
+PUBLISHED_STEPS = 1000
+# The least probability of a pixel's value, as in the code of Ho: its logarithm stays finite.
+SMALLEST_PROBABILITY = 1e-12
+
+
+# Schedules.
+
+
+def linear_betas(num_steps: int = PUBLISHED_STEPS) -> np.ndarray:
+    """Betas that grow linearly, 1e-4 to 0.02 at 1000 steps (Ho, section 4).
+
+    For another number of steps T they are multiplied by 1000 / T, so that as much noise is added
+    in all: as T grows, alpha-bar at step t tends to that of `schedules.linear` at time t / T.
+
+    Args:
+        num_steps: T, above 20, where the last beta would be 1.
+
+    Returns:
+        (T + 1,) rising from 0, below 1.
+    """
+    if num_steps <= 20:
+        raise InputError(f"linear betas need more than 20 steps, not {num_steps}")
+    scale = PUBLISHED_STEPS / num_steps
+    return np.array([0.0, *(scale * np.linspace(1e-4, 0.02, num_steps))])
+
+
+def cosine_betas(
+    num_steps: int = PUBLISHED_STEPS, offset: float = 0.008, largest_beta: float = 0.999
+) -> np.ndarray:
+    """Betas for which the root of alpha-bar is a cosine (Nichol, equation 17).
+
+    Args:
+        num_steps: T, at least 1.
+        offset: s of the paper, a time, so that the first betas are not too small to matter.
+        largest_beta: the last betas are clipped to it, else alpha-bar would end at 0.
+
+    Returns:
+        (T + 1,) rising from 0, at most `largest_beta`.
+    """
+    if num_steps < 1:
+        raise InputError(f"num_steps must be at least 1, not {num_steps}")
+    times = np.arange(num_steps + 1) / num_steps
+    squared_cosines = np.cos((times + offset) / (1 + offset) * math.pi / 2) ** 2
+    betas = 1 - squared_cosines[1:] / squared_cosines[:-1]
+    return np.array([0.0, *np.minimum(betas, largest_beta)])
+
+
+def alpha_bars_of(betas: np.ndarray) -> np.ndarray:
+    """Alpha-bar_t, the product of 1 - beta up to step t (Ho, above equation 4): the signal's share.
+
+    The signal rates of this project are its roots.
+
+    Returns:
+        (T + 1,) falling from 1, above 0.
+    """
+    return np.cumprod(1 - betas)
+
+
+# The forward process.
+
+
+def forward_step(previous_images: Any, steps: Any, noises: Any, betas: np.ndarray) -> Any:
+    """x_t from x_{t-1}, one step of the chain q(x_t | x_{t-1}) (Ho, equation 2)."""
+    signal_rates, noise_rates = np.sqrt(1 - betas), np.sqrt(betas)
+    previous_images = ops.convert_to_tensor(previous_images)
+    return (
+        _at(signal_rates, steps, previous_images) * previous_images
+        + _at(noise_rates, steps, previous_images) * noises
+    )
+
+
+def sample_xt(
+    x0: Any,
+    t: Any,
+    epsilon: Any,
+    alpha_bars: Any,
+    *,
+    seed: int | keras.random.SeedGenerator | None = None,
+) -> Any:
+    """x_t from x_0 at once, a draw of q(x_t | x_0) (Ho, equation 4).
+
+    Args:
+        x0: (B, ...) images.
+        t: index into `alpha_bars`, one for all images or (B,).
+        epsilon: standard normal noises of the shape of `x0`. None: they are drawn.
+        alpha_bars: array in [0, 1] of any length; that of `alpha_bars_of` makes `t` the step.
+        seed: of the noises, where they are drawn.
+
+    Returns:
+        `sqrt(alpha_bar) * x0 + sqrt(1 - alpha_bar) * epsilon`, of the shape of `x0`.
+    """
+    x0 = ops.convert_to_tensor(x0)
+    if epsilon is None:
+        epsilon = keras.random.normal(ops.shape(x0), dtype=x0.dtype, seed=seed)
+    epsilon = ops.convert_to_tensor(epsilon, dtype=x0.dtype)
+    noise_rates, signal_rates = _rates(t, alpha_bars, x0)
+    return signal_rates * x0 + noise_rates * epsilon
+
+
+# The posterior q(x_{t-1} | x_t, x_0): one step back, where the clean image is known.
+
+
+def posterior_variances(betas: np.ndarray) -> np.ndarray:
+    """Beta-tilde of each step (Ho, equation 7): (T + 1,), below beta; 0 in step 1, which ends."""
+    noise_variances = 1 - alpha_bars_of(betas)
+    return np.array([0.0, *(noise_variances[:-1] / noise_variances[1:] * betas[1:])])
+
+
+def posterior_mean_from_images(
+    noisy_images: Any, images: Any, steps: Any, betas: np.ndarray
+) -> Any:
+    """Mean of q(x_{t-1} | x_t, x_0), from the clean images or predicted ones (Ho, equation 7)."""
+    alpha_bars = alpha_bars_of(betas)
+    noise_variances, previous = 1 - alpha_bars[1:], alpha_bars[:-1]
+    of_images = np.array([1.0, *(np.sqrt(previous) * betas[1:] / noise_variances)])
+    of_noisy = np.array([0.0, *(np.sqrt(1 - betas[1:]) * (1 - previous) / noise_variances)])
+    noisy_images = ops.convert_to_tensor(noisy_images)
+    return (
+        _at(of_images, steps, noisy_images) * images
+        + _at(of_noisy, steps, noisy_images) * noisy_images
+    )
+
+
+def posterior_mean_from_noises(
+    noisy_images: Any, noises: Any, steps: Any, betas: np.ndarray
+) -> Any:
+    """The same mean from the noises in the noisy images, or predicted ones (Ho, equation 11)."""
+    noise_rates = np.sqrt(1 - alpha_bars_of(betas))
+    of_noises = np.array([0.0, *(betas[1:] / noise_rates[1:])])
+    noisy_images = ops.convert_to_tensor(noisy_images)
+    return (noisy_images - _at(of_noises, steps, noisy_images) * noises) / _at(
+        np.sqrt(1 - betas), steps, noisy_images
+    )
+
+
+# The variance of the learned step p(x_{t-1} | x_t).
+
+
+def reverse_variances(betas: np.ndarray, variance: str = "small") -> np.ndarray:
+    """Fixed variances of the reverse steps (Ho, section 3.2): (T + 1,), positive from step 1 on.
+
+    Args:
+        variance: "large" for beta, exact for standard normal data, or "small" for beta-tilde, exact
+            for a single image. Beta-tilde is 0 in step 1; there it is that of step 2, as in the
+            code of Nichol, so that its logarithm exists.
+    """
+    if variance not in ("small", "large"):
+        raise InputError(f"variance must be one of small, large, not {variance!r}")
+    if variance == "large":
+        return betas
+    if len(betas) < 3:
+        raise InputError("small variances need at least 2 steps")
+    small = posterior_variances(betas)
+    small[1] = small[2]
+    return small
+
+
+def interpolated_variances(fractions: Any, steps: Any, betas: np.ndarray) -> Any:
+    """Learned variances exp(v log beta + (1 - v) log beta-tilde) (Nichol, equation 15).
+
+    Args:
+        fractions: v, (B, ...), that a network predicts for each pixel: 0 "small", 1 "large".
+    """
+    fractions = ops.convert_to_tensor(fractions)
+    large, small = (
+        _at(np.log(reverse_variances(betas, name)[1:]), ops.subtract(steps, 1), fractions)
+        for name in ("large", "small")
+    )
+    return ops.exp(fractions * large + (1.0 - fractions) * small)
+
+
+# Training and sampling.
+
+
+def training_loss(
+    denoise: Denoise,
+    images: Any,
+    alpha_bars: np.ndarray,
+    seed: int | keras.random.SeedGenerator | None = None,
+) -> Any:
+    """The loss of algorithm 1 (Ho, equation 14), L_simple: a scalar, 1 for a prediction of zeros.
+
+    Draws a step for each image, adds noise, and compares it with the noise that is predicted.
+    `DiffusionModel.compute_losses` does the same with `discrete_steps`, and other losses.
+    """
+    images = ops.convert_to_tensor(images)
+    if not isinstance(seed, keras.random.SeedGenerator):
+        seed = keras.random.SeedGenerator(seed)
+    steps = keras.random.randint((ops.shape(images)[0],), 1, len(alpha_bars), seed=seed)
+    noises = keras.random.normal(ops.shape(images), dtype=images.dtype, seed=seed)
+    noisy_images = sample_xt(images, steps, noises, alpha_bars)
+    pred_noises, _ = denoise(noisy_images, *_rates(steps, alpha_bars, noisy_images))
+    return ops.mean(ops.square(noises - pred_noises))
+
+
+def ancestral_sampling(
+    denoise: Denoise,
+    initial_noise: Any,
+    alpha_bars: np.ndarray,
+    variance: str = "small",
+    seed: int | keras.random.SeedGenerator | None = None,
+    clip_range: tuple[Any, Any] | None = None,
+    callback: Callback | None = None,
+) -> Any:
+    """Algorithm 2 (Ho): from noise to images, with one call of `denoise` for each of T steps.
+
+    It is DDIM at eta 1 on the discrete steps (Song et al. 2020, section 4.1), and is taken from
+    there. A step draws from a normal distribution around `posterior_mean_from_noises`.
+
+    Args:
+        initial_noise: (B, H, W, C), standard normal.
+        alpha_bars: (T + 1,); also some of its entries, from the first to the last, for fewer steps.
+        variance: "small" or "large", as for `reverse_variances`.
+        seed, clip_range, callback: as for `samplers.ddim`.
+
+    Returns:
+        Images (B, H, W, C), normalised.
+    """
+    return ddim(
+        denoise,
+        initial_noise,
+        np.sqrt(alpha_bars[::-1]).tolist(),
+        eta=1.0,
+        variance=variance,
+        seed=seed,
+        clip_range=clip_range,
+        callback=callback,
+    )
+
+
+# The variational bound on -log p(x_0) (Ho, equation 5), term by term, each (B,), in bits per
+# dimension: how many bits a value of an image costs that is stored with the model's help.
+
+
+def gaussian_kl(mean: Any, variance: Any, other_mean: Any, other_variance: Any) -> Any:
+    """KL divergence of one normal distribution from another, element by element, in nats.
+
+    Args:
+        mean, variance: of the distribution that the expectation is over.
+        other_mean, other_variance: of the one it is compared with.
+    """
+    ratio = variance / other_variance
+    squared_distance = ops.square(ops.subtract(mean, other_mean)) / other_variance
+    return 0.5 * (ratio - 1.0 - ops.log(ratio) + squared_distance)
+
+
+def prior_bits(images: Any, alpha_bars: np.ndarray) -> Any:
+    """L_T (Ho, equation 5): what the last noisy images keep of the images. Has no parameters."""
+    images = ops.convert_to_tensor(images)
+    noise_rates, signal_rates = _rates(len(alpha_bars) - 1, alpha_bars, images)
+    return _bits_per_dimension(gaussian_kl(signal_rates * images, noise_rates**2, 0.0, 1.0))
+
+
+def step_bits(
+    images: Any, noisy_images: Any, pred_means: Any, variances: Any, steps: Any, betas: np.ndarray
+) -> Any:
+    """L_{t-1} (Ho, equations 5 and 8): the learned step against the posterior, steps from 2 on.
+
+    Args:
+        images, noisy_images: x_0 and x_t, of the shape of `pred_means`.
+        pred_means: of the learned step, such as `posterior_mean_from_noises` of predicted noises.
+        variances: of the learned step, of any shape that broadcasts to that of the means.
+    """
+    means = posterior_mean_from_images(noisy_images, images, steps, betas)
+    # Beta-tilde, which "small" changes in step 1 alone; there `decoder_bits` takes over.
+    posterior = _at(reverse_variances(betas, "small"), steps, means)
+    return _bits_per_dimension(gaussian_kl(means, posterior, pred_means, variances))
+
+
+def decoder_bits(
+    images: Any, pred_means: Any, variances: Any, value_range: tuple[Any, Any] = (-1.0, 1.0)
+) -> Any:
+    """L_0 (Ho, equations 5 and 13): the last step, to one of 256 values of each pixel.
+
+    The probability of a value is what the normal distribution has within half a step of it; the
+    smallest and the largest value get all that lies beyond.
+
+    Args:
+        images: x_0, made from uint8 by an affine map.
+        pred_means, variances: of the learned step 1.
+        value_range: what the pixel values 0 and 255 were mapped to, numbers or arrays (C,).
+    """
+    smallest, largest = (ops.convert_to_tensor(end, dtype="float32") for end in value_range)
+    half_a_value = (largest - smallest) / 255 / 2
+    distances = ops.subtract(images, pred_means)
+    scale = ops.sqrt(2.0 * variances)
+    below = 0.5 + 0.5 * ops.erf((distances - half_a_value) / scale)
+    above = 0.5 - 0.5 * ops.erf((distances + half_a_value) / scale)
+    # Between two values, so that rounding does not decide which pixels are at an end.
+    below = ops.where(images < smallest + half_a_value, 0.0, below)
+    above = ops.where(images > largest - half_a_value, 0.0, above)
+    probabilities = ops.maximum(1.0 - below - above, SMALLEST_PROBABILITY)
+    return _bits_per_dimension(-ops.log(probabilities))
+
+
+def noise_error_weights(betas: np.ndarray, variances: np.ndarray) -> np.ndarray:
+    """Factors of the squared noise error in L_{t-1}, in nats (Ho, equation 12): entries 1 to T.
+
+    L_simple has 1 in their place, and so attends less to steps of little noise.
+
+    Args:
+        variances: (T + 1,) of the learned steps, such as `reverse_variances`.
+    """
+    betas, variances, noise_variances = betas[1:], variances[1:], 1 - alpha_bars_of(betas)[1:]
+    return np.array([0.0, *(betas**2 / (2 * variances * (1 - betas) * noise_variances))])
+
+
+def variational_bound(
+    denoise: Denoise,
+    images: Any,
+    betas: np.ndarray,
+    variance: str = "small",
+    value_range: tuple[Any, Any] = (-1.0, 1.0),
+    seed: int | keras.random.SeedGenerator | None = None,
+) -> np.ndarray:
+    """All terms of the bound (Ho, equation 5), with one noise for each step and image.
+
+    Costs T calls of `denoise`.
+
+    Args:
+        images: (B, H, W, C), made from uint8 by an affine map.
+        value_range: as for `decoder_bits`.
+
+    Returns:
+        (T + 1, B): L_0, L_1, ..., L_T. Their sum is the bound.
+    """
+    images = ops.convert_to_tensor(images)
+    if not isinstance(seed, keras.random.SeedGenerator):
+        seed = keras.random.SeedGenerator(seed)
+    alpha_bars, variances = alpha_bars_of(betas), reverse_variances(betas, variance)
+    terms = []
+    for step in range(1, len(betas)):
+        noisy_images = sample_xt(images, step, None, alpha_bars, seed=seed)
+        batch_of_steps = ops.full((ops.shape(images)[0],), step, dtype="int32")
+        pred_noises, _ = denoise(noisy_images, *_rates(batch_of_steps, alpha_bars, images))
+        pred_means = posterior_mean_from_noises(noisy_images, pred_noises, step, betas)
+        step_variances = _at(variances, step, images)
+        if step == 1:
+            bits = decoder_bits(images, pred_means, step_variances, value_range)
+        else:
+            bits = step_bits(images, noisy_images, pred_means, step_variances, step, betas)
+        terms.append(ops.convert_to_numpy(bits))
+    return np.array([*terms, ops.convert_to_numpy(prior_bits(images, alpha_bars))])
+
+
+def hybrid_loss(
+    images: Any,
+    noises: Any,
+    pred_noises: Any,
+    fractions: Any,
+    steps: Any,
+    betas: np.ndarray,
+    bound_weight: float = 0.001,
+) -> Any:
+    """L_hybrid = L_simple + 0.001 L_vlb (Nichol, equation 16): trains noises and variances at once.
+
+    L_vlb is estimated from the steps drawn, T times their mean, and in bits as in the code of that
+    paper. Its means are held fixed, so that it trains the variances alone.
+
+    Args:
+        images: x_0; the noisy images follow from `noises` and `steps`.
+        fractions: v, predicted for each pixel, see `interpolated_variances`.
+        steps: (B,), from 2 on.
+    """
+    noisy_images = sample_xt(images, steps, noises, alpha_bars_of(betas))
+    pred_means = posterior_mean_from_noises(
+        noisy_images, ops.stop_gradient(pred_noises), steps, betas
+    )
+    variances = interpolated_variances(fractions, steps, betas)
+    bits = step_bits(images, noisy_images, pred_means, variances, steps, betas)
+    bound = (len(betas) - 1) * ops.mean(bits)
+    return ops.mean(ops.square(noises - pred_noises)) + bound_weight * bound
+
+
+def _at(values: np.ndarray, steps: Any, like: Any) -> Any:
+    """The values of the steps, in a shape that broadcasts over images, and in their dtype."""
+    values = ops.take(ops.convert_to_tensor(values, dtype=like.dtype), steps, axis=0)
+    return ops.reshape(values, (-1,) + (1,) * (len(like.shape) - 1))
+
+
+def _rates(steps: Any, alpha_bars: Any, like: Any) -> tuple[Any, Any]:
+    """`noise_rates, signal_rates` of the steps, from float64: 1 - alpha-bar can be very small."""
+    alpha_bars = np.asarray(alpha_bars, "float64")
+    return _at(np.sqrt(1 - alpha_bars), steps, like), _at(np.sqrt(alpha_bars), steps, like)
+
+
+def _bits_per_dimension(nats: Any) -> Any:
+    """Mean over all but the first axis, from natural to binary logarithms."""
+    return ops.mean(nats, axis=tuple(range(1, len(nats.shape)))) / math.log(2)

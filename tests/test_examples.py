@@ -1,0 +1,194 @@
+"""The examples end to end, on the tiniest settings, and the mathematics that they add."""
+
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from conftest import TINY, run
+from keras import ops
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+
+import class_conditional
+import classifier
+import guidance
+import swiss_roll
+
+from ddim_keras.config import NetworkConfig, Preset
+
+SETTINGS = ("--steps", 2, "--samples", 2, "--classifier-epochs", 1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def place(tmp_path_factory):
+    """A folder of its own to run in, with the tiny recipe for the examples."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(class_conditional, "FAST", Preset(model=TINY.model, training=TINY.training))
+        patch.setattr(class_conditional, "WIDTHS", (8,))
+        patch.setattr(classifier, "WIDTHS", (8, 8))
+        place = tmp_path_factory.mktemp("place")
+        patch.chdir(place)
+        yield place
+
+
+@pytest.fixture(scope="module")
+def trained(flowers_file, place):
+    """Arguments of a run of class_conditional.py that has ended."""
+    arguments = ("--dataset", flowers_file, "--image-size", 16, "--epochs", 1)
+    arguments += ("--cache-dir", place / "cache", "--run", place / "run", *SETTINGS)
+    assert run(class_conditional, *arguments, "--output", place / "first.png") == 0
+    return arguments
+
+
+def pixels(path):
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+class TestSwissRoll:
+    def test_a_picture(self, monkeypatch):
+        network = {"image_size": 1, "channels": 2, "depths": (1,), "block": "adaptive"}
+        monkeypatch.setattr(swiss_roll, "NETWORK", NetworkConfig(widths=(8,), **network))
+        monkeypatch.setattr(swiss_roll, "DRAWN_POINTS", 50)
+        settings = ("--points", 500, "--epochs", 1, "--steps", 2)
+        assert run(swiss_roll, *settings, "--output", "roll.png") == 0
+        red, _, blue = pixels("roll.png").astype(int).reshape(-1, 3).T
+        assert np.sum(blue > red + 60) > 50  # the forward process
+        assert np.sum(red > blue + 60) > 50  # the reverse process
+
+    def test_points_depend_on_the_seed(self):
+        one, same, other = (swiss_roll.swiss_roll(5, seed) for seed in (0, 0, 1))
+        np.testing.assert_array_equal(one, same)
+        assert not np.array_equal(one, other)
+
+    def test_points_leave_a_margin(self):
+        points = swiss_roll.swiss_roll(10_000, seed=0)
+        assert points.shape == (10_000, 1, 1, 2)
+        assert points.min() > 0.1
+        assert points.max() < 0.9
+
+    def test_mistakes(self):
+        assert run(swiss_roll, "--output", "roll.jpg") == (
+            "error: --output must end in .png, not 'roll.jpg'"
+        )
+
+
+class TestClassConditional:
+    def test_what_is_trained_is_found_again(self, trained, place, capsys):
+        files = [place / "run" / name for name in ("last.weights.h5", "classifier.weights.h5")]
+        before = [file.read_bytes() for file in files]
+        assert run(class_conditional, *trained, "--output", "second.png") == 0
+        assert [file.read_bytes() for file in files] == before
+        np.testing.assert_array_equal(pixels("second.png"), pixels("first.png"))
+        printed = capsys.readouterr().out
+        assert "of the real validation images right" in printed
+        assert "told right:" in printed
+
+    def test_a_row_for_each_class_in_order(self, trained, monkeypatch):
+        def generate(self, num_images, diffusion_steps, labels, guidance, **options):
+            assert guidance == 1.5
+            images = np.full((num_images, 16, 16, 3), (0.8, 0.0, 0.2))
+            images[..., 1] = labels[:, None, None] / 10
+            return images
+
+        figures = []
+        image_rows = class_conditional.image_rows
+        monkeypatch.setattr("ddim_keras.model.DiffusionModel.generate", generate)
+        monkeypatch.setattr(
+            class_conditional, "image_rows", lambda *a: figures.append(a) or image_rows(*a)
+        )
+        monkeypatch.setattr(class_conditional, "IMAGES_AT_ONCE", 20)
+        arguments = (*trained, "--samples", 5, "--columns", 4, "--guidance", 1.5)
+        assert run(class_conditional, *arguments, "--output", "order.png") == 0
+        rows, captions, _ = figures[0]
+        assert rows.shape == (10, 4, 16, 16, 3)
+        assert np.all(rows[..., 1] * 10 == np.arange(10).reshape(10, 1, 1, 1))
+        assert [caption.split(", ")[0] for caption in captions] == [str(i) for i in range(10)]
+        # In the picture too, from the top.
+        picture = pixels("order.png").astype(int)
+        heights = []
+        for label in range(10):
+            difference = np.abs(picture - (204, 25.5 * label, 51)).max(axis=-1)
+            heights.append(np.argwhere(difference < 2)[:, 0].mean())
+        assert np.all(np.diff(heights) > 20)
+
+    def test_mistakes(self, trained, place, tmp_path):
+        def error(*arguments):
+            return run(class_conditional, *trained, *arguments)
+
+        assert error("--epochs", 2) == (
+            f"error: {place / 'run'} holds a run of other settings; choose another --run"
+        )
+        assert error("--guidance", "nan") == "error: --guidance must be a finite number, not nan"
+        assert error("--output", "x.jpg") == "error: --output must end in .png, not 'x.jpg'"
+        np.save(tmp_path / "unlabelled.npy", np.zeros((20, 16, 16, 3), "uint8"))
+        assert error("--dataset", tmp_path / "unlabelled.npy") == (
+            "error: unlabelled has no labels; choose another --dataset"
+        )
+
+
+class TestGuidance:
+    def test_curves_and_samples(self, trained, place, capsys):
+        arguments = ("--run", place / "run", "--cache-dir", place / "cache", *SETTINGS)
+        strengths = ("--guidance", 2, "--classifier-guidance", 3)
+        assert run(guidance, *arguments, *strengths, "--output", "curves.png") == 0
+        assert pixels("curves.png").size
+        assert pixels("curves_samples.png").size
+        printed = capsys.readouterr().out
+        assert "classifier-free guidance 2: 20 images, 2 steps" in printed
+        assert "classifier guidance 3: 20 images, 2 steps" in printed
+        assert printed.count("told right:") == 2
+        assert "KID, flowers classifier, 8" in printed
+
+    def test_mistakes(self, trained, place, tmp_path):
+        assert run(guidance, "--run", tmp_path) == (
+            f"error: {tmp_path} is not a run folder: it holds no config.json"
+        )
+        arguments = ("--run", place / "run", "--guidance")
+        message = "error: give one strength of guidance or more, finite numbers"
+        assert run(guidance, *arguments) == message
+        assert run(guidance, *arguments, "inf") == message
+        assert run(guidance, *arguments, 1, "--output", "x") == (
+            "error: --output must end in .png, not 'x'"
+        )
+
+
+class TestClassifier:
+    def test_gradient(self):
+        x = ops.convert_to_tensor(np.linspace(-1, 2, 12, dtype="float32").reshape(3, 4))
+        gradient = classifier.gradient(lambda x: ops.sum(x**3), x)
+        np.testing.assert_allclose(
+            ops.convert_to_numpy(gradient), 3 * ops.convert_to_numpy(x) ** 2, rtol=1e-5
+        )
+
+    def test_guidance_by_a_normal_density(self):
+        """Dhariwal and Nichol 2021, algorithm 2, where the gradient is known."""
+
+        class Density:
+            def log_probability(self, noisy_images, noise_rates, labels):
+                labels = ops.reshape(ops.convert_to_tensor(labels), (-1, 1, 1, 1))
+                return -ops.sum((noisy_images - labels) ** 2) / 2
+
+        noisy_images = keras.random.normal((2, 4, 4, 3), seed=0)
+        noise_rates = ops.convert_to_tensor(np.array([0.6, 0.8], "float32").reshape(2, 1, 1, 1))
+        signal_rates = ops.sqrt(1 - noise_rates**2)
+
+        def denoise(noisy_images, noise_rates, signal_rates):
+            return 0.1 * noisy_images, None
+
+        labels = np.array([1.0, 2.0], "float32")
+        steered = classifier.classifier_guided(denoise, Density(), labels, scale=3.0)
+        pred_noises, pred_images = map(
+            ops.convert_to_numpy, steered(noisy_images, noise_rates, signal_rates)
+        )
+        noisy_images, noise_rates, signal_rates = map(
+            ops.convert_to_numpy, (noisy_images, noise_rates, signal_rates)
+        )
+        slopes = labels.reshape(2, 1, 1, 1) - noisy_images
+        expected = 0.1 * noisy_images - 3.0 * noise_rates * slopes
+        np.testing.assert_allclose(pred_noises, expected, atol=1e-5)
+        np.testing.assert_allclose(
+            signal_rates * pred_images + noise_rates * pred_noises, noisy_images, atol=1e-5
+        )

@@ -1,0 +1,60 @@
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+from keras import ops
+from test_generate import make_run
+
+from ddim_keras import DiffusionModel, InputError
+from ddim_keras.export import SMALL, export
+from ddim_keras.runs import load_weights
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("run") / "run", num_classes=3)
+
+
+def loaded(run):
+    model = DiffusionModel(run.read_config().model)
+    load_weights(model, run.weights_to_show())
+    return model
+
+
+def test_what_is_exported_generates_the_same(run, tmp_path):
+    exported = export(run, tmp_path / "new" / "folder")
+    images, expected = (
+        loaded(each).generate(4, 5, seed=0, labels=[0, 1, 2, -1]) for each in (exported, run)
+    )
+    assert expected.std() > 0.05
+    np.testing.assert_allclose(images, expected, atol=0.01)
+    assert exported.read_config() == run.read_config()
+
+
+def test_only_the_average_is_kept_in_half_precision(run, tmp_path):
+    exported = export(run, tmp_path)
+    model, original = loaded(exported), loaded(run)
+    networks = (model.network, model.ema_network, original.ema_network)
+    for trio in zip(*(network.weights for network in networks), strict=True):
+        weight, average, expected = map(ops.convert_to_numpy, trio)
+        np.testing.assert_array_equal(weight, average)
+        np.testing.assert_allclose(average, expected, rtol=1e-3, atol=1e-6)
+    with h5py.File(exported.best_weights) as file:
+        assert "optimizer" not in file
+        types = {}
+        file["ema_network"].visititems(
+            lambda name, item: types.setdefault(str(getattr(item, "dtype", None)), []).append(item)
+        )
+        assert min(item.size for item in types["float16"]) >= SMALL
+        assert max(item.size for item in types["float32"]) < SMALL
+    assert exported.best_weights.stat().st_size < 0.7 * run.last_weights.stat().st_size
+
+
+def test_other_files_are_refused(run, tmp_path):
+    broken = type(run)(shutil.copytree(run.folder, tmp_path / "broken"))
+    with h5py.File(broken.last_weights, "w") as file:
+        file["layers/dense/vars/0"] = np.zeros(3)
+    with pytest.raises(InputError, match="holds no DiffusionModel"):
+        export(broken, tmp_path / "out")
+    assert not (tmp_path / "out" / "best.weights.h5").exists()

@@ -1,0 +1,143 @@
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from ddim_keras import DiffusionModel, ModelConfig, NetworkConfig, guided
+from ddim_keras.samplers import SAMPLERS, reverse_process
+
+SIZE = 8
+NUM_CLASSES = 3
+CONFIG = ModelConfig(
+    network=NetworkConfig(image_size=SIZE, widths=(8,), depths=(1,), num_classes=NUM_CLASSES),
+    label_dropout=0.25,
+)
+
+
+def numpy(tensor):
+    return ops.convert_to_numpy(tensor)
+
+
+def class_denoise(noisy_images, noise_rates, signal_rates, labels):
+    """Predicts the label as the image, and ten times the label as the noise."""
+    labels = ops.reshape(ops.cast(labels, "float32"), (-1, 1, 1, 1)) * ops.ones_like(noisy_images)
+    return 10.0 * labels, labels
+
+
+def randomised(block="plain"):
+    network = NetworkConfig(
+        image_size=SIZE, widths=(8,), depths=(1,), block=block, num_classes=NUM_CLASSES
+    )
+    model = DiffusionModel(ModelConfig(network=network))
+    random = np.random.default_rng(0)
+    for weight in model.ema_network.trainable_weights or model.ema_network.weights:
+        if "moving" not in weight.path:
+            weight.assign(0.3 * random.standard_normal(weight.shape))
+    return model
+
+
+def inputs(count):
+    noisy_images = np.random.default_rng(1).standard_normal((count, SIZE, SIZE, 3))
+    rates = np.full((count, 1, 1, 1), 0.5**0.5)
+    return [ops.convert_to_tensor(values, "float32") for values in (noisy_images, rates, rates)]
+
+
+@pytest.mark.parametrize("guidance", [0.0, 0.5, 2.0, -1.0])
+def test_guidance_extrapolates_from_the_unconditional_prediction(guidance):
+    labels = [0, 1, 2]
+    pred_noises, pred_images = guided(class_denoise, labels, guidance)(*inputs(3))
+    # The unconditional prediction of the stand-in is the label -1.
+    expected = [(1 + guidance) * label - guidance * -1 for label in labels]
+    np.testing.assert_allclose(numpy(pred_images)[:, 0, 0, 0], expected, atol=1e-6)
+    np.testing.assert_allclose(numpy(pred_noises)[:, 0, 0, 0], 10 * np.array(expected), atol=1e-5)
+
+
+@pytest.mark.parametrize("block", ["plain", "adaptive"])
+def test_no_guidance_is_conditional_and_minus_one_unconditional(block):
+    model = randomised(block)
+    images, *rates = inputs(4)
+    labels = ops.convert_to_tensor([0, 1, 2, 0], "int32")
+    conditional = numpy(model.denoise(images, *rates, False, labels)[1])
+    unconditional = numpy(model.denoise(images, *rates, False)[1])
+    assert np.abs(conditional - unconditional).max() > 0.01
+    by_guidance = {
+        guidance: numpy(guided(model.compiled_denoise, labels, guidance)(images, *rates)[1])
+        for guidance in (0.0, -1.0)
+    }
+    np.testing.assert_allclose(by_guidance[0.0], conditional, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(by_guidance[-1.0], unconditional, rtol=1e-3, atol=1e-3)
+    without_label = numpy(model.denoise(images, *rates, False, ops.full((4,), -1, "int32"))[1])
+    np.testing.assert_allclose(without_label, unconditional, rtol=1e-3, atol=1e-3)
+
+
+def test_guided_predictions_still_add_up_to_the_noisy_images():
+    model = randomised()
+    images, noise_rates, signal_rates = inputs(2)
+    denoise = guided(model.compiled_denoise, [0, 2], 3.0)
+    pred_noises, pred_images = denoise(images, noise_rates, signal_rates)
+    mixed = signal_rates * pred_images + noise_rates * pred_noises
+    np.testing.assert_allclose(numpy(mixed), numpy(images), atol=1e-4)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_takes_classes_and_guidance(sampler):
+    model = randomised()
+    process = reverse_process(model, sampler)
+    options = {"seed": 0, "reverse_process": process}
+    zeros, ones = (model.generate(2, 3, labels=[label] * 2, **options) for label in (0, 1))
+    strong = model.generate(2, 3, labels=[0, 0], guidance=2.0, **options)
+    assert np.abs(zeros - ones).max() > 0.01
+    assert np.abs(zeros - strong).max() > 0.01
+
+
+def test_images_follow_the_order_of_their_labels():
+    model = randomised()
+    labels = [2, 0, 1, 1, 0]
+    together = model.generate(5, 2, seed=3, labels=labels, batch_size=2)
+    of_class_0 = model.generate(5, 2, seed=3, labels=[0] * 5, batch_size=5)
+    of_class_1 = model.generate(5, 2, seed=3, labels=[1] * 5)
+    np.testing.assert_allclose(together[[1, 4]], of_class_0[[1, 4]], atol=1e-4)
+    np.testing.assert_allclose(together[[2, 3]], of_class_1[[2, 3]], atol=1e-4)
+    with pytest.raises(ValueError, match="5 images need as many labels"):
+        model.generate(5, 2, labels=[0, 1])
+
+
+def test_classes_are_drawn_as_often_as_in_training():
+    model = DiffusionModel(CONFIG)
+    images = np.zeros((100, SIZE, SIZE, 3), "uint8")
+    model.adapt(images, np.repeat([0, 2, -1], [20, 60, 20]))
+    drawn = model.draw_labels(4000, np.random.default_rng(0))
+    shares = np.bincount(drawn, minlength=3) / 4000
+    np.testing.assert_allclose(shares, [0.25, 0, 0.75], atol=0.03)
+
+
+def test_labels_are_dropped_at_the_configured_rate():
+    model = DiffusionModel(CONFIG)
+    labels = np.full(4000, 2, "int32")
+    kept = numpy(model.drop_labels(labels, labels))
+    assert set(kept) == {-1, 2}
+    assert np.mean(kept == -1) == pytest.approx(0.25, abs=0.03)
+    unlabelled = numpy(model.drop_labels(None, labels))
+    assert set(unlabelled) <= {-1, NUM_CLASSES}
+
+
+def test_labels_teach_what_each_class_looks_like(tmp_path):
+    values = np.array([40, 128, 215], "uint8")
+    labels = np.arange(96) % NUM_CLASSES
+    images = np.broadcast_to(values[labels][:, None, None, None], (96, SIZE, SIZE, 3)).copy()
+    model = DiffusionModel(CONFIG)
+    model.adapt(images, labels)
+    model.compile(keras.optimizers.Adam(1e-2))
+    model.fit(images, labels, batch_size=32, epochs=40, verbose=0)
+    model.ema_network.set_weights(model.network.get_weights())
+    generated = model.generate(6, 4, seed=0, labels=[0, 0, 1, 1, 2, 2])
+    means = generated.mean(axis=(1, 2, 3)).reshape(3, 2).mean(axis=1)
+    assert np.all(np.diff(means) > 0.1)
+
+    path = tmp_path / "model.weights.h5"
+    model.save_weights(path)
+    copy = DiffusionModel(CONFIG)
+    copy.load_weights(path)
+    np.testing.assert_allclose(numpy(copy.class_frequencies), 32)
+    same = copy.generate(6, 4, seed=0, labels=[0, 0, 1, 1, 2, 2])
+    np.testing.assert_allclose(same, generated, atol=1e-3)

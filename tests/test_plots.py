@@ -1,0 +1,113 @@
+"""The figures of the course: what they show is what the schedules do."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddim_keras import plots
+from ddim_keras.config import InputError
+from ddim_keras.drawn_flowers import draw_flowers
+from ddim_keras.plot_commands import (
+    SCHEDULE_NAMES,
+    forward_figure,
+    main,
+    parse_arguments,
+    schedule_rates,
+)
+from ddim_keras.schedules import SCHEDULES
+
+
+def shown(axes):
+    return np.asarray(axes.images[0].get_array())
+
+
+def test_the_forward_process_goes_from_the_flower_to_noise():
+    options = parse_arguments(["forward", "--image-size", "16", "--columns", "4", "--index", "3"])
+    figure = forward_figure(options)
+    panels = np.array(figure.axes).reshape(3, 4)
+    flower = draw_flowers(4, 16)[0][3] / 255
+    for row, name in zip(panels, SCHEDULE_NAMES, strict=True):
+        assert row[0].get_ylabel() == name.replace("_", " ")
+        distances = [np.abs(shown(axes) - flower).mean() for axes in row]
+        assert np.all(np.diff(distances) > 0)
+    # The published schedules start at the image itself, and all end at one noise.
+    for row in panels[:2]:
+        np.testing.assert_allclose(shown(row[0]), flower, atol=0.003)
+    for row in panels[1:]:
+        np.testing.assert_allclose(shown(row[-1]), shown(panels[0, -1]), atol=0.03)
+    assert [axes.get_title() for axes in panels[0]][::3] == ["time 0", "time 1"]
+
+
+def test_an_image_file_and_a_data_set_can_be_shown(tmp_path, flowers_file):
+    flower = draw_flowers(1, 16)[0][0]
+    Image.fromarray(flower).save(tmp_path / "flower.png")
+    common = ["--image-size", "16", "--columns", "2", "--schedule", "linear"]
+    for source in (
+        ["--image", str(tmp_path / "flower.png")],
+        ["--dataset", str(flowers_file), "--cache-dir", str(tmp_path)],
+    ):
+        figure = forward_figure(parse_arguments(["forward", *common, *source]))
+        assert len(figure.axes) == 2
+        assert shown(figure.axes[0]).shape == (16, 16, 3)
+        assert shown(figure.axes[0]).std() > 0.05
+
+
+def test_grey_images_are_drawn():
+    images = np.linspace(-0.1, 1.1, 2 * 8 * 8).reshape(2, 8, 8, 1)
+    figure = plots.noising_rows({"linear": images}, np.array([0.0, 1.0]), {"linear": [1.0, 0.1]})
+    assert shown(figure.axes[0]).shape == (8, 8, 3)
+
+
+def test_the_curves_are_those_of_the_schedules():
+    times = np.linspace(0, 1, 11)
+    rates = schedule_rates(SCHEDULE_NAMES, times)
+    signal_axes, ratio_axes = plots.schedule_curves(times, rates).axes
+    for index, name in enumerate(SCHEDULE_NAMES):
+        alpha_bars = signal_axes.lines[index].get_ydata()
+        log_snr = ratio_axes.lines[index].get_ydata()
+        assert signal_axes.lines[index].get_label() == name.replace("_", " ")
+        assert np.all(np.isfinite(log_snr))
+        middle = slice(1, -1)
+        np.testing.assert_allclose(
+            alpha_bars[middle], 1 / (1 + np.exp(-log_snr[middle])), rtol=1e-3
+        )
+
+
+def test_every_schedule_can_be_shown():
+    assert set(SCHEDULE_NAMES) == set(SCHEDULES)
+
+
+@pytest.mark.parametrize("figure", ["forward", "schedules"])
+def test_the_commands_write_a_picture(figure, tmp_path):
+    output = tmp_path / "new" / "figure.png"
+    main([figure, "--schedule", "cosine", "--output", str(output)])
+    with Image.open(output) as picture:
+        assert min(picture.size) > 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--output", "figure.jpg"], "--output must end in .png, not 'figure.jpg'"),
+        (["--image", "nowhere.png"], "there is no image file nowhere.png"),
+        (["--image", __file__], "test_plots.py is no readable image"),
+        (["--dataset", "nowhere/at/all"], "there is no folder or file nowhere/at/all"),
+    ],
+)
+def test_mistakes_are_named(arguments, message):
+    with pytest.raises(InputError, match=message):
+        main(["forward", *arguments])
+
+
+def test_the_module_runs_and_reports_mistakes_in_one_line():
+    result = subprocess.run(
+        [sys.executable, "-m", "ddim_keras.plots", "forward", "--output", "figure.jpg"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert result.stderr.strip() == "error: --output must end in .png, not 'figure.jpg'"

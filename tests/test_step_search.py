@@ -1,0 +1,123 @@
+"""The search for steps: the cheapest path indeed, and better than even steps on known data."""
+
+import itertools
+
+import numpy as np
+import pytest
+from conftest import TINY
+from keras import ops
+from test_samplers import denoiser, mixture, root_mean_square, standard_normal
+
+from ddim_keras.config import InputError
+from ddim_keras.model import DiffusionModel
+from ddim_keras.samplers import adams_bashforth, ddim, reverse_process
+from ddim_keras.schedules import sampling_signal_rates
+from ddim_keras.step_search import (
+    CANDIDATES,
+    cheapest_path,
+    search_signal_rates,
+    search_steps,
+    step_costs,
+)
+
+CANDIDATE_RATES = sampling_signal_rates(40, max_signal_rate=0.995)
+
+
+@pytest.fixture(scope="module")
+def fine_images():
+    """What other noises than those of the search become in many steps to the same last rate."""
+    rates = sampling_signal_rates(200, last_signal_rate=CANDIDATE_RATES[-2])
+    images = adams_bashforth(denoiser(mixture), standard_normal(256, seed=1), rates)
+    return ops.convert_to_numpy(images)
+
+
+@pytest.mark.parametrize("steps", [3, 5, 8])
+def test_searched_steps_come_nearer_to_the_fine_solution_than_even_ones(steps, fine_images):
+    def error(signal_rates):
+        images = ddim(denoiser(mixture), standard_normal(256, seed=1), signal_rates)
+        return root_mean_square(ops.convert_to_numpy(images) - fine_images)
+
+    searched = search_signal_rates(denoiser(mixture), standard_normal(64), CANDIDATE_RATES, steps)
+    assert error(searched) < error(sampling_signal_rates(steps))
+    last_rate = CANDIDATE_RATES[-2]
+    assert error(searched) < error(sampling_signal_rates(steps, last_signal_rate=last_rate))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 40])
+def test_searched_signal_rates_are_candidates_that_rise_to_1(steps):
+    searched = search_signal_rates(denoiser(mixture), standard_normal(8), CANDIDATE_RATES, steps)
+    assert len(searched) == steps + 1
+    assert np.all(np.diff(searched) > 0)
+    assert set(searched) <= set(CANDIDATE_RATES)
+    assert (searched[0], searched[-1]) == (CANDIDATE_RATES[0], 1)
+
+
+def test_a_step_costs_its_distance_from_the_teacher():
+    teacher = []
+    rates, noise = sampling_signal_rates(6), standard_normal(5)
+    costs = step_costs(
+        denoiser(mixture),
+        noise,
+        rates,
+        callback=lambda step, *images: teacher.append(list(map(ops.convert_to_numpy, images))),
+    )
+    assert len(teacher) == 6  # network calls
+    states = [*(noisy_images for noisy_images, _ in teacher), teacher[-1][1]]
+    assert np.all(np.isinf(costs[np.tril_indices(7)]))
+    for start, end in itertools.combinations(range(7), 2):
+        landed = ddim(denoiser(mixture), states[start], [rates[start], rates[end]])
+        distances = np.linalg.norm(ops.convert_to_numpy(landed) - states[end], axis=-1)
+        assert costs[start, end] == pytest.approx(np.mean(distances) / np.sqrt(2), abs=1e-5)
+    assert costs[-2, -1] == 0
+
+
+def test_steps_cost_nothing_where_the_way_is_straight():
+    image = np.array([0.5, -1.0])
+    denoise = denoiser(lambda noisy_images, *_: np.broadcast_to(image, noisy_images.shape))
+    costs = step_costs(denoise, standard_normal(5), CANDIDATE_RATES)
+    assert np.max(costs[np.triu_indices(len(costs), 1)]) < 1e-5
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 6])
+def test_the_cheapest_path_is_that_of_trying_all(steps):
+    costs = np.random.default_rng(steps).random((7, 7))
+    costs[np.tril_indices(7)] = np.inf
+
+    def cost_of(path):
+        return sum(costs[pair] for pair in itertools.pairwise(path))
+
+    paths = [(0, *between, 6) for between in itertools.combinations(range(1, 6), steps - 1)]
+    path = cheapest_path(costs, steps)
+    assert tuple(path) in paths
+    assert cost_of(path) == pytest.approx(min(map(cost_of, paths)))
+
+
+def test_a_model_is_searched_in_batches_and_generates_along_the_result():
+    model = DiffusionModel(TINY.model)
+    calls = []
+    searched = search_steps(
+        model, [3, 1], num_images=6, batch_size=4, callback=lambda step, *_: calls.append(step)
+    )
+    assert calls == [*range(CANDIDATES)] * 2
+    assert list(searched) == [3, 1]
+    np.testing.assert_allclose(searched[1], [model.config.min_signal_rate, 1])
+    together = search_steps(model, [3], num_images=6)
+    assert searched[3] == together[3]
+
+    process = reverse_process(model, "ddim", searched)
+    assert model.generate(2, 3, reverse_process=process).shape == (2, 16, 16, 3)
+    with pytest.raises(InputError, match=r"python evaluate\.py --search-steps 5"):
+        model.generate(2, 5, reverse_process=process)
+
+
+def test_mistakes_are_named():
+    with pytest.raises(InputError, match="allow 1 to 40 steps, not 41"):
+        search_signal_rates(denoiser(mixture), standard_normal(1), CANDIDATE_RATES, 41)
+    with pytest.raises(InputError, match="allow 1 to 2 steps, not 0"):
+        cheapest_path(np.zeros((3, 3)), 0)
+    with pytest.raises(InputError, match=r"must end in 1, not in 0\.9"):
+        step_costs(denoiser(mixture), standard_normal(1), [0.1, 0.9])
+    with pytest.raises(InputError, match=r"two or more that rise"):
+        step_costs(denoiser(mixture), standard_normal(1), [0.5, 0.1, 1])
+    with pytest.raises(InputError, match=f"for 1 to {CANDIDATES} of them, not 65"):
+        search_steps(None, [5, 65])
