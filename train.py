@@ -72,12 +72,25 @@ def parse_arguments() -> argparse.Namespace:
     add(
         "--precision",
         choices=("float32", "mixed_bfloat16"),
-        help="of the layers; mixed_bfloat16 is for a GPU (default: float32)",
+        help="of the layers; mixed_bfloat16 is for a GPU, or a CPU with AVX-512 BF16 "
+        "(default: float32)",
     )
     add(
         "--loss",
         choices=("mse", "mae"),
         help=f"squared or absolute error of the prediction (default: {of_presets('loss')})",
+    )
+    add(
+        "--learning-rate",
+        type=float,
+        metavar="RATE",
+        help=f"the largest, of AdamW (default: {of_presets('learning_rate')})",
+    )
+    add(
+        "--start-from",
+        metavar="DIR",
+        help="begin with the averaged weights of another run, or of the model that comes with the "
+        "project in ddim_keras/pretrained/flowers",
     )
     add(
         "--seed",
@@ -137,18 +150,21 @@ def new_config(arguments: argparse.Namespace) -> RunConfig:
         network = dataclasses.replace(network, image_size=arguments.image_size)
 
     def given(*names: str) -> dict[str, Any]:
-        return {name: getattr(arguments, name) for name in names if getattr(arguments, name)}
+        values = {name: getattr(arguments, name) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
 
     model_changes = given("prediction", "schedule", "discrete_steps", "seed")
     return RunConfig(
         preset=arguments.preset or "lab",
         model=dataclasses.replace(preset.model, network=network, **model_changes),
         training=dataclasses.replace(
-            preset.training, **given("batch_size", "precision", "loss", "kid_images")
+            preset.training,
+            **given("batch_size", "precision", "loss", "learning_rate", "kid_images"),
         ),
         dataset=arguments.dataset,
         data_dir=arguments.data_dir,
         epochs=arguments.epochs or 50,
+        start_from=arguments.start_from,
     )
 
 
@@ -162,6 +178,8 @@ def resumed_config(arguments: argparse.Namespace, run: Run) -> RunConfig:
         "batch_size": config.training.batch_size,
         "precision": config.training.precision,
         "loss": config.training.loss,
+        "learning_rate": config.training.learning_rate,
+        "start_from": config.start_from,
         "prediction": config.model.prediction,
         "schedule": config.model.schedule,
         "discrete_steps": config.model.discrete_steps,

@@ -45,6 +45,7 @@ class RunConfig:
     epochs: int
     num_images: int | None = None  # for training; None: not loaded yet
     class_names: tuple[str, ...] = ()  # of a class-conditional model
+    start_from: str | None = None  # folder of the run whose weights were the initial ones
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_names", tuple(self.class_names))

@@ -6,6 +6,7 @@ so that a run that was interrupted ends with the same weights as one that was no
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import keras
 from keras import ops
@@ -17,7 +18,7 @@ from ddim_keras.callbacks import (
     StopCleanly,
     TimeEstimate,
 )
-from ddim_keras.config import ModelConfig, TrainingConfig
+from ddim_keras.config import InputError, ModelConfig, TrainingConfig
 from ddim_keras.data import Dataset, ValidationBatches, steps_per_epoch, training_batches
 from ddim_keras.model import DiffusionModel
 from ddim_keras.runs import Run, RunConfig, load_weights
@@ -53,6 +54,27 @@ def build_optimizer(training: TrainingConfig, total_steps: int) -> keras.optimiz
     return keras.optimizers.AdamW(learning_rate, weight_decay=training.weight_decay)
 
 
+def take_weights(model: DiffusionModel, source: Run) -> None:
+    """Gives a new model the averaged weights of a trained one, and the pixel scale they know.
+
+    Raises:
+        InputError: if the two differ in their network, or in what it predicts.
+    """
+    config = source.read_config().model
+    for name in ("network", "prediction"):
+        if getattr(config, name) != getattr(model.config, name):
+            raise InputError(
+                f"cannot start from {source.folder}: its {name} is "
+                f"{getattr(config, name)}, that of the new run {getattr(model.config, name)}"
+            )
+    trained = DiffusionModel(config)
+    load_weights(trained, source.weights_to_show())
+    for network in (model.network, model.ema_network):
+        network.set_weights(trained.ema_network.get_weights())
+    model.pixel_means.assign(trained.pixel_means)
+    model.pixel_variances.assign(trained.pixel_variances)
+
+
 def train(
     run: Run,
     config: RunConfig,
@@ -82,6 +104,8 @@ def train(
         load_weights(model, run.last_weights)
     else:
         model.adapt(images, dataset.train_labels)
+        if config.start_from:
+            take_weights(model, Run(Path(config.start_from)))
     done = int(ops.convert_to_numpy(model.optimizer.iterations))
     metric_values = [ops.convert_to_numpy(variable) for variable in model.metrics_variables]
     validation = ValidationBatches(
