@@ -212,7 +212,8 @@ def evaluate(
     from ddim_keras import plots
     from ddim_keras.callbacks import sampling_progress
     from ddim_keras.data import load_dataset
-    from ddim_keras.kid import KernelInceptionDistance, inception_encoder
+    from ddim_keras.encoders import choose_encoder
+    from ddim_keras.kid import KernelInceptionDistance
     from ddim_keras.samplers import network_calls, reverse_process
 
     # Not into the package, where the model lies that comes with the project.
@@ -228,12 +229,13 @@ def evaluate(
     real_images, other_images = dataset.validation_images, dataset.train_images[:count]
     if arguments.split == "train":
         real_images, other_images = other_images, real_images
-    kid = KernelInceptionDistance(inception_encoder(arguments.kid_weights), real_images)
+    kid = KernelInceptionDistance(choose_encoder(arguments.kid_weights), real_images)
     floor = measured(arguments.metrics, kid, other_images)
     axes = {name: f"{AXES[name]}, {kid.encoder.description}" for name in floor if name in AXES}
     print(
         f"{run.weights_to_show()}: {arguments.num_images} images against {count} {arguments.split} "
-        f"images, features of {kid.encoder.description}, 75 px; KID in batches of 64"
+        f"images, features of {kid.encoder.description}, {kid.encoder.image_size} px; KID in "
+        "batches of 64"
     )
 
     num_batches = -(-arguments.num_images // arguments.batch_size)

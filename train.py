@@ -235,6 +235,13 @@ def main() -> None:
     if device == "CPU" and config.preset == "lab":
         print("on a CPU, --preset fast trains several times faster")
     kid, floor = prepare_kid(arguments, dataset)
+    protocol = kid.encoder.protocol if kid else config.protocol
+    if config.protocol not in (None, protocol):
+        raise InputError(
+            f'the run measured "{config.protocol}", which does not compare with "{protocol}"; '
+            "resume it with the same --kid-weights, or with --no-kid"
+        )
+    config = dataclasses.replace(config, protocol=protocol)
     run.save_config(config)
     print(f"run: {run.folder}, preset {config.preset}, {config.epochs} epochs", flush=True)
 
@@ -244,7 +251,6 @@ def main() -> None:
         callbacks.insert(0, KIDCallback(kid, num_images))
     if arguments.tensorboard:
         callbacks.append(keras.callbacks.TensorBoard(run.folder / "tensorboard"))
-    protocol = kid.encoder.protocol if kid else None
     try:
         model = train(run, config, dataset, protocol=protocol or "KID", callbacks=callbacks)
     except Interrupted:
@@ -301,12 +307,13 @@ def resuming_command(arguments: argparse.Namespace, run: Run) -> str:
 
 def prepare_kid(arguments: argparse.Namespace, dataset: Any) -> tuple[Any, Any]:
     """The KID against the validation images, and its floor; None, None where it cannot be had."""
-    from ddim_keras.kid import KernelInceptionDistance, inception_encoder
+    from ddim_keras.encoders import choose_encoder
+    from ddim_keras.kid import KernelInceptionDistance
 
     if arguments.no_kid:
         return None, None
     try:
-        encoder = inception_encoder(arguments.kid_weights)
+        encoder = choose_encoder(arguments.kid_weights)
         kid = KernelInceptionDistance(encoder, dataset.validation_images)
         floor = kid(dataset.train_images[: len(dataset.validation_images)])
     except InputError as error:

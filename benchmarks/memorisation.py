@@ -62,7 +62,7 @@ def main() -> None:
 
     from ddim_keras.callbacks import sampling_progress
     from ddim_keras.data import load_dataset
-    from ddim_keras.kid import inception_encoder
+    from ddim_keras.encoders import choose_encoder
     from ddim_keras.model import DiffusionModel
 
     dataset = load_dataset(
@@ -71,7 +71,7 @@ def main() -> None:
         arguments.data_dir or config.data_dir,
         arguments.cache_dir,
     )
-    encoder = inception_encoder(arguments.kid_weights)
+    encoder = choose_encoder(arguments.kid_weights)
     model = DiffusionModel(config.model)
     load_weights(model, run.weights_to_show())
     num_batches = -(-arguments.num_images // arguments.batch_size)

@@ -153,7 +153,8 @@ def add_kid_weights_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kid-weights",
         metavar="FILE",
-        help="InceptionV3 weights up to mixed7, .weights.h5 (default: Keras's, downloaded once)",
+        help="InceptionV3 weights up to mixed7, .weights.h5, or compact: the small encoder that "
+        "comes with the project (default: Keras's, downloaded once; else compact)",
     )
 
 

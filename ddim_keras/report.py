@@ -100,9 +100,9 @@ def _results(
         lines.append("KID was not measured: no encoder could be had.")
     else:
         lines.append(
-            f'"{protocol}": 75 px, batches of 64, 5 steps of deterministic DDIM, EMA weights, '
+            f'"{protocol}": batches of 64, 5 steps of deterministic DDIM, EMA weights, '
             "against validation images; mean and standard error over the batches. Between "
-            f"training and validation images, the floor: {floor}."
+            f"training and validation images, the floor: {floor or 'not measured'}."
         )
     return "\n".join(lines)
 

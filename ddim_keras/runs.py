@@ -45,6 +45,7 @@ class RunConfig:
     epochs: int
     num_images: int | None = None  # for training; None: not loaded yet
     class_names: tuple[str, ...] = ()  # of a class-conditional model
+    protocol: str | None = None  # of the KID in the history; None: not measured yet
     start_from: str | None = None  # folder of the run whose weights were the initial ones
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 from test_generate import make_run
 
 import evaluate
-from ddim_keras import kid
+from ddim_keras import encoders
 from ddim_keras.config import InputError
 from ddim_keras.drawn_flowers import draw_flowers
 
@@ -18,7 +18,7 @@ from ddim_keras.drawn_flowers import draw_flowers
 @pytest.fixture(scope="module", autouse=True)
 def no_download(encoder):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kid, "inception_encoder", lambda weights: encoder)
+        patch.setattr(encoders, "choose_encoder", lambda weights: encoder)
         yield
 
 

@@ -1,15 +1,8 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
-from PIL import Image
 
-from ddim_keras import InputError, KernelInceptionDistance, draw_flowers, inception_encoder
-from ddim_keras.kid import resize_bilinear, squared_mmd
-
-INCEPTION = (
-    Path(__file__).parents[2] / "shared" / "inception" / "fid_inception_mixed7.float16.weights.h5"
-)
+from ddim_keras import InputError, KernelInceptionDistance, draw_flowers
+from ddim_keras.kid import squared_mmd
 
 
 def test_squared_mmd_is_the_unbiased_estimate_written_out_as_sums():
@@ -70,32 +63,6 @@ def test_kid_is_the_mean_over_batches_with_its_standard_error(encoder):
     assert distance.standard_error == pytest.approx(np.std(values, ddof=1) / 2)
 
 
-def test_features_do_not_depend_on_dtype_batches_or_grey_channels(encoder):
-    images, _ = draw_flowers(10, 24)
-    features = encoder.features(images)
-    np.testing.assert_allclose(encoder.features(images / 255.0, batch_size=3), features, rtol=1e-4)
-    grey = images[..., :1]
-    np.testing.assert_allclose(
-        encoder.features(grey), encoder.features(np.repeat(grey, 3, axis=-1)), rtol=1e-5
-    )
-
-
-def test_resize_is_bilinear():
-    rows, columns = np.mgrid[0:6, 0:6]
-    images = np.random.default_rng(0).random((2, 6, 6, 3)).astype("float32")
-    ours = resize_bilinear(images, 15)
-    assert ours.shape == (2, 15, 15, 3)
-    for image, resized in zip(images, ours, strict=True):
-        for channel in range(3):
-            picture = Image.fromarray(image[..., channel])
-            expected = np.asarray(picture.resize((15, 15), Image.Resampling.BILINEAR))
-            np.testing.assert_allclose(resized[..., channel], expected, atol=1e-5)
-    ramp = resize_bilinear((rows + 2.0 * columns)[None, :, :, None], 12)[0, ..., 0]
-    inner = ramp[1:-1, 1:-1]
-    np.testing.assert_allclose(np.diff(inner, axis=1), 1.0, atol=1e-5)
-    np.testing.assert_allclose(np.diff(inner, axis=0), 0.5, atol=1e-5)
-
-
 def test_too_few_images_are_refused(encoder):
     images, _ = draw_flowers(20, 16)
     with pytest.raises(InputError, match="64 real images, not 20"):
@@ -103,23 +70,3 @@ def test_too_few_images_are_refused(encoder):
     kid = KernelInceptionDistance(encoder, images, batch_size=16)
     with pytest.raises(InputError, match="at least 16 generated images, not 3"):
         kid(images[:3])
-
-
-def test_encoder_weights_that_are_missing_or_something_else_are_refused(tmp_path):
-    with pytest.raises(InputError, match="there is no file"):
-        inception_encoder(tmp_path / "absent.weights.h5")
-    wrong = tmp_path / "wrong.weights.h5"
-    wrong.write_bytes(b"nothing of the kind")
-    with pytest.raises(InputError, match="does not hold InceptionV3"):
-        inception_encoder(wrong)
-
-
-@pytest.mark.skipif(not INCEPTION.exists(), reason="Inception weights are not at hand")
-def test_inception_tells_drawn_flowers_from_blurred_ones():
-    encoder = inception_encoder(INCEPTION)
-    assert encoder.protocol == "KID, FID Inception, 768"
-    images, _ = draw_flowers(192, 64)
-    kid = KernelInceptionDistance(encoder, images[:64])
-    blurred = [np.asarray(Image.fromarray(i).resize((16, 16)).resize((64, 64))) for i in images]
-    assert abs(kid(images[64:]).value) < 0.02
-    assert kid(np.stack(blurred)[64:]).value > 0.1
