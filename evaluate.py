@@ -41,6 +41,8 @@ EXAMPLES = """examples:
                                                          to choose where the steps lie
   python evaluate.py --search-steps 5 10 20              searches it, and
   python evaluate.py --spacing time searched             shows what that gains
+  python evaluate.py --search-steps 5 --search-by kid --samplers ipndm --spacing rho
+                                                         longer, for one sampler
 """
 
 
@@ -55,8 +57,17 @@ def parse_arguments() -> argparse.Namespace:
         nargs="+",
         type=at_least(1),
         metavar="N",
-        help="instead of measuring, search the best places of so many steps, without any real "
-        "images, and store them in the run folder for --spacing searched",
+        help="instead of measuring, search the best places of so many steps, and store them in the "
+        "run folder for --spacing searched",
+    )
+    add(
+        "--search-by",
+        choices=("trajectory", "kid"),
+        default="trajectory",
+        help="trajectory: the path whose steps stray least from a fine solution, in a minute and "
+        "without real images; kid: move one step after the other as long as the KID against "
+        "training images falls, from the first of --spacing and --last-signal-rate on, for the "
+        "first of --samplers (default: trajectory)",
     )
     add("--samplers", nargs="+", metavar="NAME", default=["ddim"], help="(default: ddim)")
     add(
@@ -142,25 +153,71 @@ def main() -> None:
     model = DiffusionModel(config.model)
     if arguments.search_steps:
         load_weights(model, weights)
-        search(arguments, run, model)
+        search = search_by_kid if arguments.search_by == "kid" else search_by_trajectory
+        store_steps(run, search(arguments, config, model))
     else:
         settings = chosen_settings(arguments, run, model)
         load_weights(model, weights)
         evaluate(arguments, run, config, model, settings)
 
 
-def search(arguments: argparse.Namespace, run: Run, model: Any) -> None:
-    """Searches where so many steps should lie, and stores it with the run."""
+def search_by_trajectory(
+    arguments: argparse.Namespace, config: RunConfig, model: Any
+) -> dict[int, list[float]]:
+    """Searches where so many steps stray least from a fine solution."""
     from ddim_keras.callbacks import sampling_progress
     from ddim_keras.step_search import CANDIDATES, NUM_IMAGES, search_steps
 
-    found = search_steps(
+    return search_steps(
         model,
         sorted(set(arguments.search_steps)),
         batch_size=arguments.batch_size,
         guidance=arguments.guidance,
         callback=sampling_progress(-(-NUM_IMAGES // arguments.batch_size), CANDIDATES),
     )
+
+
+def search_by_kid(
+    arguments: argparse.Namespace, config: RunConfig, model: Any
+) -> dict[int, list[float]]:
+    """Searches where so many steps of a sampler give the least KID against training images."""
+    import keras
+
+    from ddim_keras.samplers import model_signal_rates, reverse_process
+    from ddim_keras.step_search import coordinate_search, most_measurements
+
+    kid, _ = load_kid(arguments, config, split="train")
+    sampler = arguments.samplers[0]
+    found = {}
+    for steps in sorted(set(arguments.search_steps)):
+        start = model_signal_rates(
+            model, steps, arguments.spacing[0], arguments.last_signal_rate[0]
+        )
+        progress = keras.utils.Progbar(most_measurements(steps), unit_name="measurement")
+        values = []
+
+        def measure(signal_rates: list[float]) -> float:
+            images = model.generate(
+                arguments.num_images,
+                len(signal_rates) - 1,
+                seed=arguments.seed + 1,  # results are to be reported with other noises
+                batch_size=arguments.batch_size,
+                reverse_process=reverse_process(
+                    model, sampler, {len(signal_rates) - 1: signal_rates}
+                ),
+                guidance=arguments.guidance,
+            )
+            values.append(kid(images).value)  # noqa: B023 (called in this round alone)
+            progress.add(1)  # noqa: B023
+            return values[-1]  # noqa: B023
+
+        found[steps], least = coordinate_search(measure, start)
+        print(f"\n{sampler}, {steps} steps: KID {values[0]:.4f} at the start, {least:.4f} now")
+    return found
+
+
+def store_steps(run: Run, found: dict[int, list[float]]) -> None:
+    """Stores searched signal rates with the run, and prints them."""
     run.save_sampling_steps(found)
     for steps, signal_rates in found.items():
         print(f"{steps} steps at signal rates " + ", ".join(f"{x:.3f}" for x in signal_rates[:-1]))
@@ -211,31 +268,18 @@ def evaluate(
     """Measures each setting; prints a table, and writes it and a plot after each measurement."""
     from ddim_keras import plots
     from ddim_keras.callbacks import sampling_progress
-    from ddim_keras.data import load_dataset
-    from ddim_keras.encoders import choose_encoder
-    from ddim_keras.kid import KernelInceptionDistance
     from ddim_keras.samplers import network_calls, reverse_process
 
     # Not into the package, where the model lies that comes with the project.
     output = arguments.output or (Path() if run.folder == PRETRAINED else run.folder)
     output.mkdir(parents=True, exist_ok=True)  # now, before the work, in case it fails
-    dataset = load_dataset(
-        config.dataset,
-        config.model.network.image_size,
-        arguments.data_dir or config.data_dir,
-        arguments.cache_dir,
-    )
-    count = len(dataset.validation_images)
-    real_images, other_images = dataset.validation_images, dataset.train_images[:count]
-    if arguments.split == "train":
-        real_images, other_images = other_images, real_images
-    kid = KernelInceptionDistance(choose_encoder(arguments.kid_weights), real_images)
+    kid, other_images = load_kid(arguments, config, arguments.split)
     floor = measured(arguments.metrics, kid, other_images)
     axes = {name: f"{AXES[name]}, {kid.encoder.description}" for name in floor if name in AXES}
     print(
-        f"{run.weights_to_show()}: {arguments.num_images} images against {count} {arguments.split} "
-        f"images, features of {kid.encoder.description}, {kid.encoder.image_size} px; KID in "
-        "batches of 64"
+        f"{run.weights_to_show()}: {arguments.num_images} images against "
+        f"{len(kid.real_features)} {arguments.split} images, features of "
+        f"{kid.encoder.description}, {kid.encoder.image_size} px; KID in batches of 64"
     )
 
     num_batches = -(-arguments.num_images // arguments.batch_size)
@@ -276,6 +320,25 @@ def evaluate(
         write_results(output, results, plots.by_network_calls(results, axes, floor))
     print("\n" + table(results, floor))
     print(f"wrote {output}/evaluation.csv and {output}/evaluation.png")
+
+
+def load_kid(arguments: argparse.Namespace, config: RunConfig, split: str) -> tuple[Any, Any]:
+    """The KID against the images of a split, and as many of the other one."""
+    from ddim_keras.data import load_dataset
+    from ddim_keras.encoders import choose_encoder
+    from ddim_keras.kid import KernelInceptionDistance
+
+    dataset = load_dataset(
+        config.dataset,
+        config.model.network.image_size,
+        arguments.data_dir or config.data_dir,
+        arguments.cache_dir,
+    )
+    real_images = dataset.validation_images
+    other_images = dataset.train_images[: len(real_images)]
+    if split == "train":
+        real_images, other_images = other_images, real_images
+    return KernelInceptionDistance(choose_encoder(arguments.kid_weights), real_images), other_images
 
 
 def measured(metrics: Sequence[str], kid: Any, images: Any) -> dict[str, float]:

@@ -1,15 +1,18 @@
 """Where the steps of a sampler should lie, for a given model: searched, not chosen.
 
-Chen et al. 2024, "On the trajectory regularity of ODE-based diffusion sampling"
-(https://arxiv.org/abs/2405.11326), who call it GITS. The way from noise to image is followed once
-in many short steps, the teacher. From each of its points single DDIM steps are tried to all later
-ones, and how far each lands from the teacher is what that step costs. The cheapest path of N steps
-through these points, found by dynamic programming, says where N steps should lie. It needs no
-images, and it serves every sampler, though the costs are those of DDIM.
+Two ways. `search_steps`: Chen et al. 2024, "On the trajectory regularity of ODE-based diffusion
+sampling" (https://arxiv.org/abs/2405.11326), who call it GITS. The way from noise to image is
+followed once in many short steps, the teacher. From each of its points single DDIM steps are tried
+to all later ones, and how far each lands from the teacher is what that step costs. The cheapest
+path of N steps through these points, found by dynamic programming, says where N steps should lie.
+It needs no images, and it serves every sampler, though the costs are those of DDIM.
+
+`coordinate_search`: moves one signal rate after the other, and keeps what improves a measure, such
+as the KID of the generated images. For one sampler, and many times as long.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,7 @@ from ddim_keras.samplers import Callback, Denoise, adams_bashforth, model_signal
 
 CANDIDATES = 64  # signal rates that a step may start at
 NUM_IMAGES = 64  # over which the costs are averaged
+STRIDES = (0.8, 0.4, 0.2)  # of the log-SNR, in the rounds of the coordinate search
 
 
 def search_signal_rates(
@@ -122,6 +126,54 @@ def cheapest_path(costs: np.ndarray, steps: int) -> list[int]:
     for origin in reversed(origins):
         path.append(int(origin[path[-1]]))
     return path[::-1]
+
+
+def coordinate_search(
+    measure: Callable[[list[float]], float],
+    signal_rates: Sequence[float],
+    strides: Sequence[float] = STRIDES,
+) -> tuple[list[float], float]:
+    """Moves signal rates one at a time, and keeps each move that lowers a measure.
+
+    Costs at most `most_measurements(N)` measurements.
+
+    Args:
+        measure: what to minimise, of N + 1 signal rates; with a noise that is always the same, or
+            it would rather be chance that is kept.
+        signal_rates: N + 1 to start from, rising, the last of them 1, which stays.
+        strides: how far a rate is moved in each round, up or else down, in its log-SNR; but never
+            beyond the middle between it and its neighbour.
+
+    Returns:
+        The best signal rates, and their measure.
+    """
+    best, least = list(signal_rates), measure(list(signal_rates))
+    for stride in strides:
+        for index in range(len(best) - 1):
+            for shift in (stride, -stride):
+                trial = [*best]
+                trial[index] = _moved(best, index, shift)
+                value = measure(trial)
+                if value < least:
+                    best, least = trial, value
+                    break
+    return best, least
+
+
+def most_measurements(steps: int, strides: Sequence[float] = STRIDES) -> int:
+    """How many measurements a coordinate search takes at most."""
+    return 1 + 2 * steps * len(strides)
+
+
+def _moved(signal_rates: Sequence[float], index: int, shift: float) -> float:
+    """A signal rate whose log-SNR is shifted, or as far as its neighbours allow."""
+    log_snrs = [math.log(rate**2 / (1 - rate**2)) for rate in signal_rates[:-1]]
+    log_snr = log_snrs[index] + shift
+    if index > 0:
+        log_snr = max(log_snr, (log_snrs[index - 1] + log_snrs[index]) / 2)
+    if index + 1 < len(log_snrs):
+        log_snr = min(log_snr, (log_snrs[index] + log_snrs[index + 1]) / 2)
+    return 1 / math.sqrt(1 + math.exp(-log_snr))
 
 
 def search_steps(

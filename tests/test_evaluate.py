@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -111,6 +112,14 @@ def test_searched_steps_are_stored_and_used(measure, finished, capsys, monkeypat
     printed = capsys.readouterr().out
     assert "3 steps at signal rates " + ", ".join(f"{x:.3f}" for x in stored[3][:-1]) in printed
     assert f"wrote {finished.folder}/sampling_steps.json, for --spacing searched" in printed
+
+    by_kid = ("--search-by", "kid", "--samplers", "ipndm", "--spacing", "rho")
+    assert measure("--search-steps", 2, *by_kid) == 0
+    assert finished.read_sampling_steps()[2] != stored[2]
+    first, least = re.search(
+        r"ipndm, 2 steps: KID (\S+) at the start, (\S+) now", capsys.readouterr().out
+    ).groups()
+    assert float(least) <= float(first)
 
     # They have a last signal rate of their own, once.
     rates = ("--last-signal-rate", 0.9, 0.95)

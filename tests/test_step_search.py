@@ -15,6 +15,8 @@ from ddim_keras.schedules import sampling_signal_rates
 from ddim_keras.step_search import (
     CANDIDATES,
     cheapest_path,
+    coordinate_search,
+    most_measurements,
     search_signal_rates,
     search_steps,
     step_costs,
@@ -108,6 +110,34 @@ def test_a_model_is_searched_in_batches_and_generates_along_the_result():
     assert model.generate(2, 3, reverse_process=process).shape == (2, 16, 16, 3)
     with pytest.raises(InputError, match=r"python evaluate\.py --search-steps 5"):
         model.generate(2, 5, reverse_process=process)
+
+
+def test_a_coordinate_search_finds_the_minimum_of_a_smooth_measure():
+    goal = np.array([0.02, 0.3, 0.8, 0.95, 1])
+    trials = []
+
+    def measure(signal_rates):
+        trials.append(signal_rates)
+        return float(np.sum(np.square(log_snrs(signal_rates) - log_snrs(goal))))
+
+    def log_snrs(signal_rates):
+        squares = np.square(signal_rates[:-1])
+        return np.log(squares / (1 - squares))
+
+    start = sampling_signal_rates(4, last_signal_rate=0.9)
+    strides = 0.8 * 0.8 ** np.arange(20)
+    best, least = coordinate_search(measure, start, strides)
+    assert least == measure(best) < 0.01 < measure(start)
+    np.testing.assert_allclose(best, goal, atol=0.02)
+    assert len(trials) - 2 <= most_measurements(4, strides)
+    for signal_rates in trials:
+        assert np.all(np.diff(signal_rates) > 0)
+        assert signal_rates[-1] == 1
+
+
+def test_a_coordinate_search_keeps_what_cannot_be_improved():
+    start = sampling_signal_rates(3)
+    assert coordinate_search(lambda rates: float(rates != start), start) == (start, 0.0)
 
 
 def test_mistakes_are_named():
