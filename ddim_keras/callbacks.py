@@ -18,6 +18,8 @@ from ddim_keras.config import InputError
 from ddim_keras.kid import KernelInceptionDistance
 from ddim_keras.runs import Run
 
+GRID_IMAGES = 32  # samples drawn each epoch
+
 
 class Interrupted(Exception):
     """Training was asked to stop, and has stopped after a whole step."""
@@ -52,7 +54,7 @@ class KIDCallback(keras.callbacks.Callback):
 class SampleGrid(keras.callbacks.Callback):
     """Draws a grid of generated images each epoch, always from the same initial noise."""
 
-    def __init__(self, run: Run, num_images: int = 32, diffusion_steps: int = 20) -> None:
+    def __init__(self, run: Run, num_images: int = GRID_IMAGES, diffusion_steps: int = 20) -> None:
         super().__init__()
         self.run = run
         self.num_images = num_images

@@ -1,14 +1,16 @@
-"""Figures of the course, made from the schedules and the forward process themselves."""
+"""Figures of the course, made from the real schedules and samples."""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from ddim_keras import plots
 from ddim_keras.command_line import add_backend_option, at_least, choose_backend, import_keras
 from ddim_keras.config import InputError
+from ddim_keras.runs import Run, newest_run
 
 SCHEDULE_NAMES = ("linear", "cosine", "offset_cosine")
 
@@ -17,6 +19,7 @@ EXAMPLES = """examples:
   python -m ddim_keras.plots forward --image cat.jpg --schedule linear --columns 12
   python -m ddim_keras.plots forward --dataset oxford_flowers102 --index 7
   python -m ddim_keras.plots schedules --output schedules.png
+  python -m ddim_keras.plots evolution --run runs/mine            the same noises over the epochs
 """
 
 
@@ -31,11 +34,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     help_texts = {
         "forward": "an image along the forward process: a row for each schedule",
         "schedules": "alpha-bar and log signal-to-noise ratio of the schedules",
+        "evolution": "what a model makes of the same noises while it is trained: a row for each",
     }
-    forward, schedules = (
+    forward, schedules, evolution = (
         commands.add_parser(name, help=text, description=text) for name, text in help_texts.items()
     )
-    for name, command in (("forward", forward), ("schedules", schedules)):
+    for command in (forward, schedules):
         command.add_argument(
             "--schedule",
             nargs="+",
@@ -44,6 +48,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
             help=f"one or more of {', '.join(SCHEDULE_NAMES)} (default: all)",
             metavar="NAME",
         )
+    for name, command in (("forward", forward), ("schedules", schedules), ("evolution", evolution)):
         command.add_argument(
             "--output",
             type=Path,
@@ -84,6 +89,20 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     forward.add_argument(
         "--seed", type=at_least(0), default=0, metavar="N", help="of the noise (default: 0)"
     )
+
+    evolution.add_argument(
+        "--run", type=Path, metavar="DIR", help="run folder (default: the newest in runs/)"
+    )
+    evolution.add_argument(
+        "--rows", type=at_least(1), default=4, metavar="N", help="noises (default: 4)"
+    )
+    evolution.add_argument(
+        "--columns",
+        type=at_least(2),
+        default=10,
+        metavar="N",
+        help="epochs, from the first to the last, closer together at first (default: 10)",
+    )
     return parser.parse_args(arguments)
 
 
@@ -94,7 +113,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     choose_backend(options.backend)
     # Keras is imported from here on, after the backend has been chosen and --help answered.
     import_keras()
-    figure = forward_figure(options) if options.command == "forward" else schedules_figure(options)
+    figures = {
+        "forward": forward_figure,
+        "schedules": schedules_figure,
+        "evolution": evolution_figure,
+    }
+    figure = figures[options.command](options)
     plots.save_figure(figure, options.output)
     print(f"wrote {options.output}")
 
@@ -125,6 +149,28 @@ def schedules_figure(options: argparse.Namespace) -> plots.Figure:
     """The schedules at a thousand times."""
     times = np.linspace(0, 1, 1001)
     return plots.schedule_curves(times, schedule_rates(options.schedule, times))
+
+
+def evolution_figure(options: argparse.Namespace) -> plots.Figure:
+    """The first samples of some epochs of a run, from the grids that the training left."""
+    from ddim_keras.callbacks import GRID_IMAGES
+
+    run = Run(options.run) if options.run else newest_run(with_weights=False)
+    image_size = run.read_config().model.network.image_size
+    grids = sorted((run.folder / "samples").glob("epoch_*.png"))
+    if not grids:
+        raise InputError(f"{run.folder} holds no samples yet: its first epoch has not ended")
+    chosen = np.unique(np.round(np.geomspace(1, len(grids), options.columns)).astype(int)) - 1
+    epochs = [grids[index] for index in chosen]
+    columns = []
+    for grid in epochs:
+        with Image.open(grid) as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+        columns.append(plots.tiles_of(pixels, image_size, GRID_IMAGES)[: options.rows])
+    rows = np.stack(columns, axis=1)
+    numbers = ", ".join(str(int(grid.stem.removeprefix("epoch_"))) for grid in epochs)
+    title = f"after epochs {numbers}, from the same noises"
+    return plots.image_grid(rows.reshape(-1, *rows.shape[2:]), title, columns=len(epochs))
 
 
 def schedule_rates(

@@ -29,7 +29,7 @@ def tiled(images: np.ndarray, columns: int | None = None, zoom: int = 2) -> np.n
     if images.dtype != np.uint8:
         images = np.round(255 * np.clip(images, 0, 1)).astype("uint8")
     num_images, height, width, _ = images.shape
-    columns = columns or max(1, round(np.sqrt(2 * num_images)))
+    columns = columns or grid_columns(num_images)
     rows = -(-num_images // columns)
     gap = 1  # white pixels around each image
     canvas = np.full(
@@ -40,6 +40,30 @@ def tiled(images: np.ndarray, columns: int | None = None, zoom: int = 2) -> np.n
         left = gap + index % columns * (width + gap)
         canvas[top : top + height, left : left + width] = image
     return canvas.repeat(zoom, axis=0).repeat(zoom, axis=1)
+
+
+def grid_columns(num_images: int) -> int:
+    """How many images `tiled` puts in a row: about twice as many as rows."""
+    return max(1, round(np.sqrt(2 * num_images)))
+
+
+def tiles_of(picture: np.ndarray, image_size: int, num_images: int, zoom: int = 2) -> np.ndarray:
+    """Cuts the images out again, of an `image_grid` of square images.
+
+    Args:
+        picture: (height, width, 3) uint8, the grid with its title.
+        image_size: height and width of an image.
+        num_images: how many the grid was made of; they fill its rows.
+
+    Returns:
+        (num_images, image_size, image_size, 3) uint8.
+    """
+    columns = grid_columns(num_images)
+    edge = image_size + 1  # with the line beside it
+    height, width = (zoom * (count * edge + 1) for count in (num_images // columns, columns))
+    canvas = picture[picture.shape[0] - height :, :width][::zoom, ::zoom]  # below the title
+    tiles = canvas[1:, 1:].reshape(-1, edge, columns, edge, 3).swapaxes(1, 2)
+    return tiles.reshape(-1, edge, edge, 3)[:, :-1, :-1]
 
 
 def image_grid(images: np.ndarray, title: str, columns: int | None = None, zoom: int = 2) -> Figure:

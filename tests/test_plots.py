@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from test_generate import make_run
 
 from ddim_keras import plots
 from ddim_keras.config import InputError
@@ -111,3 +112,32 @@ def test_the_module_runs_and_reports_mistakes_in_one_line():
     )
     assert result.returncode == 1
     assert result.stderr.strip() == "error: --output must end in .png, not 'figure.jpg'"
+
+
+@pytest.mark.parametrize("image_size", [12, 64])
+def test_images_can_be_cut_out_of_a_grid(image_size, tmp_path):
+    images, _ = draw_flowers(32, image_size)
+    plots.save_figure(plots.image_grid(images, "a title " * 5), tmp_path / "grid.png")
+    picture = np.asarray(Image.open(tmp_path / "grid.png").convert("RGB"))
+    np.testing.assert_array_equal(plots.tiles_of(picture, image_size, 32), images)
+
+
+def test_the_evolution_shows_the_same_noises_over_the_epochs(tmp_path):
+    folder = tmp_path / "run"
+    run = make_run(folder, num_classes=0)
+    size = run.read_config().model.network.image_size
+    options = ["evolution", "--run", str(folder), "--output", str(tmp_path / "evolution.png")]
+    with pytest.raises(InputError, match="holds no samples yet"):
+        main(options)
+    for epoch in range(1, 31):
+        images = np.full((32, size, size, 3), 8 * epoch, "uint8")
+        images[1] = 255 - images[1]
+        path = folder / "samples" / f"epoch_{epoch:04d}.png"
+        plots.save_figure(plots.image_grid(images, f"epoch {epoch}"), path)
+    main([*options, "--rows", "2", "--columns", "4"])
+    picture = np.asarray(Image.open(tmp_path / "evolution.png").convert("RGB"))
+    rows = [picture[row * 2 * (size + 1) - 2 * size, : 8 * (size + 1)] for row in (-1, 0)]
+    middles = size + 2 * (size + 1) * np.arange(4)
+    expected = 8 * np.array([1, 3, 10, 30])
+    np.testing.assert_array_equal(rows[1][middles][:, 0], 255 - expected)
+    np.testing.assert_array_equal(rows[0][middles][:, 0], expected)
