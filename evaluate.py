@@ -82,8 +82,9 @@ def parse_arguments() -> argparse.Namespace:
         "--spacing",
         nargs="+",
         metavar="NAME",
-        default=["time"],
-        help="what the steps are uniform in: time, log_snr, rho; or searched (default: time)",
+        default=[None],
+        help="what the steps are uniform in: time, log_snr, rho; or searched (default: for each "
+        "sampler that of generate.py)",
     )
     add(
         "--last-signal-rate",
@@ -92,7 +93,7 @@ def parse_arguments() -> argparse.Namespace:
         metavar="RATE",
         default=[None],
         help="largest signal rate at which the network is called; searched steps have their own "
-        "(default: the schedule's)",
+        "(default: that of generate.py)",
     )
     add(
         "--guidance",
@@ -183,15 +184,15 @@ def search_by_kid(
     """Searches where so many steps of a sampler give the least KID against training images."""
     import keras
 
-    from ddim_keras.samplers import model_signal_rates, reverse_process
+    from ddim_keras.samplers import reverse_process, sampler_signal_rates
     from ddim_keras.step_search import coordinate_search, most_measurements
 
     kid, _ = load_kid(arguments, config, split="train")
     sampler = arguments.samplers[0]
     found = {}
     for steps in sorted(set(arguments.search_steps)):
-        start = model_signal_rates(
-            model, steps, arguments.spacing[0], arguments.last_signal_rate[0]
+        start = sampler_signal_rates(
+            model, sampler, steps, arguments.spacing[0], arguments.last_signal_rate[0]
         )
         progress = keras.utils.Progbar(most_measurements(steps), unit_name="measurement")
         values = []
@@ -240,7 +241,7 @@ class Setting:
 
 def chosen_settings(arguments: argparse.Namespace, run: Run, model: Any) -> list[Setting]:
     """All that the command line asks for; raises InputError for what does not exist."""
-    from ddim_keras.samplers import model_signal_rates, reverse_process
+    from ddim_keras.samplers import reverse_process, sampler_signal_rates
 
     settings = []
     for sampler in arguments.samplers:
@@ -249,12 +250,14 @@ def chosen_settings(arguments: argparse.Namespace, run: Run, model: Any) -> list
             is_searched = spacing == "searched"
             source = run.read_sampling_steps() if is_searched else spacing
             for last_signal_rate in [None] if is_searched else arguments.last_signal_rate:
-                name = f"{sampler}, {spacing}"
+                name = f"{sampler}, {spacing}" if spacing else sampler
                 if last_signal_rate is not None:
                     name += f" to {last_signal_rate:g}"
                 for steps in sorted(set(arguments.steps)):
-                    signal_rates = model_signal_rates(model, steps, source, last_signal_rate)
-                    settings.append(Setting(sampler, spacing, name, signal_rates))
+                    signal_rates = sampler_signal_rates(
+                        model, sampler, steps, source, last_signal_rate
+                    )
+                    settings.append(Setting(sampler, spacing or "usual", name, signal_rates))
     return settings
 
 

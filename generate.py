@@ -99,17 +99,17 @@ def parse_arguments() -> argparse.Namespace:
     )
     sampling.add_argument(
         "--spacing",
-        default="time",
         metavar="NAME",
         help="what the steps are uniform in: time, log_snr or rho; or searched, as evaluate.py "
-        "--search-steps found them for this model (default: time)",
+        "--search-steps found them for this model (default: time for ddim, for others rho)",
     )
     sampling.add_argument(
         "--last-signal-rate",
         type=float,
         metavar="RATE",
         help="largest signal rate at which the network is called, below 1; larger is finer "
-        "(default: that of the model's schedule after all steps but one)",
+        "(default: for rho 0.94 to 0.985, the more steps the more; else that of the model's "
+        "schedule after all steps but one)",
     )
 
     editing = parser.add_mutually_exclusive_group()
@@ -339,10 +339,12 @@ def encode_and_decode(
     from ddim_keras import plots
     from ddim_keras.editing import decode, encode
     from ddim_keras.guidance import guided
-    from ddim_keras.samplers import SAMPLERS, model_signal_rates
+    from ddim_keras.samplers import SAMPLERS, sampler_signal_rates
 
     image = image_for(model, arguments.encode)
-    rates = model_signal_rates(model, arguments.steps, spacing, arguments.last_signal_rate)
+    rates = sampler_signal_rates(
+        model, arguments.sampler, arguments.steps, spacing, arguments.last_signal_rate
+    )
     denoise = model.compiled_denoise
     if model.num_classes:
         denoise = guided(denoise, labels, arguments.guidance)

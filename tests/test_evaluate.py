@@ -14,6 +14,7 @@ import evaluate
 from ddim_keras import encoders
 from ddim_keras.config import InputError
 from ddim_keras.drawn_flowers import draw_flowers
+from ddim_keras.schedules import offset_cosine
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -83,6 +84,19 @@ def test_a_row_for_each_sampler_last_rate_and_number_of_steps(measure, finished,
     assert f"{float(rows[3]['kid']):.4f}  ± {float(rows[3]['kid_standard_error']):.4f}" in lines[3]
     assert lines[-1].startswith("training against validation ")
     assert np.asarray(Image.open(finished.folder / "evaluation.png")).std() > 10
+
+
+def test_without_a_spacing_each_sampler_has_its_own(measure, finished):
+    assert measure("--samplers", "ddim", "ipndm", "--steps", 2) == 0
+    rows = rows_of(finished.folder)
+    assert [(row["setting"], row["spacing"]) for row in rows] == [
+        ("ddim", "usual"),
+        ("ipndm", "usual"),
+    ]
+    config = finished.read_config().model
+    _, halfway = offset_cosine(np.float32(0.5), config.max_signal_rate, config.min_signal_rate)
+    assert float(rows[0]["last_signal_rate"]) == pytest.approx(float(halfway), abs=1e-5)
+    assert float(rows[1]["last_signal_rate"]) == 0.94
 
 
 def test_other_metrics_of_the_same_images(measure, tmp_path, finished, encoder, place):

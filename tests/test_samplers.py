@@ -15,8 +15,10 @@ from ddim_keras.samplers import (
     SAMPLERS,
     adams_bashforth,
     ddim,
+    model_signal_rates,
     network_calls,
     reverse_process,
+    sampler_signal_rates,
 )
 from ddim_keras.schedules import sampling_signal_rates
 
@@ -463,6 +465,18 @@ def test_the_model_generates_with_every_sampler(model, name):
     )
     assert images.shape == (3, 16, 16, 3)
     assert steps == [0, 1, 2, 3] * 2
+
+
+def test_where_the_steps_lie_unless_asked_for():
+    model = DiffusionModel(ModelConfig(NetworkConfig(image_size=8, widths=(8,), depths=(1,))))
+    assert sampler_signal_rates(model, "ddim", 5) == model_signal_rates(model, 5)
+    for steps, last_rate in ((1, None), (5, 0.94), (20, 0.97), (50, 0.985)):
+        rates = sampler_signal_rates(model, "ipndm", steps)
+        assert rates == model_signal_rates(model, steps, "rho", last_rate)
+    assert sampler_signal_rates(model, "heun", 5, "log_snr") == model_signal_rates(
+        model, 5, "log_snr"
+    )
+    assert sampler_signal_rates(model, "heun", 5, None, 0.9)[-2] == pytest.approx(0.9)
 
 
 def test_an_unknown_sampler_is_named():
