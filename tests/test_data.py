@@ -16,7 +16,7 @@ from ddim_keras.data import (
     training_batches,
 )
 from ddim_keras.drawn_flowers import SPECIES, draw_flowers
-from ddim_keras.sources import Source, Unobtainable
+from ddim_keras.sources import Reading, Source, Unobtainable
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ class TestLoading:
     def test_a_cached_data_set_needs_no_tfds(self, cache_dir, monkeypatch):
         def read(name, data_dir):
             images, labels = draw_flowers(10, 8)
-            return (), zip(images, labels, [False] * 8 + [True] * 2, strict=True)
+            return Reading((), 10, zip(images, labels, [False] * 8 + [True] * 2, strict=True))
 
         monkeypatch.setattr(sources, "read_tfds", read)
         first = load_dataset("some_set/config", 8, cache_dir=cache_dir)
@@ -152,7 +152,7 @@ class TestLoading:
 
     def test_grey_and_colour_do_not_mix(self, tmp_path, cache_dir, monkeypatch):
         samples = [(np.zeros((8, 8, c), "uint8"), 0, c == 1) for c in (1, 1, 3)]
-        source = Source("mixed", "", lambda: ((), iter(samples)))
+        source = Source("mixed", "", lambda: Reading((), 3, iter(samples)))
         monkeypatch.setattr(data, "find_source", lambda *arguments: source)
         with pytest.raises(InputError, match=r"mixed mixes images of 1 and 3 channels \(image 3\)"):
             load_dataset("mixed", 8, cache_dir=cache_dir)

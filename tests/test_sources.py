@@ -18,8 +18,10 @@ REAL_FLOWERS = Path(__file__).parents[2] / "shared" / "tfds"
 
 
 def read(source, image_size=16, data_dir=None):
-    class_names, samples = find_source(source, image_size, data_dir).read()
-    return class_names, list(samples)
+    class_names, num_samples, samples = find_source(source, image_size, data_dir).read()
+    samples = list(samples)
+    assert len(samples) <= num_samples
+    return class_names, samples
 
 
 def marks(samples):
@@ -328,7 +330,7 @@ class TestTFDS:
 
     @pytest.mark.skipif(not REAL_FLOWERS.exists(), reason="no copy of Oxford Flowers 102")
     def test_the_real_flowers(self, tfds, monkeypatch):
-        _, samples = find_source("oxford_flowers102", 16, REAL_FLOWERS).read()
+        samples = find_source("oxford_flowers102", 16, REAL_FLOWERS).read().samples
         image, _, _ = next(samples)
         assert image.dtype == np.uint8
         assert image.shape[2:] == (3,)
