@@ -61,6 +61,13 @@ class TestArray:
         assert (first.sum(axis=0) >= 1).all()
         assert first.ravel().tolist() == marks(read(tmp_path / "a.npy")[1])
 
+    def test_what_is_not_compressed_is_mapped_and_not_loaded(self, tmp_path):
+        for images in (noise(10, 8, 8, 3), np.asfortranarray(noise(10, 8, 8, 3))):
+            np.savez(tmp_path / "a.npz", images=images, labels=np.arange(10))
+            samples = read(tmp_path / "a.npz")[1]
+            assert {type(image) for image, _, _ in samples} == {np.memmap}
+            np.testing.assert_array_equal([image for image, _, _ in samples], images)
+
     def test_the_split_can_be_given(self, tmp_path):
         np.savez(tmp_path / "a.npz", images=noise(10, 8, 8), num_train=7)
         assert marks(read(tmp_path / "a.npz")[1]) == [False] * 7 + [True] * 3
@@ -111,9 +118,10 @@ class TestArray:
             with pytest.raises(InputError, match="is damaged, or no array file"):
                 read(path)
 
-    def test_changed_bytes_are_noticed(self, tmp_path):
+    @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+    def test_changed_bytes_are_noticed(self, tmp_path, save):
         path = tmp_path / "a.npz"
-        np.savez_compressed(path, images=noise(10, 8, 8))
+        save(path, images=noise(10, 8, 8))
         contents = bytearray(path.read_bytes())
         contents[len(contents) // 2] ^= 1
         path.write_bytes(contents)
