@@ -151,7 +151,7 @@ def main() -> None:
     import_keras()
     from ddim_keras.model import DiffusionModel
 
-    model = DiffusionModel(config.model)
+    model = DiffusionModel(config.model, only_average=True)
     if arguments.search_steps:
         load_weights(model, weights)
         search = search_by_kid if arguments.search_by == "kid" else search_by_trajectory

@@ -174,7 +174,7 @@ def main() -> None:
     from ddim_keras.callbacks import sampling_progress
     from ddim_keras.model import DiffusionModel
 
-    model = DiffusionModel(config.model)
+    model = DiffusionModel(config.model, only_average=True)
     process = chosen_process(arguments, spacing, model)
     for path in filter(None, (arguments.output, arguments.trajectory)):
         path.parent.mkdir(parents=True, exist_ok=True)  # now, before the work, in case it fails

@@ -8,13 +8,11 @@ another machine and be given as a data set itself.
 """
 
 import itertools
-import os
 import re
 import shutil
-import struct
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -25,7 +23,16 @@ from PIL import Image
 
 from ddim_keras.config import InputError
 from ddim_keras.files import written_whole
-from ddim_keras.sources import DRAWN_FLOWERS, Sample, Unobtainable, find_source, first_line
+from ddim_keras.parallel import map_in_order
+from ddim_keras.sources import (
+    DRAWN_FLOWERS,
+    Reading,
+    Sample,
+    Unobtainable,
+    find_source,
+    first_line,
+    map_array,
+)
 
 DEFAULT_DATASET = "oxford_flowers102"
 CACHE_ARRAYS = ("images", "labels", "class_names", "num_train")
@@ -98,8 +105,7 @@ def load_dataset(
             return open_cache(cache, found.name)
         except InputError as error:
             print(f"{error}: preparing it again", flush=True)
-    class_names, samples = found.read()
-    write_cache(cache, found.name, image_size, class_names, samples)
+    write_cache(cache, found.name, image_size, found.read())
     return open_cache(cache, found.name)
 
 
@@ -128,14 +134,10 @@ def crop_and_resize(image: np.ndarray, image_size: int) -> np.ndarray:
 # The cache file.
 
 
-def write_cache(
-    cache: Path,
-    name: str,
-    image_size: int,
-    class_names: Iterable[str],
-    samples: Iterable[Sample],
-) -> None:
+def write_cache(cache: Path, name: str, image_size: int, reading: Reading) -> None:
     """Prepares all samples and writes the cache file, whole or not at all, in bounded memory.
+
+    On all cores; the file depends on the samples alone.
 
     Raises:
         InputError: if the samples mix grey and colour, or are fewer than two.
@@ -150,7 +152,7 @@ def write_cache(
     ):
         try:
             shape, train_labels, validation_labels = _write_pixels(
-                name, image_size, samples, train_pixels, validation_pixels
+                name, image_size, reading, train_pixels, validation_pixels
             )
         finally:
             print(flush=True)  # the progress bar leaves its line open
@@ -163,7 +165,7 @@ def write_cache(
                     shutil.copyfileobj(file, member)
             for array_name, array in {
                 "labels": np.array(train_labels + validation_labels, "int32"),
-                "class_names": np.array(tuple(class_names), "U"),
+                "class_names": np.array(reading.class_names, "U"),
                 "num_train": np.array(len(train_labels)),
             }.items():
                 with archive.open(f"{array_name}.npy", "w") as member:
@@ -173,7 +175,7 @@ def write_cache(
 def _write_pixels(
     name: str,
     image_size: int,
-    samples: Iterable[Sample],
+    reading: Reading,
     train_pixels: IO[bytes],
     validation_pixels: IO[bytes],
 ) -> tuple[tuple[int, ...], list[int], list[int]]:
@@ -181,9 +183,13 @@ def _write_pixels(
     shape = None
     train_labels: list[int] = []
     validation_labels: list[int] = []
-    progress = keras.utils.Progbar(None, unit_name="image", interval=0.5)
+
+    def prepare(sample: Sample) -> Sample:
+        return crop_and_resize(sample[0], image_size), *sample[1:]
+
+    progress = keras.utils.Progbar(reading.num_samples, unit_name="image", interval=0.5)
+    samples = map_in_order(prepare, reading.samples)
     for count, (image, label, is_validation) in enumerate(samples, start=1):
-        image = crop_and_resize(image, image_size)
         shape = shape or image.shape
         if image.shape != shape:
             raise InputError(
@@ -207,7 +213,7 @@ def open_cache(cache: Path, name: str) -> Dataset:
         with zipfile.ZipFile(cache) as archive:
             if archive.start_dir < CHECKED_BYTES and archive.testzip() is not None:
                 raise ValueError("wrong checksum")
-            images = _map_array(cache, archive.getinfo("images.npy"))
+            images = map_array(cache, archive.getinfo("images.npy"))
         with np.load(cache, allow_pickle=False) as arrays:
             labels, names, num_train = (arrays[name] for name in CACHE_ARRAYS[1:])
             labels, num_train = labels.astype("int32"), int(num_train)
@@ -239,25 +245,10 @@ def is_prepared(path: Path, image_size: int) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             members = [archive.getinfo(f"{name}.npy") for name in CACHE_ARRAYS]
-            shape = _map_array(path, members[0]).shape
+            shape = map_array(path, members[0]).shape
     except Exception:  # as above; who reads the file will say what is wrong
         return False
     return shape[1:3] == (image_size, image_size)
-
-
-def _map_array(path: Path, member: zipfile.ZipInfo) -> np.ndarray:
-    """Maps an array of an uncompressed .npz file, which NumPy itself only reads as a whole."""
-    if member.compress_type != zipfile.ZIP_STORED:
-        raise ValueError("the array is compressed")
-    with open(path, "rb") as file:
-        # A local zip header: 30 bytes, of which the last 4 give the lengths of name and extra.
-        file.seek(member.header_offset + 26)
-        name_length, extra_length = struct.unpack("<HH", file.read(4))
-        file.seek(name_length + extra_length, os.SEEK_CUR)
-        np.lib.format.read_magic(file)
-        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
-        order = "F" if fortran_order else "C"
-        return np.memmap(path, dtype, mode="r", offset=file.tell(), shape=shape, order=order)
 
 
 # Batches.

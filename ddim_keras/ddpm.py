@@ -22,7 +22,7 @@ import numpy as np
 from keras import ops
 
 from ddim_keras.config import InputError
-from ddim_keras.samplers import Callback, Denoise, ddim
+from ddim_keras.samplers import Callback, Denoise, as_generator, ddim
 
 # The length for which the linear betas were published.
 PUBLISHED_STEPS = 1000
@@ -211,8 +211,7 @@ def training_loss(
     `DiffusionModel.compute_losses` does the same with `discrete_steps`, and other losses.
     """
     images = ops.convert_to_tensor(images)
-    if not isinstance(seed, keras.random.SeedGenerator):
-        seed = keras.random.SeedGenerator(seed)
+    seed = as_generator(seed)
     steps = keras.random.randint((ops.shape(images)[0],), 1, len(alpha_bars), seed=seed)
     noises = keras.random.normal(ops.shape(images), dtype=images.dtype, seed=seed)
     noisy_images = sample_xt(images, steps, noises, alpha_bars)
@@ -352,8 +351,7 @@ def variational_bound(
         (T + 1, B): L_0, L_1, ..., L_T. Their sum is the bound.
     """
     images = ops.convert_to_tensor(images)
-    if not isinstance(seed, keras.random.SeedGenerator):
-        seed = keras.random.SeedGenerator(seed)
+    seed = as_generator(seed)
     alpha_bars, variances = alpha_bars_of(betas), reverse_variances(betas, variance)
     terms = []
     for step in range(1, len(betas)):

@@ -30,18 +30,25 @@ class DiffusionModel(CompiledSteps, keras.Model):
 
     Args:
         config: what to build, by default the assignment's model.
+        only_average: build the averaged network alone, and let it stand for both: half of the time
+            to start and of the memory, where weights are loaded to generate from.
     """
 
-    def __init__(self, config: ModelConfig | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, config: ModelConfig | None = None, only_average: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.config = config or ModelConfig()
         self.seed_generator = keras.random.SeedGenerator(self.config.seed)
         # Initial weights are drawn from Keras's global seed: make them depend on ours alone.
         keras.utils.set_random_seed(self.config.seed)
-        self.network = residual_unet(self.config.network, name="network")
-        self.ema_network = residual_unet(self.config.network, name="ema_network")
+        if only_average:
+            self.network = self.ema_network = residual_unet(self.config.network, name="ema_network")
+        else:
+            self.network = residual_unet(self.config.network, name="network")
+            self.ema_network = residual_unet(self.config.network, name="ema_network")
+            self.ema_network.set_weights(self.network.get_weights())
         self.ema_network.trainable = False
-        self.ema_network.set_weights(self.network.get_weights())
 
         channels = (self.config.network.channels,)
         self.pixel_means = self.add_weight(

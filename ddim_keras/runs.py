@@ -4,7 +4,8 @@
       config.json         the model, the recipe, the data set: what `--resume` and generate.py need
       last.weights.h5     weights, EMA, optimizer and random state after the last saved step
       best.weights.h5     the same at the epoch of the best KID
-      sampling_steps.json where few steps should lie, once `evaluate.py --search-steps` found it
+      sampling_steps.json where few steps should lie, once `evaluate.py --search-steps` found it;
+                          removed when further training changes the weights to show
       history.csv         a row an epoch
       curves.png          losses and KID
       samples/            a grid an epoch, always from the same noise
@@ -113,10 +114,13 @@ class Run:
 
     def save_last(self, model: Any) -> None:
         """Saves the whole state of a training."""
+        if not self.best_weights.exists():
+            self.forget_sampling_steps()
         save_weights(model, self.last_weights)
 
     def keep_last_as_best(self) -> None:
         """Copies the last weights to the best ones."""
+        self.forget_sampling_steps()
         with written_whole(self.best_weights) as part:
             shutil.copyfile(self.last_weights, part)
 
@@ -133,6 +137,10 @@ class Run:
         known = self.read_sampling_steps() if self.sampling_steps_file.exists() else {}
         with written_whole(self.sampling_steps_file) as part:
             part.write_text(json.dumps({**known, **signal_rates}, indent=2) + "\n")
+
+    def forget_sampling_steps(self) -> None:
+        """Removes sampling_steps.json: to be called before the weights it was searched for go."""
+        self.sampling_steps_file.unlink(missing_ok=True)
 
     def read_sampling_steps(self) -> dict[int, list[float]]:
         """Reads sampling_steps.json: the searched signal rates for each number of steps.

@@ -96,8 +96,7 @@ def ddim(
     noisy_images, levels, predict = _start(denoise, initial_noise, signal_rates, clip_range)
     if eta > 0 and levels[-1].signal_rate < levels[0].signal_rate:
         raise InputError("signal rates that fall need eta 0: encoding adds no fresh noise")
-    if not isinstance(seed, keras.random.SeedGenerator):
-        seed = keras.random.SeedGenerator(seed)
+    seed = as_generator(seed)
 
     for step, (level, next_level) in enumerate(itertools.pairwise(levels)):
         pred_noises, pred_images = predict(noisy_images, level)
@@ -336,6 +335,12 @@ def network_calls(sampler: str, signal_rates: Sequence[float]) -> int:
 
     SAMPLERS[sampler](denoise, np.zeros((1, 1, 1, 1)), signal_rates)
     return calls
+
+
+def as_generator(seed: int | keras.random.SeedGenerator | None) -> keras.random.SeedGenerator:
+    """The generator that `seed` is or, for a number or None, a new one."""
+    is_generator = isinstance(seed, keras.random.SeedGenerator)
+    return seed if is_generator else keras.random.SeedGenerator(seed)
 
 
 def _start(

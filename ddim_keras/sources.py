@@ -1,7 +1,7 @@
 """Where images come from: a data set of TFDS, a folder, an array file, or drawn flowers.
 
 A source is found at once, and read only where its images have not been prepared before. Reading
-gives the names of the classes, and one sample at a time.
+gives the names of the classes, and one sample at a time, never all of them.
 """
 
 import contextlib
@@ -9,11 +9,14 @@ import difflib
 import functools
 import hashlib
 import itertools
+import os
 import re
+import struct
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import keras
@@ -22,6 +25,7 @@ from PIL import Image, ImageOps
 
 from ddim_keras.config import InputError
 from ddim_keras.drawn_flowers import SPECIES, draw_flowers
+from ddim_keras.parallel import map_in_order
 
 DRAWN_FLOWERS = "drawn_flowers"
 NUM_DRAWN_FLOWERS = 8000
@@ -34,7 +38,14 @@ NETWORK_TIMEOUT = 10.0  # seconds
 
 # An image (H, W) or (H, W, C) uint8, its label or -1, and whether it is for validation.
 Sample = tuple[np.ndarray, int, bool]
-Reading = tuple[tuple[str, ...], Iterator[Sample]]
+
+
+class Reading(NamedTuple):
+    """What a source holds, before any of its images has been read."""
+
+    class_names: tuple[str, ...]
+    num_samples: int  # more than there are, where some cannot be read
+    samples: Iterator[Sample]
 
 
 class Unobtainable(InputError):
@@ -125,7 +136,9 @@ def read_tfds(name: str, data_dir: str | Path | None) -> Reading:
                 "remove that folder, to download it again"
             ) from error
 
-    return tuple(label.names) if has_labels else (), samples()
+    class_names = tuple(label.names) if has_labels else ()
+    num_samples = sum(split.num_examples for split in builder.info.splits.values())
+    return Reading(class_names, num_samples, samples())
 
 
 def _tfds_builder(name: str, data_dir: str | Path | None) -> Any:
@@ -182,7 +195,7 @@ def read_array(path: Path) -> Reading:
         else:
             with loaded:
                 names = {"images", "labels", "class_names", "num_train"} & {*loaded}
-                arrays = {name: loaded[name] for name in names}
+                arrays = {name: _read_member(path, loaded, name) for name in names}
                 contents = ", ".join(loaded) or "nothing"
     except Exception as error:  # NumPy and zipfile raise a dozen kinds for damaged files
         raise InputError(
@@ -220,7 +233,35 @@ def read_array(path: Path) -> Reading:
             raise InputError(f"num_train in {path} must be a whole number, not {num_train}")
         is_validation = iter(np.arange(len(images)) >= num_train)
     class_names = tuple(str(name) for name in arrays.get("class_names", ()))
-    return class_names, zip(images, labels, is_validation, strict=False)
+    return Reading(class_names, len(images), zip(images, labels, is_validation, strict=False))
+
+
+def _read_member(path: Path, archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
+    """Reads an array of an .npz file; maps the images where they are not compressed."""
+    member = archive.zip.getinfo(f"{name}.npy")
+    if name != "images" or member.compress_type != zipfile.ZIP_STORED:
+        return archive[name]
+    with archive.zip.open(member) as contents:  # checks the sum, holding a little at a time
+        while contents.read(2**20):
+            pass
+    return map_array(path, member)
+
+
+def map_array(path: Path, member: zipfile.ZipInfo) -> np.ndarray:
+    """Maps an array of an uncompressed .npz file, which NumPy itself only reads as a whole."""
+    if member.compress_type != zipfile.ZIP_STORED:
+        raise ValueError("the array is compressed")
+    with open(path, "rb") as file:
+        # A local zip header: 30 bytes, of which the last 4 give the lengths of name and extra.
+        file.seek(member.header_offset + 26)
+        name_length, extra_length = struct.unpack("<HH", file.read(4))
+        file.seek(name_length + extra_length, os.SEEK_CUR)
+        np.lib.format.read_magic(file)
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+        if dtype.hasobject:
+            raise ValueError("the array holds Python objects")
+        order = "F" if fortran_order else "C"
+        return np.memmap(path, dtype, mode="r", offset=file.tell(), shape=shape, order=order)
 
 
 def read_folder(folder: Path, files: Sequence[Path]) -> Reading:
@@ -228,15 +269,19 @@ def read_folder(folder: Path, files: Sequence[Path]) -> Reading:
     parents = [(*file.relative_to(folder).parts[:-1], "")[0] for file in files]
     class_names = tuple(sorted({*parents} - {""}))
 
+    def read(file: Path) -> np.ndarray | Exception:
+        try:
+            return read_image(file)
+        except Exception as error:  # Pillow's readers raise a dozen kinds for damaged files
+            return error
+
     def samples() -> Iterator[Sample]:
         is_validation = _marks()
         num_skipped = 0
-        for file, parent in zip(files, parents, strict=True):
-            try:
-                pixels = read_image(file)
-            except Exception as error:  # Pillow's readers raise a dozen kinds for damaged files
+        for file, parent, pixels in zip(files, parents, map_in_order(read, files), strict=True):
+            if isinstance(pixels, Exception):
                 num_skipped += 1
-                print(f"skipping {file}: no readable image ({first_line(error)})", flush=True)
+                print(f"skipping {file}: no readable image ({first_line(pixels)})", flush=True)
                 continue
             yield pixels, class_names.index(parent) if parent else -1, next(is_validation)
         if num_skipped:
@@ -244,7 +289,7 @@ def read_folder(folder: Path, files: Sequence[Path]) -> Reading:
         if num_skipped == len(files):
             raise InputError(f"folder {folder} holds no readable image")
 
-    return class_names, samples()
+    return Reading(class_names, len(files), samples())
 
 
 def read_drawn_flowers(image_size: int) -> Reading:
@@ -257,7 +302,8 @@ def read_drawn_flowers(image_size: int) -> Reading:
             images, labels = draw_flowers(num_at_once, image_size, seed)
             yield from zip(images, labels, is_validation, strict=False)
 
-    return tuple(species.name for species in SPECIES), samples()
+    class_names = tuple(species.name for species in SPECIES)
+    return Reading(class_names, NUM_DRAWN_FLOWERS, samples())
 
 
 def read_image(file: Path) -> np.ndarray:

@@ -1,4 +1,5 @@
 import sys
+import threading
 from itertools import islice
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from ddim_keras.data import (
     training_batches,
 )
 from ddim_keras.drawn_flowers import SPECIES, draw_flowers
-from ddim_keras.sources import Source, Unobtainable
+from ddim_keras.sources import Reading, Source, Unobtainable
 
 
 @pytest.fixture
@@ -108,7 +109,7 @@ class TestLoading:
     def test_a_cached_data_set_needs_no_tfds(self, cache_dir, monkeypatch):
         def read(name, data_dir):
             images, labels = draw_flowers(10, 8)
-            return (), zip(images, labels, [False] * 8 + [True] * 2, strict=True)
+            return Reading((), 10, zip(images, labels, [False] * 8 + [True] * 2, strict=True))
 
         monkeypatch.setattr(sources, "read_tfds", read)
         first = load_dataset("some_set/config", 8, cache_dir=cache_dir)
@@ -152,7 +153,7 @@ class TestLoading:
 
     def test_grey_and_colour_do_not_mix(self, tmp_path, cache_dir, monkeypatch):
         samples = [(np.zeros((8, 8, c), "uint8"), 0, c == 1) for c in (1, 1, 3)]
-        source = Source("mixed", "", lambda: ((), iter(samples)))
+        source = Source("mixed", "", lambda: Reading((), 3, iter(samples)))
         monkeypatch.setattr(data, "find_source", lambda *arguments: source)
         with pytest.raises(InputError, match=r"mixed mixes images of 1 and 3 channels \(image 3\)"):
             load_dataset("mixed", 8, cache_dir=cache_dir)
@@ -165,6 +166,42 @@ class TestCache:
         load_dataset(array_file, 16, cache_dir=cache_dir)
         (cache,) = cache_dir.iterdir()
         return cache
+
+    def test_it_is_what_preparing_one_image_after_the_other_gives(self, tmp_path, cache_dir):
+        images, labels = draw_flowers(60, 20)
+        np.savez(tmp_path / "a.npz", images=images, labels=labels, num_train=45)
+        load_dataset(tmp_path / "a.npz", 12, cache_dir=cache_dir)
+        (cache,) = cache_dir.iterdir()
+        with np.load(cache) as arrays:
+            expected = [crop_and_resize(image, 12) for image in images]
+            np.testing.assert_array_equal(arrays["images"], expected)
+            np.testing.assert_array_equal(arrays["labels"], labels)
+
+    def test_the_time_left_is_estimated(self, array_file, cache_dir, monkeypatch):
+        updates = []
+        progress = data.keras.utils.Progbar
+        monkeypatch.setattr(progress, "update", lambda bar, count: updates.append((count, bar)))
+        load_dataset(array_file, 16, cache_dir=cache_dir)
+        assert [count for count, _ in updates] == [*range(1, 51)]
+        assert {bar.target for _, bar in updates} == {50}
+
+    def test_an_interruption_leaves_nothing(self, array_file, cache_dir, monkeypatch):
+        read_images = []
+
+        def samples():
+            for image in draw_flowers(50, 16)[0]:
+                if len(read_images) == 30:
+                    raise KeyboardInterrupt
+                read_images.append(image)
+                yield image, -1, len(read_images) % 5 == 0
+
+        source = Source("some", "", lambda: Reading((), 50, samples()))
+        monkeypatch.setattr(data, "find_source", lambda *arguments: source)
+        threads = threading.active_count()
+        with pytest.raises(KeyboardInterrupt):
+            load_dataset("some", 8, cache_dir=cache_dir)
+        assert list(cache_dir.iterdir()) == []
+        assert threading.active_count() == threads
 
     def test_it_is_an_ordinary_array_file(self, cache):
         with np.load(cache, allow_pickle=False) as arrays:

@@ -390,6 +390,15 @@ for model in (whole, only):
     assert result.returncode == 0, result.stderr
 
 
+def test_the_average_alone_generates_the_same_images(config, tmp_path):
+    model = randomised(config)
+    model.save_weights(tmp_path / "both.weights.h5")
+    average = DiffusionModel(config, only_average=True)
+    average.load_weights(tmp_path / "both.weights.h5")
+    assert average.network is average.ema_network
+    np.testing.assert_array_equal(average.generate(4, 3, seed=0), model.generate(4, 3, seed=0))
+
+
 def test_a_loaded_model_continues_with_the_same_random_numbers(config, tmp_path):
     images, _ = draw_flowers(16, SIZE)
     model = DiffusionModel(config)

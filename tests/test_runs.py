@@ -64,6 +64,19 @@ def test_searched_steps_survive_their_file_and_are_added_to(run):
     assert run.read_sampling_steps() == {1: [0.02, 1.0], 2: [0.02, 0.8, 1.0]}
 
 
+def test_searched_steps_go_with_the_weights_that_they_were_searched_for(run, model):
+    def is_kept_after(action):
+        run.save_sampling_steps({1: [0.02, 1.0]})
+        action()
+        return run.sampling_steps_file.exists()
+
+    assert not is_kept_after(lambda: run.save_last(model))
+    assert not is_kept_after(run.keep_last_as_best)
+    # From now on the best weights are those to show, and an epoch that is not better leaves them.
+    assert is_kept_after(lambda: run.save_last(model))
+    assert not is_kept_after(run.keep_last_as_best)
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"2": [0.1, 1.0]}', '{"one": [0.1, 1]}', '{"1": 3}'])
 def test_broken_searched_steps_are_named(run, text):
     run.sampling_steps_file.write_text(text)

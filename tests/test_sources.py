@@ -18,8 +18,10 @@ REAL_FLOWERS = Path(__file__).parents[2] / "shared" / "tfds"
 
 
 def read(source, image_size=16, data_dir=None):
-    class_names, samples = find_source(source, image_size, data_dir).read()
-    return class_names, list(samples)
+    class_names, num_samples, samples = find_source(source, image_size, data_dir).read()
+    samples = list(samples)
+    assert len(samples) <= num_samples
+    return class_names, samples
 
 
 def marks(samples):
@@ -58,6 +60,13 @@ class TestArray:
         assert first[0, 0]
         assert (first.sum(axis=0) >= 1).all()
         assert first.ravel().tolist() == marks(read(tmp_path / "a.npy")[1])
+
+    def test_what_is_not_compressed_is_mapped_and_not_loaded(self, tmp_path):
+        for images in (noise(10, 8, 8, 3), np.asfortranarray(noise(10, 8, 8, 3))):
+            np.savez(tmp_path / "a.npz", images=images, labels=np.arange(10))
+            samples = read(tmp_path / "a.npz")[1]
+            assert {type(image) for image, _, _ in samples} == {np.memmap}
+            np.testing.assert_array_equal([image for image, _, _ in samples], images)
 
     def test_the_split_can_be_given(self, tmp_path):
         np.savez(tmp_path / "a.npz", images=noise(10, 8, 8), num_train=7)
@@ -109,9 +118,10 @@ class TestArray:
             with pytest.raises(InputError, match="is damaged, or no array file"):
                 read(path)
 
-    def test_changed_bytes_are_noticed(self, tmp_path):
+    @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+    def test_changed_bytes_are_noticed(self, tmp_path, save):
         path = tmp_path / "a.npz"
-        np.savez_compressed(path, images=noise(10, 8, 8))
+        save(path, images=noise(10, 8, 8))
         contents = bytearray(path.read_bytes())
         contents[len(contents) // 2] ^= 1
         path.write_bytes(contents)
@@ -328,7 +338,7 @@ class TestTFDS:
 
     @pytest.mark.skipif(not REAL_FLOWERS.exists(), reason="no copy of Oxford Flowers 102")
     def test_the_real_flowers(self, tfds, monkeypatch):
-        _, samples = find_source("oxford_flowers102", 16, REAL_FLOWERS).read()
+        samples = find_source("oxford_flowers102", 16, REAL_FLOWERS).read().samples
         image, _, _ = next(samples)
         assert image.dtype == np.uint8
         assert image.shape[2:] == (3,)
