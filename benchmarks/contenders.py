@@ -29,7 +29,7 @@ CONTENDERS = {
 # widths are multiples of 16, as CPUs and GPUs like them, and of depth as the peers make them.
 DIFFUSERS_SIZES = (
     (0.91e9, (16, 32, 48, 64)),
-    (1.19e9, (16, 32, 64, 96)),
+    (1.04e9, (16, 32, 48, 96)),
     (1.70e9, (32, 32, 48, 64)),
     (2.35e9, (32, 48, 64, 80)),
     (4.97e9, (48, 64, 96, 128)),

@@ -75,10 +75,12 @@ def parse_arguments() -> argparse.Namespace:
         help=f"beside ddim_keras: {', '.join(peers)} (default: all that are installed)",
     )
     add(
-        "--tune-peers",
-        action="store_true",
-        help="first try both memory formats, with and without torch.compile, for each PyTorch "
-        "peer, and keep what trains fastest here (default: eager, channels first)",
+        "--peer-settings",
+        choices=("tuned", "eager"),
+        default="tuned",
+        help="tuned: first try both memory formats, with and without torch.compile, for each "
+        "PyTorch peer, and keep what trains fastest here, which takes minutes; eager: neither "
+        "(default: tuned)",
     )
     add("--rounds", type=at_least(1), default=5, metavar="N", help="(default: 5)")
     add(
@@ -188,7 +190,11 @@ class Process:
         status = self.process.wait()
         self.errors.seek(0)
         lines = [line.strip() for line in self.errors if line.strip()]
-        return lines[-1] if lines else f"it ended with status {status}, without a word"
+        return (
+            lines[-1].removeprefix("error: ")
+            if lines
+            else f"it ended with status {status}, without a word"
+        )
 
     def close(self) -> None:
         with contextlib.suppress(BrokenPipeError):
@@ -241,7 +247,7 @@ def start_all(
             note(f"left out {name}: not installed; pip install {package}")
             continue
         try:
-            if arguments.tune_peers and name != "keras_example":
+            if arguments.peer_settings == "tuned" and name != "keras_example":
                 settings = tuned(name, settings, arguments)
             started.append(start(name, settings, arguments, stack))
         except ContenderError as error:
