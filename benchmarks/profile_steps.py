@@ -2,22 +2,31 @@
 
     python benchmarks/profile_steps.py --preset lab --output trace/
 
-Under TensorFlow the table sums the self time of operations by kind, over all threads. Under PyTorch
-it is the profiler's own. JAX's XLA fuses operations, and its profiler has no table: open the trace
-in TensorBoard or Perfetto. (Not called profile.py: it would hide Python's module of that name.)
+Under TensorFlow the table sums the self time of operations by kind, over all threads, and the
+speed that convolutions and matrix products reach stands beside that of large matrix products. Under
+PyTorch it is the profiler's own. JAX's XLA fuses operations, and its profiler has no table: open
+the trace in TensorBoard or Perfetto. (Not called profile.py: that would hide Python's module.)
 """
 
 import argparse
 import collections
 import re
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.contenders import Settings
-from ddim_keras.command_line import add_backend_option, at_least, choose_backend, run_command
+from benchmarks.contenders import MatrixProducts, Settings, build
+from benchmarks.throughput import TRAINING_TO_FORWARD
+from ddim_keras.command_line import (
+    add_backend_option,
+    at_least,
+    choose_backend,
+    import_keras,
+    run_command,
+)
 from ddim_keras.config import PRESETS
 
 # TensorFlow's operations by kind; the first pattern that fits counts. oneDNN's begin with _Mkl.
@@ -36,6 +45,8 @@ KINDS = (
     ("other elementwise", r"Add|Mul|Sub|Div|Neg|Square|Pow|Select|Exp|Log|Sin|Cos"),
 )
 
+PRODUCTS = 4  # the first so many of the kinds do the multiplications that are counted
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -52,8 +63,7 @@ def main() -> None:
     backend = choose_backend(arguments.backend)
     recipe = PRESETS[arguments.preset].training
 
-    from benchmarks.contenders import build
-
+    import_keras()
     contender = build(
         Settings(
             contender="ddim_keras",
@@ -78,7 +88,19 @@ def profile_tensorflow(contender: Any, steps: int, folder: Path) -> None:
     contender.train(steps)
     tf.profiler.experimental.stop()
     newest = max(folder.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
-    print(table(kind_seconds(operation_seconds(newest))))
+    kinds = kind_seconds(operation_seconds(newest))
+    print(table(kinds))
+    images = steps * len(next(contender.batches)[0])
+    operations = TRAINING_TO_FORWARD * contender.forward_flops * images
+    products = sum(kinds[kind] for kind, _ in KINDS[:PRODUCTS] if kind in kinds)
+    print(f"convolutions and matrix products: {operations / products / 1e9:.0f} GFLOP/s")
+    matrices = MatrixProducts("tensorflow", 2048)
+    for dtype in matrices.products:
+        matrices.run(dtype, 1)
+        start = time.perf_counter()
+        operations = matrices.run(dtype, 10)
+        speed = operations / (time.perf_counter() - start)
+        print(f"products of 2048 x 2048 matrices, {dtype}: {speed / 1e9:.0f} GFLOP/s")
 
 
 def profile_jax(contender: Any, steps: int, folder: Path) -> None:
