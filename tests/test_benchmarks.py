@@ -1,0 +1,211 @@
+import argparse
+import json
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from benchmarks import contenders, profile_steps, throughput
+from benchmarks.flops import forward_flops
+from ddim_keras.config import PRESETS, NetworkConfig
+from ddim_keras.network import residual_unet
+from tests.conftest import TINY, run
+
+
+def test_flops_of_convolutions():
+    pixels = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, padding="same")(pixels)  # 8 * 8 * 3 * 3 * 3 * 4 multiplications
+    x = layers.Conv2D(6, 2, strides=2)(x)  # 4 * 4 * 2 * 2 * 4 * 6
+    x = layers.Conv2DTranspose(5, 2, strides=2)(x)  # 4 * 4 * 2 * 2 * 6 * 5
+    x = layers.BatchNormalization()(x)
+    x = layers.Dense(7)(x)  # 8 * 8 * 5 * 7
+    network = keras.Model(pixels, x)
+    assert forward_flops(network) == 2 * (6912 + 1536 + 1920 + 2240)
+
+
+def test_flops_of_attention():
+    tokens = keras.Input((10, 12))
+    network = keras.Model(tokens, layers.MultiHeadAttention(3, key_dim=4)(tokens, tokens))
+    # Four projections of 10 tokens with 12 x 12 weights; two products of 10 x 10 x 4 for 3 heads.
+    assert forward_flops(network) == 2 * (4 * 10 * 12 * 12 + 2 * 10 * 10 * 4 * 3)
+
+
+def test_flops_of_an_unknown_layer_are_not_passed_over():
+    sequence = keras.Input((5, 3))
+    with pytest.raises(TypeError, match="Conv1D"):
+        forward_flops(keras.Model(sequence, layers.Conv1D(2, 3)(sequence)))
+
+
+def test_flops_agree_with_those_that_pytorch_counts():
+    if keras.backend.backend() != "torch":
+        pytest.skip("counts PyTorch's operations")
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    network = residual_unet(NetworkConfig(image_size=16, widths=(8, 16), depths=(1, 1)))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network([torch.zeros(1, 16, 16, 3), torch.zeros(1, 1, 1, 1)], training=False)
+    assert forward_flops(network) == counter.get_total_flops()
+
+
+def test_contender_trains_and_samples(monkeypatch):
+    monkeypatch.setitem(PRESETS, "tiny", TINY)
+    policy = keras.config.dtype_policy()
+    contender = contenders.build(contenders.Settings("ddim_keras", "tiny", "float32", 4))
+    try:
+        before = contender.model.network.get_weights()
+        contender.train(2)
+        assert int(contender.model.optimizer.iterations) == 2
+        assert not np.array_equal(before[0], contender.model.network.get_weights()[0])
+        assert contender.sample(3, 2).shape == (3, 16, 16, 3)
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+def test_keras_example_has_the_operations_of_lab():
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("the example's loop is TensorFlow's")
+    from benchmarks.keras_example import unet
+
+    ours = residual_unet(PRESETS["lab"].model.network)
+    example = unet(64)
+    assert forward_flops(example) == forward_flops(ours)
+    assert example.count_params() == ours.count_params()
+
+
+def test_peers_are_of_the_nearest_size():
+    sizes = ((1e9, "small"), (4e9, "large"))
+    assert contenders.nearest_size(sizes, 1.9e9) == "small"
+    assert contenders.nearest_size(sizes, 2.1e9) == "large"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_matrix_products_count_their_operations(dtype):
+    products = contenders.MatrixProducts(keras.backend.backend(), size=10)
+    assert products.run(dtype, times=3) == 3 * 2 * 10**3
+
+
+class Fake:
+    """Answers as a contender's process does, and writes down who was asked."""
+
+    def __init__(self, name, train_seconds, asked, fails_at=None):
+        self.name, self.train_seconds = name, train_seconds
+        self.asked, self.fails_at = asked, fails_at
+
+    def ask(self, command, **arguments):
+        self.asked.append((self.name, command))
+        if self.fails_at == self.asked.count((self.name, "train")):
+            raise throughput.ContenderError(f"{self.name} failed to train: no memory")
+        return {
+            "train": lambda: self.train_seconds * arguments["steps"],
+            "sample": lambda: 2.0,
+            "memory": lambda: {"process": 2**31, "device": 0},
+            "peak": lambda: {"float32": 4e9, "bfloat16": 8e9},
+            "cpu_seconds": lambda: 1.0,
+        }[command]()
+
+
+def result(flops):
+    what = {
+        "settings": {"preset": "lab", "precision": "float32", "batch_size": 8},
+        "device": "CPU",
+        "parameters": 10**6,
+        "forward_flops": flops,
+    }
+    return throughput.Result(what, {"ready": 1.0, "train": 2.0, "sample": 3.0})
+
+
+OPTIONS = argparse.Namespace(rounds=3, seconds=10.0, steps=20, num_images=6, matrix_size=64)
+
+
+def test_contenders_take_turns_and_are_compared_by_medians():
+    asked = []
+    fast, slow = Fake("fast", 1.0, asked), Fake("slow", 4.0, asked)
+    results = throughput.measure([(fast, result(1e9)), (slow, result(5e8))], OPTIONS)
+    assert [name for name, command in asked if command == "train"] == ["fast", "slow"] * 4
+    assert results["fast"].train == [8.0] * 3
+    assert results["slow"].train == [2.0] * 3
+    results["slow"].train = [1.0, 2.0, 100.0]  # a mean would be far off
+    summaries = {name: throughput.summary(each) for name, each in results.items()}
+    assert summaries["fast"]["median"]["train_flops"] == 8.0 * 3 * 1e9
+    assert throughput.ratios(summaries) == {
+        "slow": {"train": 4.0, "sample": 1.0, "train_flops": 8.0, "sample_flops": 2.0}
+    }
+    report = {
+        "contenders": summaries,
+        "ratios": throughput.ratios(summaries),
+        "hardware": throughput.hardware(),
+        "date": "2026-01-01T00:00:00",
+        "load_average_before": 0.0,
+    }
+    text = throughput.as_text(json.loads(json.dumps(report)), OPTIONS)
+    row = next(line for line in text.splitlines() if line.startswith("| fast"))
+    cells = [cell.strip() for cell in row.split("|")[1:-1]]
+    expected = ["fast", "1.00", "1.00", "8.0", "24", "600 %", "3.00", "1.0", "2.0", "2.00"]
+    assert cells == expected
+    (row,) = [line for line in text.splitlines() if line.startswith("| / slow")]
+    cells = [cell.strip() for cell in row.split("|")[1:-1]]
+    assert cells == ["/ slow", "4.00", "1.00", "8.00", "2.00"]
+
+
+def test_contender_that_fails_is_left_out_and_the_others_go_on(capsys):
+    asked = []
+    good, bad = Fake("good", 1.0, asked), Fake("bad", 1.0, asked, fails_at=2)
+    results = throughput.measure([(bad, result(1e9)), (good, result(1e9))], OPTIONS)
+    assert list(results) == ["good"]
+    assert len(results["good"].train) == 3
+    assert "left out: bad failed to train: no memory\n" in capsys.readouterr().err
+
+
+def test_process_that_ends_is_one_line():
+    process = throughput.Process("peer", [sys.executable, "-c", "import sys; sys.exit('no disk')"])
+    with pytest.raises(throughput.ContenderError, match=r"^peer failed to build: no disk$"):
+        process.ask("build")
+    process.close()
+
+
+def test_worker_says_what_is_wrong_in_one_line():
+    process = throughput.Process("peer")
+    with pytest.raises(throughput.ContenderError, match=r"build: KERAS_BACKEND .*'nonsense'$"):
+        process.ask(
+            "build",
+            contender="ddim_keras",
+            preset="lab",
+            precision="float32",
+            batch_size=1,
+            backend="nonsense",
+        )
+    process.close()
+
+
+def test_peer_that_is_not_installed_is_left_out_with_what_to_install(monkeypatch, capsys):
+    monkeypatch.setattr(throughput.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(
+        throughput, "start", lambda name, *_: (argparse.Namespace(name=name), result(1e9))
+    )
+    ours = contenders.Settings("ddim_keras", "lab", "float32", 8)
+    options = argparse.Namespace(contenders=["denoising_diffusion_pytorch"])
+    started = throughput.start_all(ours, ["jax"], options, None)
+    assert [process.name for process, _ in started] == ["ddim_keras, jax"]
+    assert "pip install denoising-diffusion-pytorch" in capsys.readouterr().err
+
+
+def test_unknown_contender_is_refused_before_the_work(capsys):
+    assert run(throughput, "--contenders", "nonsense") == 2
+    assert "keras_example" in capsys.readouterr().err
+
+
+def test_self_times_leave_out_what_an_event_contains():
+    events = [("outer", 0, 10), ("inner", 1, 4), ("innermost", 2, 1), ("second", 5, 3)]
+    events.append(("next", 10, 2))
+    times = dict(profile_steps.self_times(events))
+    assert times == {"outer": 3, "inner": 3, "innermost": 1, "second": 3, "next": 2}
+
+
+def test_operations_are_summed_by_kind():
+    operations = {"_MklConv2DBackpropFilter": 1.0, "Conv2DBackpropFilter": 2.0, "Nonsense": 1.0}
+    kinds = profile_steps.kind_seconds(operations)
+    assert kinds == {"convolution, gradient of the filter": 3.0, "Nonsense": 1.0}
+    assert profile_steps.table(kinds).split()[:2] == ["75.0", "%"]
