@@ -15,6 +15,7 @@ import numpy as np
 
 from ddim_keras import plots
 from ddim_keras.config import InputError
+from ddim_keras.devices import any_process, num_processes
 from ddim_keras.kid import KernelInceptionDistance
 from ddim_keras.runs import Run
 
@@ -124,6 +125,7 @@ class StopCleanly(keras.callbacks.Callback):
 
     The first Ctrl-C (SIGINT, or SIGTERM) raises Interrupted at the end of the step; a second one
     acts as usual. A loss that is not finite raises InputError, before it reaches a checkpoint.
+    Processes that train together agree, every `check_every` steps, whether one was interrupted.
     """
 
     def __init__(self, check_every: int = 50) -> None:
@@ -147,15 +149,20 @@ class StopCleanly(keras.callbacks.Callback):
         self.__exit__()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        # Reading a loss, and agreeing, wait for the device, so not in every step.
+        is_check = batch % self.check_every == 0
         # After the last step of an epoch, its evaluation and record still belong to it.
-        if self.requested and batch + 1 < self.params["steps"]:
-            raise Interrupted
-        # Reading a loss waits for the device, so not in every step.
-        if batch % self.check_every == 0:
+        if batch + 1 < self.params["steps"] and (is_check or num_processes() == 1):
+            self._stop_if_requested()
+        if is_check:
             _require_finite(logs)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        if self.requested:
+        _require_finite(logs)
+        self._stop_if_requested()
+
+    def _stop_if_requested(self) -> None:
+        if any_process(self.requested):
             raise Interrupted
 
 

@@ -303,7 +303,11 @@ def training_batches(
 
 
 class ValidationBatches(keras.utils.PyDataset):
-    """One pass over images and their labels in order, the last batch shorter."""
+    """One pass over images and their labels in order, all batches of one size.
+
+    The last one is filled up with images from the start: one shape is compiled once, and several
+    devices share each batch equally.
+    """
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, batch_size: int) -> None:
         super().__init__()
@@ -315,5 +319,6 @@ class ValidationBatches(keras.utils.PyDataset):
         return -(-len(self.images) // self.batch_size)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        batch = slice(index * self.batch_size, (index + 1) * self.batch_size)
-        return np.array(self.images[batch]), self.labels[batch]
+        batch = np.arange(index * self.batch_size, (index + 1) * self.batch_size)
+        batch %= len(self.images)
+        return self.images[batch], self.labels[batch]

@@ -1,8 +1,8 @@
 """The training step and the compiled denoiser, once for each Keras backend.
 
-The one place with backend code. Each class adds to a model that has `compute_losses`, `denoise`,
-`update_ema` and `update_metrics`: a `train_step` and a `test_step` that `fit` and `evaluate`
-compile, and `compiled_denoise`.
+The one place with backend code, but for `devices`. Each class adds to a model that has
+`compute_losses`, `denoise`, `update_ema` and `update_metrics`: a `train_step` and a `test_step`
+that `fit` and `evaluate` compile, and `compiled_denoise`.
 """
 
 import functools
@@ -11,17 +11,31 @@ from typing import Any
 import keras
 from keras.utils import unpack_x_y_sample_weight
 
+
+class OneDevice:
+    """What is more than it seems where several devices or hosts train together."""
+
+    def draw(self, distribution: Any, shape: Any) -> Any:
+        """Float32 random numbers for a batch; `distribution` is `keras.random.normal` or such."""
+        return distribution(shape, dtype="float32", seed=self.seed_generator)
+
+    def local_value(self, variable: keras.Variable) -> Any:
+        """The value of a variable for computations in which no other host takes part."""
+        return variable.value
+
+
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
-    class CompiledSteps:
+    class CompiledSteps(OneDevice):
         """TensorFlow: gradients by a tape; XLA where there is a GPU, as it slows a CPU down."""
 
         def train_step(self, data: Any) -> dict[str, Any]:
             images, labels, _ = unpack_x_y_sample_weight(data)
             with tf.GradientTape() as tape:
                 loss, losses = self.compute_losses(images, training=True, labels=labels)
-                loss = self.optimizer.scale_loss(loss)
+                # The optimizer adds up the gradients of all devices.
+                loss = self.optimizer.scale_loss(loss / _replicas())
             gradients = tape.gradient(loss, self.trainable_weights)
             self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
             self.update_ema()
@@ -32,6 +46,15 @@ if keras.backend.backend() == "tensorflow":
             _, losses = self.compute_losses(images, training=False, labels=labels)
             return self.update_metrics(losses)
 
+        def draw(self, distribution: Any, shape: Any) -> Any:
+            """As everywhere; of several devices each draws for all, and takes its own part."""
+            if _replicas() == 1:
+                return super().draw(distribution, shape)
+            size, *others = shape
+            values = super().draw(distribution, (size * _replicas(), *others))
+            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+            return values[replica * size : (replica + 1) * size]
+
         @functools.cached_property
         def compiled_denoise(self) -> Any:
             """`denoise(noisy_images, noise_rates, signal_rates, labels=None)`, compiled."""
@@ -39,6 +62,9 @@ if keras.backend.backend() == "tensorflow":
                 functools.partial(self.denoise, training=False),
                 jit_compile=bool(tf.config.list_physical_devices("GPU")),
             )
+
+    def _replicas() -> int:
+        return tf.distribute.get_strategy().num_replicas_in_sync
 
     def describe_device() -> str:
         """Names what the computation runs on, for people."""
@@ -50,12 +76,12 @@ if keras.backend.backend() == "tensorflow":
 elif keras.backend.backend() == "jax":
     import jax
 
-    class CompiledSteps:
+    class CompiledSteps(OneDevice):
         """JAX: pure functions of the state; variables are read and assigned in stateless scopes."""
 
         def train_step(self, state: tuple, data: Any) -> tuple[dict[str, Any], tuple]:
             trainable, non_trainable, optimizer_state, metrics_state = state
-            images, labels, _ = unpack_x_y_sample_weight(data)
+            images, labels, _ = unpack_x_y_sample_weight(_shared_by_devices(data))
 
             def loss_and_updates(trainable: list) -> tuple[Any, tuple]:
                 with self._scope(trainable=trainable, non_trainable=non_trainable) as scope:
@@ -78,7 +104,7 @@ elif keras.backend.backend() == "jax":
 
         def test_step(self, state: tuple, data: Any) -> tuple[dict[str, Any], tuple]:
             trainable, non_trainable, metrics_state = state
-            images, labels, _ = unpack_x_y_sample_weight(data)
+            images, labels, _ = unpack_x_y_sample_weight(_shared_by_devices(data))
             with self._scope(trainable, non_trainable, metrics=metrics_state) as scope:
                 _, losses = self.compute_losses(images, training=False, labels=labels)
                 logs = self.update_metrics(losses)
@@ -91,16 +117,23 @@ elif keras.backend.backend() == "jax":
 
             @jax.jit
             def denoise(trainable: list, non_trainable: list, *inputs: Any, **labels: Any) -> Any:
+                if jax.process_count() == 1:  # of several, each generates for itself
+                    inputs, labels = _shared_by_devices((inputs, labels))
                 with self._scope(trainable, non_trainable):
                     return self.denoise(*inputs, training=False, **labels)
 
             # The weights are arguments: as constants they would be compiled in, and go stale.
             return lambda *inputs, **labels: denoise(
-                [v.value for v in self.trainable_variables],
-                [v.value for v in self.non_trainable_variables],
+                [self.local_value(v) for v in self.trainable_variables],
+                [self.local_value(v) for v in self.non_trainable_variables],
                 *inputs,
                 **labels,
             )
+
+        def local_value(self, variable: keras.Variable) -> Any:
+            if jax.process_count() == 1:
+                return variable.value
+            return variable.value.addressable_data(0)
 
         def _scope(
             self, trainable: list, non_trainable: list, optimizer: Any = (), metrics: Any = ()
@@ -110,6 +143,22 @@ elif keras.backend.backend() == "jax":
             variables += self.metrics_variables if metrics else []
             values = [*trainable, *non_trainable, *optimizer, *metrics]
             return keras.StatelessScope(state_mapping=zip(variables, values, strict=True))
+
+    def _shared_by_devices(data: Any) -> Any:
+        """Divides arrays among the devices of a data-parallel training, and with them the work."""
+        distribution = keras.distribution.distribution()
+        if distribution is None:
+            return data
+        mesh = distribution.device_mesh
+
+        def shared(array: Any) -> Any:
+            if len(array) % mesh.devices.size:  # the end of an evaluation, for example
+                return array
+            axes = [distribution.batch_dim_name] + [None] * (array.ndim - 1)
+            layout = keras.distribution.TensorLayout(axes, mesh)
+            return keras.distribution.distribute_tensor(array, layout)
+
+        return jax.tree.map(shared, data)
 
     def _values(scope: keras.StatelessScope, variables: list) -> list:
         return [scope.get_current_value(variable) for variable in variables]
@@ -122,7 +171,7 @@ elif keras.backend.backend() == "jax":
 else:
     import torch
 
-    class CompiledSteps:
+    class CompiledSteps(OneDevice):
         """PyTorch: gradients by backward()."""
 
         def train_step(self, data: Any) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from ddim_keras.callbacks import (
 )
 from ddim_keras.config import InputError, ModelConfig, TrainingConfig
 from ddim_keras.data import Dataset, ValidationBatches, steps_per_epoch, training_batches
+from ddim_keras.devices import process_id
 from ddim_keras.model import DiffusionModel
 from ddim_keras.runs import Run, RunConfig, load_weights
 
@@ -85,6 +86,9 @@ def train(
 ) -> DiffusionModel:
     """Trains until the configured number of epochs, from the run's last checkpoint if it has one.
 
+    On several devices within `devices.data_parallel`. Of several processes, the first writes the
+    run folder, which all read where the training is resumed.
+
     Args:
         run: its folder holds config.json already.
         dataset: images of the configured size.
@@ -130,11 +134,12 @@ def train(
             validation_data=validation,
             shuffle=False,
             verbose=1 if sys.stdout.isatty() else 2,  # a line an epoch in log files
-            callbacks=[*more, *callbacks, record, estimate, stop],
+            callbacks=[*more, *callbacks, *reports, stop],
         )
 
-    record = RunRecord(run, protocol, images_per_epoch=steps * recipe.batch_size)
-    estimate = TimeEstimate(total_steps - done)
+    reports: list[keras.callbacks.Callback] = [TimeEstimate(total_steps - done)]
+    if process_id() == 0:
+        reports.append(RunRecord(run, protocol, images_per_epoch=steps * recipe.batch_size))
     with StopCleanly() as stop:
         try:
             if done % steps:
@@ -144,6 +149,7 @@ def train(
             if done < total_steps:
                 fit(done, steps)
         except Interrupted:
-            run.save_last(model)
+            if process_id() == 0:
+                run.save_last(model)
             raise
     return model

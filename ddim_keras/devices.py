@@ -1,0 +1,122 @@
+"""Data-parallel training: one batch shared by several devices, under JAX also by several hosts.
+
+The losses and weights are those of one device, but for rounding: batch norm sees the whole batch,
+and random numbers are drawn for the whole batch. A checkpoint does not know how many devices wrote
+it. Under JAX a step is one program for all devices, which XLA divides as the batch is divided; each
+host runs the same command on the same data, and the first writes the run folder. Under TensorFlow
+each device runs a step of its own, as a "replica", on its part of the batch.
+"""
+
+import contextlib
+import os
+
+import keras
+import numpy as np
+
+from ddim_keras.config import InputError
+
+BACKEND = keras.backend.backend()
+
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+elif BACKEND == "jax":
+    import jax
+    from jax.experimental import multihost_utils
+
+
+def data_parallel(devices: int | None, batch_size: int) -> contextlib.AbstractContextManager:
+    """A context in which models are built, and train, on several devices.
+
+    Args:
+        devices: how many, those of all hosts together; None: one, or all those of several hosts.
+        batch_size: images in one step, which the devices share equally.
+
+    Raises:
+        InputError: where there are not as many, the batch cannot be shared, or the backend is
+            torch.
+    """
+    devices = devices or (jax.device_count() if num_processes() > 1 else 1)
+    if devices == 1:
+        return contextlib.nullcontext()
+    if BACKEND == "torch":
+        raise InputError(
+            "--devices: several devices need --backend tensorflow or --backend jax, not torch"
+        )
+    if batch_size % devices:
+        raise InputError(
+            f"batch size {batch_size} cannot be shared equally by {devices} devices; choose a "
+            f"multiple of {devices}"
+        )
+    names = device_names()
+    if len(names) < devices:
+        raise InputError(
+            f"--devices {devices}: there are {len(names)} ({', '.join(names)}); for a trial, "
+            f"XLA_FLAGS=--xla_force_host_platform_device_count={devices} makes one CPU several "
+            "devices under --backend jax"
+        )
+    if num_processes() > 1 and len(names) > devices:
+        raise InputError(f"--devices {devices}: the hosts together have {len(names)}, use them all")
+    if BACKEND == "tensorflow":
+        return tf.distribute.MirroredStrategy(names[:devices]).scope()
+    return DataParallel(devices=names[:devices], auto_shard_dataset=False).scope()
+
+
+def device_names() -> list[str]:
+    """Names of the devices of the fastest kind, under JAX those of all hosts."""
+    if BACKEND == "tensorflow":
+        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        return [device.name.removeprefix("/device:") for device in devices]
+    return keras.distribution.list_devices()
+
+
+class DataParallel(keras.distribution.DataParallel):
+    """As Keras's, but batches reach every device whole: the compiled step divides them.
+
+    So hosts need not agree on who reads what, and a batch that cannot be divided, such as the last
+    one of an evaluation, is no error.
+    """
+
+    def get_data_layout(self, data_shape: tuple) -> keras.distribution.TensorLayout:
+        return keras.distribution.TensorLayout([None] * len(data_shape), self.device_mesh)
+
+
+def are_replicas() -> bool:
+    """Whether layers, where they are built now, will see only their device's part of a batch."""
+    return BACKEND == "tensorflow" and tf.distribute.get_strategy().num_replicas_in_sync > 1
+
+
+def connect_hosts() -> None:
+    """Connects the processes that train together, where keras.distribution's variables say so.
+
+    They are KERAS_DISTRIBUTION_JOB_ADDRESSES, ..._NUM_PROCESSES and ..._PROCESS_ID, as for
+    `keras.distribution.initialize`. Must run before the first computation.
+
+    Raises:
+        InputError: for another backend than JAX, or where the others cannot be reached.
+    """
+    given = [name for name in os.environ if name.startswith("KERAS_DISTRIBUTION_")]
+    if not given:
+        return
+    if BACKEND != "jax":
+        raise InputError(f"several hosts need --backend jax, not {BACKEND}; or unset {given[0]}")
+    try:
+        keras.distribution.initialize()
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"cannot connect the hosts of KERAS_DISTRIBUTION_*: {error}") from error
+
+
+def num_processes() -> int:
+    """How many processes train together."""
+    return jax.process_count() if BACKEND == "jax" else 1
+
+
+def process_id() -> int:
+    """Number of this process among those that train together; 0 writes the run folder."""
+    return jax.process_index() if BACKEND == "jax" else 0
+
+
+def any_process(condition: bool) -> bool:
+    """Whether the condition holds in any process; waits until all of them have asked."""
+    if num_processes() == 1:
+        return condition
+    return bool(multihost_utils.process_allgather(np.array(condition)).any())
