@@ -235,7 +235,7 @@ def main() -> None:
 
     from ddim_keras.callbacks import Interrupted, KIDCallback, SampleGrid
     from ddim_keras.data import load_dataset
-    from ddim_keras.devices import connect_hosts, data_parallel, process_id
+    from ddim_keras.devices import choose_devices, connect_hosts, process_id
     from ddim_keras.report import write_report
     from ddim_keras.steps import describe_device
     from ddim_keras.training import train
@@ -244,14 +244,14 @@ def main() -> None:
     is_first = process_id() == 0
     if not is_first:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (to the end: one speaks for all)
-    sharing = data_parallel(arguments.devices, config.training.batch_size)
+    devices = choose_devices(arguments.devices, config.training.batch_size)
     dataset = load_dataset(
         config.dataset, config.model.network.image_size, config.data_dir, arguments.cache_dir
     )
     config = config_for(config, dataset, arguments.resume, arguments.class_conditional)
     device = describe_device()
     print(f"data: {dataset.describe()}")
-    count = f"{arguments.devices} x " if arguments.devices else ""
+    count = f"{len(devices)} x " if len(devices) > 1 else ""
     print(f"device: {count}{device}, Keras backend {backend}, {config.training.precision}")
     if device == "CPU" and config.preset == "lab":
         print("on a CPU, --preset fast trains several times faster")
@@ -270,8 +270,14 @@ def main() -> None:
         callbacks.append(keras.callbacks.TensorBoard(run.folder / "tensorboard"))
     protocol = kid.encoder.protocol if kid else None
     try:
-        with sharing:
-            model = train(run, config, dataset, protocol=protocol or "KID", callbacks=callbacks)
+        model = train(
+            run,
+            config,
+            dataset,
+            protocol=protocol or "KID",
+            callbacks=callbacks,
+            devices=len(devices),
+        )
     except Interrupted:
         print(f"saved; continue with: {resuming_command(arguments, run)}")
         raise KeyboardInterrupt from None

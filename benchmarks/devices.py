@@ -54,12 +54,19 @@ def results_of(backend: str, block: str, cases: list[str]) -> dict[str, dict[str
     command = [sys.executable, __file__, "--backend", backend, "--blocks", block]
     with tempfile.TemporaryDirectory() as folder:
         results = {}
+        # TensorFlow connects as many devices as once were connected, and no more.
         alone = [case for case in cases if case != TWO_PROCESSES]
-        if alone:
+        groups = [[case] for case in alone] if backend == "tensorflow" else [alone]
+        for group in filter(None, groups):
             path = Path(folder) / "alone.json"
-            worker = [*command, "--worker", str(path), "--cases", *alone]
+            worker = [*command, "--worker", str(path), "--cases", *group]
             flags = "--xla_force_host_platform_device_count=4"
-            subprocess.run(worker, env={**os.environ, "XLA_FLAGS": flags}, check=True)
+            subprocess.run(
+                worker,
+                env={**os.environ, "XLA_FLAGS": flags},
+                stdout=subprocess.DEVNULL,
+                check=True,
+            )
             results |= json.loads(path.read_text())
         if TWO_PROCESSES in cases:
             path = Path(folder) / "together.json"
@@ -75,6 +82,7 @@ def results_of(backend: str, block: str, cases: list[str]) -> dict[str, dict[str
                 subprocess.Popen(
                     worker,
                     env={**os.environ, **hosts, "KERAS_DISTRIBUTION_PROCESS_ID": str(number)},
+                    stdout=subprocess.DEVNULL,
                 )
                 for number in range(2)
             ]
@@ -115,7 +123,6 @@ def train_case(block: str, case: str, folder: Path) -> dict[str, float]:
 
     from ddim_keras.callbacks import Interrupted, KIDCallback
     from ddim_keras.data import Dataset
-    from ddim_keras.devices import data_parallel
     from ddim_keras.drawn_flowers import draw_flowers
     from ddim_keras.kid import Encoder, KernelInceptionDistance
     from ddim_keras.runs import Run, RunConfig
@@ -158,17 +165,16 @@ def train_case(block: str, case: str, folder: Path) -> dict[str, float]:
 
     *begun, ended = case.removesuffix(" processes").split(" then ")
     for devices in begun:
-        sharing = data_parallel(int(devices), config.training.batch_size)
-        with contextlib.suppress(Interrupted), sharing:
-            train(run, config, dataset, callbacks=[Measure(kid, 16, 2), Interrupt()])
-    with data_parallel(int(ended), config.training.batch_size):
-        model = train(run, config, dataset, callbacks=[Measure(kid, 16, 2)])
-        sums = {
-            f"sum of |{part.name}|": float(
-                sum(np.abs(ops.convert_to_numpy(weight)).sum() for weight in part.weights)
-            )
-            for part in (model.network, model.ema_network)
-        }
+        callbacks = [Measure(kid, 16, 2), Interrupt()]
+        with contextlib.suppress(Interrupted):
+            train(run, config, dataset, callbacks=callbacks, devices=int(devices))
+    model = train(run, config, dataset, callbacks=[Measure(kid, 16, 2)], devices=int(ended))
+    sums = {
+        f"sum of |{part.name}|": float(
+            sum(np.abs(ops.convert_to_numpy(weight)).sum() for weight in part.weights)
+        )
+        for part in (model.network, model.ema_network)
+    }
     return {
         f"{name}, epoch {epoch}": float(value)
         for epoch, logs in enumerate(measured, start=1)

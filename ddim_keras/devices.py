@@ -24,8 +24,36 @@ elif BACKEND == "jax":
     from jax.experimental import multihost_utils
 
 
-def data_parallel(devices: int | None, batch_size: int) -> contextlib.AbstractContextManager:
-    """A context in which models are built, and train, on several devices.
+class DataParallel(keras.distribution.DataParallel):
+    """As Keras's, but batches reach every device whole: the compiled step divides them.
+
+    So hosts need not agree on who reads what, and a batch that cannot be divided, such as the last
+    one of an evaluation, is no error.
+    """
+
+    def get_data_layout(self, data_shape: tuple) -> keras.distribution.TensorLayout:
+        return keras.distribution.TensorLayout([None] * len(data_shape), self.device_mesh)
+
+
+def data_parallel(
+    devices: int | None, batch_size: int
+) -> tuple[contextlib.AbstractContextManager, contextlib.AbstractContextManager]:
+    """The contexts in which to build, and to fit, a model on several devices.
+
+    Arguments and errors are those of `choose_devices`.
+    """
+    names = choose_devices(devices, batch_size)
+    if len(names) == 1:
+        return contextlib.nullcontext(), contextlib.nullcontext()
+    if BACKEND == "tensorflow":
+        # A model fits where it was built; another, the encoder of the KID, is not replicated.
+        return tf.distribute.MirroredStrategy(names).scope(), contextlib.nullcontext()
+    distribution = DataParallel(devices=names, auto_shard_dataset=False)
+    return distribution.scope(), distribution.scope()
+
+
+def choose_devices(devices: int | None, batch_size: int) -> list[str]:
+    """Names of the devices to train on.
 
     Args:
         devices: how many, those of all hosts together; None: one, or all those of several hosts.
@@ -37,7 +65,7 @@ def data_parallel(devices: int | None, batch_size: int) -> contextlib.AbstractCo
     """
     devices = devices or (jax.device_count() if num_processes() > 1 else 1)
     if devices == 1:
-        return contextlib.nullcontext()
+        return ["the default"]
     if BACKEND == "torch":
         raise InputError(
             "--devices: several devices need --backend tensorflow or --backend jax, not torch"
@@ -56,9 +84,7 @@ def data_parallel(devices: int | None, batch_size: int) -> contextlib.AbstractCo
         )
     if num_processes() > 1 and len(names) > devices:
         raise InputError(f"--devices {devices}: the hosts together have {len(names)}, use them all")
-    if BACKEND == "tensorflow":
-        return tf.distribute.MirroredStrategy(names[:devices]).scope()
-    return DataParallel(devices=names[:devices], auto_shard_dataset=False).scope()
+    return names[:devices]
 
 
 def device_names() -> list[str]:
@@ -67,17 +93,6 @@ def device_names() -> list[str]:
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return [device.name.removeprefix("/device:") for device in devices]
     return keras.distribution.list_devices()
-
-
-class DataParallel(keras.distribution.DataParallel):
-    """As Keras's, but batches reach every device whole: the compiled step divides them.
-
-    So hosts need not agree on who reads what, and a batch that cannot be divided, such as the last
-    one of an evaluation, is no error.
-    """
-
-    def get_data_layout(self, data_shape: tuple) -> keras.distribution.TensorLayout:
-        return keras.distribution.TensorLayout([None] * len(data_shape), self.device_mesh)
 
 
 def are_replicas() -> bool:

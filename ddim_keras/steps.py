@@ -9,6 +9,7 @@ import functools
 from typing import Any
 
 import keras
+import numpy as np
 from keras.utils import unpack_x_y_sample_weight
 
 
@@ -66,6 +67,10 @@ if keras.backend.backend() == "tensorflow":
     def _replicas() -> int:
         return tf.distribute.get_strategy().num_replicas_in_sync
 
+    def dispatches_pay(data_bytes: int) -> bool:
+        """Whether many steps in one call are faster: Python would hold up a GPU."""
+        return bool(tf.config.list_physical_devices("GPU"))
+
     def describe_device() -> str:
         """Names what the computation runs on, for people."""
         gpus = tf.config.list_physical_devices("GPU")
@@ -111,23 +116,55 @@ elif keras.backend.backend() == "jax":
             non_trainable = _values(scope, self.non_trainable_variables)
             return logs, (trainable, non_trainable, _values(scope, self.metrics_variables))
 
+        def keep_on_device(self, images: np.ndarray, labels: np.ndarray) -> None:
+            """Copies the training data to each device; `fit` then takes `data.dispatches` of it."""
+            replicated = _replicated() or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+            self.resident = tuple(
+                jax.make_array_from_callback(
+                    array.shape, replicated, functools.partial(_part, array)
+                )
+                for array in (images, labels)
+            )
+            self.train_function = None
+
+        def make_train_function(self, force: bool = False) -> None:
+            if not hasattr(self, "resident"):
+                super().make_train_function(force)
+            elif self.train_function is None or force:
+                steps = jax.jit(self.train_steps, donate_argnums=0, out_shardings=_replicated())
+                self.train_function = lambda state, iterator: steps(
+                    state, next(iterator), self.resident
+                )
+
+        def train_steps(self, state: tuple, chosen: tuple, resident: tuple) -> tuple:
+            """As many steps as there are rows of `chosen`, in one program: (K, B) each."""
+            images, labels = resident
+
+            def train_step(state: tuple, chosen: tuple) -> tuple[tuple, dict[str, Any]]:
+                indices, flips = chosen
+                batch = images[indices]
+                batch = jax.numpy.where(flips[:, None, None, None], batch[:, :, ::-1], batch)
+                logs, state = self.train_step(state, (batch, labels[indices]))
+                return state, logs
+
+            state, logs = jax.lax.scan(train_step, state, chosen)
+            return {name: values[-1] for name, values in logs.items()}, state
+
         @functools.cached_property
         def compiled_denoise(self) -> Any:
             """`denoise(noisy_images, noise_rates, signal_rates, labels=None)`, compiled."""
+            variables = self.ema_network.variables
 
             @jax.jit
-            def denoise(trainable: list, non_trainable: list, *inputs: Any, **labels: Any) -> Any:
+            def denoise(values: list, *inputs: Any, **labels: Any) -> Any:
                 if jax.process_count() == 1:  # of several, each generates for itself
                     inputs, labels = _shared_by_devices((inputs, labels))
-                with self._scope(trainable, non_trainable):
+                with keras.StatelessScope(state_mapping=zip(variables, values, strict=True)):
                     return self.denoise(*inputs, training=False, **labels)
 
             # The weights are arguments: as constants they would be compiled in, and go stale.
             return lambda *inputs, **labels: denoise(
-                [self.local_value(v) for v in self.trainable_variables],
-                [self.local_value(v) for v in self.non_trainable_variables],
-                *inputs,
-                **labels,
+                [self.local_value(variable) for variable in variables], *inputs, **labels
             )
 
         def local_value(self, variable: keras.Variable) -> Any:
@@ -160,6 +197,16 @@ elif keras.backend.backend() == "jax":
 
         return jax.tree.map(shared, data)
 
+    def _replicated() -> jax.sharding.Sharding | None:
+        """Of what every device has whole, in a data-parallel training."""
+        distribution = keras.distribution.distribution()
+        if distribution is None:
+            return None
+        return keras.distribution.TensorLayout([], distribution.device_mesh).backend_layout
+
+    def _part(array: np.ndarray, index: tuple[slice, ...]) -> np.ndarray:
+        return np.asarray(array[index])
+
     def _values(scope: keras.StatelessScope, variables: list) -> list:
         return [scope.get_current_value(variable) for variable in variables]
 
@@ -167,6 +214,11 @@ elif keras.backend.backend() == "jax":
         """Names what the computation runs on, for people."""
         device = jax.devices()[0]
         return "CPU" if device.platform == "cpu" else device.device_kind
+
+    def dispatches_pay(data_bytes: int) -> bool:
+        """Whether many steps in one call are faster, and the data they need fit on the device."""
+        statistics = jax.local_devices()[0].memory_stats() or {}  # a CPU gives none
+        return data_bytes < statistics.get("bytes_limit", 0) / 4
 
 else:
     import torch
@@ -199,3 +251,7 @@ else:
     def describe_device() -> str:
         """Names what the computation runs on, for people."""
         return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+
+    def dispatches_pay(data_bytes: int) -> bool:
+        """Whether many steps in one call are faster; each is a call of its own here."""
+        return False

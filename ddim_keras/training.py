@@ -4,6 +4,7 @@ Everything that decides the course of a training is in the run's configuration a
 so that a run that was interrupted ends with the same weights as one that was not.
 """
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,10 +20,20 @@ from ddim_keras.callbacks import (
     TimeEstimate,
 )
 from ddim_keras.config import InputError, ModelConfig, TrainingConfig
-from ddim_keras.data import Dataset, ValidationBatches, steps_per_epoch, training_batches
-from ddim_keras.devices import process_id
+from ddim_keras.data import (
+    Dataset,
+    ValidationBatches,
+    dispatches,
+    steps_per_epoch,
+    training_batches,
+    training_orders,
+)
+from ddim_keras.devices import data_parallel, process_id
 from ddim_keras.model import DiffusionModel
 from ddim_keras.runs import Run, RunConfig, load_weights
+from ddim_keras.steps import dispatches_pay
+
+STEPS_IN_A_CALL = 100  # at most: what Ctrl-C waits for, and long enough for Python not to matter
 
 
 def build_model(
@@ -76,6 +87,12 @@ def take_weights(model: DiffusionModel, source: Run) -> None:
     model.pixel_variances.assign(trained.pixel_variances)
 
 
+def even_part(steps: int, most: int = STEPS_IN_A_CALL) -> int:
+    """The largest number up to `most` that divides the steps of an epoch, or nearly does."""
+    largest = max(number for number in range(1, most + 1) if steps % number == 0)
+    return largest if largest > most // 5 else math.ceil(steps / math.ceil(steps / most))
+
+
 def train(
     run: Run,
     config: RunConfig,
@@ -83,17 +100,23 @@ def train(
     *,
     protocol: str = "KID",
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    devices: int | None = None,
+    steps_in_a_call: int | None = None,
 ) -> DiffusionModel:
     """Trains until the configured number of epochs, from the run's last checkpoint if it has one.
 
-    On several devices within `devices.data_parallel`. Of several processes, the first writes the
-    run folder, which all read where the training is resumed.
+    Of several processes, the first writes the run folder, which all read where the training is
+    resumed.
 
     Args:
         run: its folder holds config.json already.
         dataset: images of the configured size.
         protocol: what the KID is measured with, if a callback measures it.
         callbacks: what to do at the end of an epoch before it is recorded.
+        devices: how many share each batch, see `devices.choose_devices`.
+        steps_in_a_call: how many steps the compiled program makes each time it is called, by
+            default some tens on a GPU, 1 on a CPU. The results are the same. Under JAX, with more
+            than 1, the images are kept on the device.
 
     Raises:
         Interrupted: after Ctrl-C; the state of the last whole step has been saved.
@@ -103,7 +126,9 @@ def train(
     images = dataset.train_images
     steps = steps_per_epoch(len(images), recipe.batch_size, recipe.repetitions)
     total_steps = steps * config.epochs
-    model = build_model(config.model, recipe, total_steps)
+    building, fitting = data_parallel(devices, recipe.batch_size)
+    with building:
+        model = build_model(config.model, recipe, total_steps)
     if run.last_weights.exists():
         load_weights(model, run.last_weights)
     else:
@@ -116,19 +141,27 @@ def train(
         dataset.validation_images, dataset.validation_labels, recipe.batch_size
     )
 
+    if steps_in_a_call is None:
+        steps_in_a_call = even_part(steps) if dispatches_pay(images.nbytes) else 1
+    is_resident = steps_in_a_call > 1 and keras.backend.backend() == "jax"
+
     def fit(first_step: int, steps_an_epoch: int, *more: keras.callbacks.Callback) -> None:
-        batches = training_batches(
-            images,
-            dataset.train_labels,
-            recipe.batch_size,
-            recipe.repetitions,
-            recipe.flip,
-            config.model.seed,
-            first_step,
-        )
+        options = (recipe.batch_size, recipe.repetitions, recipe.flip, config.model.seed)
+        if is_resident:
+            estimate.steps_in_a_call = steps_in_a_call
+            orders = training_orders(len(images), *options, first_step)
+            batches = dispatches(orders, steps_an_epoch, steps_in_a_call)
+            keras_steps = math.ceil(steps_an_epoch / steps_in_a_call)
+        else:
+            # Keras would go on beyond the end of the epoch, if it were not divisible.
+            estimate.steps_in_a_call = math.gcd(steps_an_epoch, steps_in_a_call)
+            model.steps_per_execution = estimate.steps_in_a_call
+            model.train_function = None
+            batches = training_batches(images, dataset.train_labels, *options, first_step)
+            keras_steps = steps_an_epoch
         model.fit(
             batches,
-            steps_per_epoch=steps_an_epoch,
+            steps_per_epoch=keras_steps,
             initial_epoch=first_step // steps,
             epochs=config.epochs,
             validation_data=validation,
@@ -137,10 +170,13 @@ def train(
             callbacks=[*more, *callbacks, *reports, stop],
         )
 
-    reports: list[keras.callbacks.Callback] = [TimeEstimate(total_steps - done)]
+    estimate = TimeEstimate(total_steps - done)
+    reports: list[keras.callbacks.Callback] = [estimate]
     if process_id() == 0:
         reports.append(RunRecord(run, protocol, images_per_epoch=steps * recipe.batch_size))
-    with StopCleanly() as stop:
+    with fitting, StopCleanly(check_every=math.ceil(50 / steps_in_a_call)) as stop:
+        if is_resident:
+            model.keep_on_device(images, dataset.train_labels)
         try:
             if done % steps:
                 left = steps - done % steps

@@ -9,7 +9,7 @@ from conftest import TINY, run
 
 import train
 from ddim_keras.config import PRESETS, InputError
-from ddim_keras.devices import connect_hosts, data_parallel, device_names, process_id
+from ddim_keras.devices import choose_devices, connect_hosts, device_names, process_id
 
 BACKEND = keras.backend.backend()
 PROGRAM = Path(__file__).parents[1] / "benchmarks" / "devices.py"
@@ -51,25 +51,23 @@ def test_two_processes_train_as_one(benchmark):
 
 
 def test_one_device_needs_nothing():
-    for devices in (None, 1):
-        with data_parallel(devices, batch_size=7):
-            assert keras.distribution.distribution() is None
+    assert len(choose_devices(None, batch_size=7)) == len(choose_devices(1, batch_size=7)) == 1
     assert process_id() == 0
 
 
 @needs_devices
 def test_mistakes():
     with pytest.raises(InputError, match="batch size 64 cannot be shared equally by 3 devices"):
-        data_parallel(3, 64)
+        choose_devices(3, 64)
     there = len(device_names())
     with pytest.raises(InputError, match=f"--devices 64: there are {there} .*XLA_FLAGS"):
-        data_parallel(64, 64)
+        choose_devices(64, 64)
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="of torch")
 def test_torch_says_which_backends_can():
     with pytest.raises(InputError, match="--backend tensorflow or --backend jax, not torch"):
-        data_parallel(2, 64)
+        choose_devices(2, 64)
 
 
 @pytest.mark.skipif(BACKEND == "jax", reason="of the others")
