@@ -16,7 +16,7 @@ import numpy as np
 
 from ddim_keras import plots
 from ddim_keras.config import InputError
-from ddim_keras.devices import any_process, num_processes
+from ddim_keras.devices import alone, any_process, num_processes
 from ddim_keras.kid import KernelInceptionDistance
 from ddim_keras.runs import Run
 
@@ -114,7 +114,8 @@ class RunRecord(DrawingCallback):
         }
         self.history.append(row)
         self.run.write_history(self.history)
-        self.run.save_last(self.model)
+        with alone():
+            self.run.save_last(self.model)
         kids = [row["kid"] for row in self.history if "kid" in row]
         if "kid" in row and row["kid"] == min(kids):
             self.run.keep_last_as_best()

@@ -9,6 +9,7 @@ each device runs a step of its own, as a "replica", on its part of the batch.
 
 import contextlib
 import os
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -65,7 +66,7 @@ def choose_devices(devices: int | None, batch_size: int) -> list[str]:
     """
     devices = devices or (jax.device_count() if num_processes() > 1 else 1)
     if devices == 1:
-        return ["the default"]
+        return device_names()[:1]
     if BACKEND == "torch":
         raise InputError(
             "--devices: several devices need --backend tensorflow or --backend jax, not torch"
@@ -92,7 +93,7 @@ def device_names() -> list[str]:
     if BACKEND == "tensorflow":
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return [device.name.removeprefix("/device:") for device in devices]
-    return keras.distribution.list_devices()
+    return ["default"] if BACKEND == "torch" else keras.distribution.list_devices()
 
 
 def are_replicas() -> bool:
@@ -118,6 +119,20 @@ def connect_hosts() -> None:
         keras.distribution.initialize()
     except (RuntimeError, ValueError) as error:
         raise InputError(f"cannot connect the hosts of KERAS_DISTRIBUTION_*: {error}") from error
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """A context for what one process does without the others, such as saving.
+
+    Keras's saving makes variables for comparison, which all hosts would have to make together.
+    """
+    distribution = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(distribution)
 
 
 def num_processes() -> int:

@@ -153,10 +153,11 @@ def train(
             batches = dispatches(orders, steps_an_epoch, steps_in_a_call)
             keras_steps = math.ceil(steps_an_epoch / steps_in_a_call)
         else:
-            # Keras would go on beyond the end of the epoch, if it were not divisible.
+            # Keras would go on beyond the end of an epoch that is not divisible.
             estimate.steps_in_a_call = math.gcd(steps_an_epoch, steps_in_a_call)
-            model.steps_per_execution = estimate.steps_in_a_call
-            model.train_function = None
+            if model.steps_per_execution != estimate.steps_in_a_call:
+                model.steps_per_execution = estimate.steps_in_a_call
+                model.train_function = None
             batches = training_batches(images, dataset.train_labels, *options, first_step)
             keras_steps = steps_an_epoch
         model.fit(
@@ -174,18 +175,18 @@ def train(
     reports: list[keras.callbacks.Callback] = [estimate]
     if process_id() == 0:
         reports.append(RunRecord(run, protocol, images_per_epoch=steps * recipe.batch_size))
-    with fitting, StopCleanly(check_every=math.ceil(50 / steps_in_a_call)) as stop:
-        if is_resident:
-            model.keep_on_device(images, dataset.train_labels)
-        try:
+    try:
+        with fitting, StopCleanly(check_every=math.ceil(50 / steps_in_a_call)) as stop:
+            if is_resident:
+                model.keep_on_device(images, dataset.train_labels)
             if done % steps:
                 left = steps - done % steps
                 fit(done, left, FinishEpoch(metric_values))
                 done += left
             if done < total_steps:
                 fit(done, steps)
-        except Interrupted:
-            if process_id() == 0:
-                run.save_last(model)
-            raise
+    except Interrupted:
+        if process_id() == 0:
+            run.save_last(model)
+        raise
     return model
