@@ -275,7 +275,7 @@ class DiffusionModel(CompiledSteps, keras.Model):
     def update_metrics(self, losses: dict[str, Any]) -> dict[str, Any]:
         """Adds the losses of one batch to the epoch's means, and returns the means."""
         for metric in self.metrics:
-            metric.update_state(losses[metric.name])
+            metric.update_state(losses[metric.name], sample_weight=self.batch_share)
         return {metric.name: metric.result() for metric in self.metrics}
 
     @property

@@ -20,6 +20,11 @@ class OneDevice:
         """Float32 random numbers for a batch; `distribution` is `keras.random.normal` or such."""
         return distribution(shape, dtype="float32", seed=self.seed_generator)
 
+    @property
+    def batch_share(self) -> float:
+        """Which part of the whole batch a step sees."""
+        return 1.0
+
     def local_value(self, variable: keras.Variable) -> Any:
         """The value of a variable for computations in which no other host takes part."""
         return variable.value
@@ -36,8 +41,10 @@ if keras.backend.backend() == "tensorflow":
             with tf.GradientTape() as tape:
                 loss, losses = self.compute_losses(images, training=True, labels=labels)
                 # The optimizer adds up the gradients of all devices.
-                loss = self.optimizer.scale_loss(loss / _replicas())
+                loss = self.optimizer.scale_loss(self.batch_share * loss)
             gradients = tape.gradient(loss, self.trainable_weights)
+            # Those of an embedding are sparse, and rows from several devices would not be added up.
+            gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
             self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
             self.update_ema()
             return self.update_metrics(losses)
@@ -49,12 +56,17 @@ if keras.backend.backend() == "tensorflow":
 
         def draw(self, distribution: Any, shape: Any) -> Any:
             """As everywhere; of several devices each draws for all, and takes its own part."""
-            if _replicas() == 1:
+            replicas = tf.distribute.get_strategy().num_replicas_in_sync
+            if replicas == 1:
                 return super().draw(distribution, shape)
             size, *others = shape
-            values = super().draw(distribution, (size * _replicas(), *others))
+            values = super().draw(distribution, (size * replicas, *others))
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
             return values[replica * size : (replica + 1) * size]
+
+        @property
+        def batch_share(self) -> float:
+            return 1.0 / tf.distribute.get_strategy().num_replicas_in_sync
 
         @functools.cached_property
         def compiled_denoise(self) -> Any:
@@ -63,9 +75,6 @@ if keras.backend.backend() == "tensorflow":
                 functools.partial(self.denoise, training=False),
                 jit_compile=bool(tf.config.list_physical_devices("GPU")),
             )
-
-    def _replicas() -> int:
-        return tf.distribute.get_strategy().num_replicas_in_sync
 
     def dispatches_pay(data_bytes: int) -> bool:
         """Whether many steps in one call are faster: Python would hold up a GPU."""
