@@ -6,6 +6,7 @@ that `fit` and `evaluate` compile, and `compiled_denoise`.
 """
 
 import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -24,6 +25,10 @@ class OneDevice:
     def batch_share(self) -> float:
         """Which part of the whole batch a step sees."""
         return 1.0
+
+    def feed(self, batches: Callable[[], Iterator]) -> Any:
+        """What `fit` takes for training; `batches()` starts at the first batch each time."""
+        return batches()
 
     def local_value(self, variable: keras.Variable) -> Any:
         """The value of a variable for computations in which no other host takes part."""
@@ -56,7 +61,7 @@ if keras.backend.backend() == "tensorflow":
 
         def draw(self, distribution: Any, shape: Any) -> Any:
             """As everywhere; of several devices each draws for all, and takes its own part."""
-            replicas = tf.distribute.get_strategy().num_replicas_in_sync
+            replicas = self.distribute_strategy.num_replicas_in_sync
             if replicas == 1:
                 return super().draw(distribution, shape)
             size, *others = shape
@@ -66,7 +71,15 @@ if keras.backend.backend() == "tensorflow":
 
         @property
         def batch_share(self) -> float:
-            return 1.0 / tf.distribute.get_strategy().num_replicas_in_sync
+            return 1.0 / self.distribute_strategy.num_replicas_in_sync
+
+        def feed(self, batches: Callable[[], Iterator]) -> Any:
+            if self.batch_share == 1.0:
+                return super().feed(batches)
+            # TensorFlow starts to read more than once; of one iterator each would miss batches.
+            images, labels = next(batches())
+            signature = tuple(tf.TensorSpec(x.shape, x.dtype) for x in (images, labels))
+            return tf.data.Dataset.from_generator(batches, output_signature=signature)
 
         @functools.cached_property
         def compiled_denoise(self) -> Any:

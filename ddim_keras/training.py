@@ -4,6 +4,7 @@ Everything that decides the course of a training is in the run's configuration a
 so that a run that was interrupted ends with the same weights as one that was not.
 """
 
+import functools
 import math
 import sys
 from collections.abc import Sequence
@@ -158,7 +159,8 @@ def train(
             if model.steps_per_execution != estimate.steps_in_a_call:
                 model.steps_per_execution = estimate.steps_in_a_call
                 model.train_function = None
-            batches = training_batches(images, dataset.train_labels, *options, first_step)
+            arguments = (images, dataset.train_labels, *options, first_step)
+            batches = model.feed(functools.partial(training_batches, *arguments))
             keras_steps = steps_an_epoch
         model.fit(
             batches,
