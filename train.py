@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import datetime
 import importlib.util
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -27,6 +28,11 @@ EXAMPLES = """examples:
   python train.py --resume                       continue the newest run
   python train.py --dataset photos/ --image-size 32
   python train.py --dataset mnist --image-size 32
+  python train.py --devices 4 --batch-size 256   each of four GPUs takes 64 images of a batch
+
+Several hosts (JAX): the same command on each, with KERAS_DISTRIBUTION_JOB_ADDRESSES=host:port of
+the first, KERAS_DISTRIBUTION_NUM_PROCESSES=N and KERAS_DISTRIBUTION_PROCESS_ID=0 to N - 1. The
+first writes the run folder; to resume, all must see it.
 """
 
 
@@ -67,7 +73,14 @@ def parse_arguments() -> argparse.Namespace:
         "--batch-size",
         type=at_least(1),
         metavar="N",
-        help=f"images per step (default: {of_presets('batch_size')})",
+        help=f"images per step, of all devices together (default: {of_presets('batch_size')})",
+    )
+    add(
+        "--devices",
+        type=at_least(1),
+        metavar="N",
+        help="GPUs, or other devices, that share each batch equally, with the losses and weights "
+        "of one; for the backends tensorflow and jax (default: 1; of several hosts: all)",
     )
     add(
         "--precision",
@@ -210,7 +223,8 @@ def main() -> None:
         date = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
         data_name = Path(config.dataset or "flowers").stem
         run = Run(arguments.output or RUNS / f"{config.preset}-{data_name}-{date}")
-        run.require_new()
+        if os.environ.get("KERAS_DISTRIBUTION_PROCESS_ID", "0") == "0":
+            run.require_new()  # the first of several processes may have begun it
     if arguments.tensorboard and not importlib.util.find_spec("tensorboard"):
         raise InputError("--tensorboard needs: pip install tensorboard")
     backend = choose_backend(arguments.backend)
@@ -221,17 +235,24 @@ def main() -> None:
 
     from ddim_keras.callbacks import Interrupted, KIDCallback, SampleGrid
     from ddim_keras.data import load_dataset
+    from ddim_keras.devices import choose_devices, connect_hosts, process_id
     from ddim_keras.report import write_report
     from ddim_keras.steps import describe_device
     from ddim_keras.training import train
 
+    connect_hosts()
+    is_first = process_id() == 0
+    if not is_first:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (to the end: one speaks for all)
+    devices = choose_devices(arguments.devices, config.training.batch_size)
     dataset = load_dataset(
         config.dataset, config.model.network.image_size, config.data_dir, arguments.cache_dir
     )
     config = config_for(config, dataset, arguments.resume, arguments.class_conditional)
     device = describe_device()
     print(f"data: {dataset.describe()}")
-    print(f"device: {device}, Keras backend {backend}, {config.training.precision}")
+    count = f"{len(devices)} x " if len(devices) > 1 else ""
+    print(f"device: {count}{device}, Keras backend {backend}, {config.training.precision}")
     if device == "CPU" and config.preset == "lab":
         print("on a CPU, --preset fast trains several times faster")
     kid, floor = prepare_kid(arguments, dataset)
@@ -242,20 +263,32 @@ def main() -> None:
             "resume it with the same --kid-weights, or with --no-kid"
         )
     config = dataclasses.replace(config, protocol=protocol)
-    run.save_config(config)
+    if is_first:
+        run.save_config(config)
     print(f"run: {run.folder}, preset {config.preset}, {config.epochs} epochs", flush=True)
 
-    callbacks = [SampleGrid(run)]
+    callbacks = []
     if kid:
         num_images = config.training.kid_images or len(dataset.validation_images)
-        callbacks.insert(0, KIDCallback(kid, num_images))
-    if arguments.tensorboard:
+        callbacks.append(KIDCallback(kid, num_images))
+    if is_first:
+        callbacks.append(SampleGrid(run))
+    if is_first and arguments.tensorboard:
         callbacks.append(keras.callbacks.TensorBoard(run.folder / "tensorboard"))
     try:
-        model = train(run, config, dataset, protocol=protocol or "KID", callbacks=callbacks)
+        model = train(
+            run,
+            config,
+            dataset,
+            protocol=protocol or "KID",
+            callbacks=callbacks,
+            devices=len(devices),
+        )
     except Interrupted:
         print(f"saved; continue with: {resuming_command(arguments, run)}")
         raise KeyboardInterrupt from None
+    if not is_first:
+        return
     history = run.read_history()
     write_report(run, config, dataset, model, history, protocol, floor)
     print(f"done: {run.folder}/report.md; next: python generate.py --run {run.folder}")

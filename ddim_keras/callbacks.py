@@ -8,13 +8,15 @@ import math
 import signal
 import time
 from collections.abc import Callable
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
 
 from ddim_keras import plots
 from ddim_keras.config import InputError
+from ddim_keras.devices import alone, any_process, num_processes
 from ddim_keras.kid import KernelInceptionDistance
 from ddim_keras.runs import Run
 
@@ -51,7 +53,23 @@ class KIDCallback(keras.callbacks.Callback):
         logs["kid_standard_error"] = distance.standard_error
 
 
-class SampleGrid(keras.callbacks.Callback):
+class DrawingCallback(keras.callbacks.Callback):
+    """Draws figures in a thread, one after the other, while the training goes on."""
+
+    thread: ClassVar = ThreadPoolExecutor(max_workers=1, thread_name_prefix="figures")
+    drawing: Future | None = None
+
+    def draw(self, figure: Callable[[], None]) -> None:
+        """Calls `figure` in the thread; raises what went wrong in the call before."""
+        self.on_train_end()
+        self.drawing = self.thread.submit(figure)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        if self.drawing is not None:
+            self.drawing.result()
+
+
+class SampleGrid(DrawingCallback):
     """Draws a grid of generated images each epoch, always from the same initial noise."""
 
     def __init__(self, run: Run, num_images: int = GRID_IMAGES, diffusion_steps: int = 20) -> None:
@@ -64,10 +82,10 @@ class SampleGrid(keras.callbacks.Callback):
         images = self.model.generate(self.num_images, self.diffusion_steps, seed=0)
         title = f"epoch {epoch + 1}, DDIM {self.diffusion_steps} steps, seed 0"
         path = self.run.folder / "samples" / f"epoch_{epoch + 1:04d}.png"
-        plots.save_figure(plots.image_grid(images, title), path)
+        self.draw(lambda: plots.save_figure(plots.image_grid(images, title), path))
 
 
-class RunRecord(keras.callbacks.Callback):
+class RunRecord(DrawingCallback):
     """Writes checkpoints, history and curves at the end of each epoch.
 
     Args:
@@ -98,12 +116,13 @@ class RunRecord(keras.callbacks.Callback):
         }
         self.history.append(row)
         self.run.write_history(self.history)
-        self.run.save_last(self.model)
+        with alone():
+            self.run.save_last(self.model)
         kids = [row["kid"] for row in self.history if "kid" in row]
         if "kid" in row and row["kid"] == min(kids):
             self.run.keep_last_as_best()
-        figure = plots.training_curves(self.history, self.protocol)
-        plots.save_figure(figure, self.run.folder / "curves.png")
+        rows, path = list(self.history), self.run.folder / "curves.png"
+        self.draw(lambda: plots.save_figure(plots.training_curves(rows, self.protocol), path))
 
 
 class FinishEpoch(keras.callbacks.Callback):
@@ -126,11 +145,17 @@ class StopCleanly(keras.callbacks.Callback):
 
     The first Ctrl-C (SIGINT, or SIGTERM) raises Interrupted at the end of the step; a second one
     acts as usual. A loss that is not finite raises InputError, before it reaches a checkpoint.
+    Processes that train together agree whether one was interrupted. Here a step is a call of the
+    compiled program, which may make many.
+
+    Args:
+        check_every: steps from one look at the loss, and one agreement, to the next.
     """
 
     def __init__(self, check_every: int = 50) -> None:
         super().__init__()
         self.check_every = check_every
+        self.steps = 0
         self.requested = False
         self.previous: dict[int, Any] = {}
 
@@ -149,15 +174,21 @@ class StopCleanly(keras.callbacks.Callback):
         self.__exit__()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        # Reading a loss, and agreeing, wait for the device, so not in every step.
+        is_check = self.steps % self.check_every == 0
+        self.steps += 1
         # After the last step of an epoch, its evaluation and record still belong to it.
-        if self.requested and batch + 1 < self.params["steps"]:
-            raise Interrupted
-        # Reading a loss waits for the device, so not in every step.
-        if batch % self.check_every == 0:
+        if batch + 1 < self.params["steps"] and (is_check or num_processes() == 1):
+            self._stop_if_requested()
+        if is_check:
             _require_finite(logs)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        if self.requested:
+        _require_finite(logs)
+        self._stop_if_requested()
+
+    def _stop_if_requested(self) -> None:
+        if any_process(self.requested):
             raise Interrupted
 
 
@@ -168,15 +199,18 @@ class TimeEstimate(keras.callbacks.Callback):
         super().__init__()
         self.total_steps = total_steps
         self.after_steps = after_steps
-        self.steps = 0
+        self.steps_in_a_call = 1
+        self.calls = 0
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        self.steps += 1
-        if self.steps == 2:  # the first step or two compile
-            self.start = time.monotonic()
-        elif self.steps == 2 + self.after_steps:
+        self.calls += 1
+        calls = math.ceil(self.after_steps / self.steps_in_a_call)
+        if self.calls == 2:  # the first call or two compile
             float(next(iter(logs.values())))  # waits for the device
-            seconds = (time.monotonic() - self.start) / self.after_steps
+            self.start = time.monotonic()
+        elif self.calls == 2 + calls:
+            float(next(iter(logs.values())))
+            seconds = (time.monotonic() - self.start) / (calls * self.steps_in_a_call)
             print(
                 f"\n{seconds:.2g} s a step: about {duration(seconds * self.total_steps)} for "
                 f"{self.total_steps:,} steps, evaluation not counted",

@@ -257,10 +257,8 @@ class DiffusionModel(CompiledSteps, keras.Model):
 
         With `discrete_steps` T the times are as often each of 1/T, 2/T, ..., 1, as in DDPM.
         """
-        noises = keras.random.normal(ops.shape(images), dtype="float32", seed=self.seed_generator)
-        diffusion_times = keras.random.uniform(
-            (ops.shape(images)[0], 1, 1, 1), dtype="float32", seed=self.seed_generator
-        )
+        noises = self.draw(keras.random.normal, ops.shape(images))
+        diffusion_times = self.draw(keras.random.uniform, (ops.shape(images)[0], 1, 1, 1))
         if steps := self.config.discrete_steps:
             diffusion_times = (ops.floor(diffusion_times * steps) + 1.0) / steps
         return noises, diffusion_times
@@ -284,7 +282,7 @@ class DiffusionModel(CompiledSteps, keras.Model):
     def update_metrics(self, losses: dict[str, Any]) -> dict[str, Any]:
         """Adds the losses of one batch to the epoch's means, and returns the means."""
         for metric in self.metrics:
-            metric.update_state(losses[metric.name])
+            metric.update_state(losses[metric.name], sample_weight=self.batch_share)
         return {metric.name: metric.result() for metric in self.metrics}
 
     @property
@@ -307,7 +305,7 @@ class DiffusionModel(CompiledSteps, keras.Model):
         2022, https://arxiv.org/abs/2207.12598, algorithm 1).
         """
         labels = self.class_indices(labels, like=images)
-        draws = keras.random.uniform(ops.shape(labels), seed=self.seed_generator)
+        draws = self.draw(keras.random.uniform, ops.shape(labels))
         return ops.where(draws < self.config.label_dropout, -1, labels)
 
     def draw_labels(self, num_images: int, random: np.random.Generator) -> np.ndarray:
@@ -354,7 +352,9 @@ class DiffusionModel(CompiledSteps, keras.Model):
     def denormalize(self, images: Any) -> Any:
         """Maps normalised images to [0, 1], clipping what lies outside."""
         images = ops.convert_to_tensor(images)
-        return ops.clip(self.pixel_means + images * ops.sqrt(self.pixel_variances), 0.0, 1.0)
+        means = self.local_value(self.pixel_means)
+        variances = self.local_value(self.pixel_variances)
+        return ops.clip(means + images * ops.sqrt(variances), 0.0, 1.0)
 
     # Keras: calling, compiling, saving.
 

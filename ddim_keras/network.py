@@ -13,6 +13,7 @@ import keras
 from keras import layers, ops
 
 from ddim_keras.config import NetworkConfig
+from ddim_keras.devices import are_replicas
 
 GROUPS = 8  # of the group norm
 FINE_WIDTH = 24  # channels of the last, full-resolution block after patches
@@ -167,7 +168,7 @@ def plain_block(x: Any, width: int) -> Any:
     """The assignment's residual block: batch norm, 3x3 convolution, swish, 3x3 convolution."""
     residual = x if x.shape[-1] == width else layers.Conv2D(width, kernel_size=1)(x)
     # The convolution that follows can scale and shift by itself.
-    x = layers.BatchNormalization(center=False, scale=False)(x)
+    x = layers.BatchNormalization(center=False, scale=False, synchronized=are_replicas())(x)
     x = layers.Conv2D(width, kernel_size=3, padding="same", activation="swish")(x)
     x = layers.Conv2D(width, kernel_size=3, padding="same")(x)
     return layers.Add()([x, residual])

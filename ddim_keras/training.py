@@ -4,6 +4,8 @@ Everything that decides the course of a training is in the run's configuration a
 so that a run that was interrupted ends with the same weights as one that was not.
 """
 
+import functools
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,9 +21,20 @@ from ddim_keras.callbacks import (
     TimeEstimate,
 )
 from ddim_keras.config import InputError, ModelConfig, TrainingConfig
-from ddim_keras.data import Dataset, ValidationBatches, steps_per_epoch, training_batches
+from ddim_keras.data import (
+    Dataset,
+    ValidationBatches,
+    dispatches,
+    steps_per_epoch,
+    training_batches,
+    training_orders,
+)
+from ddim_keras.devices import data_parallel, process_id
 from ddim_keras.model import DiffusionModel
 from ddim_keras.runs import Run, RunConfig, load_weights
+from ddim_keras.steps import dispatches_pay
+
+STEPS_IN_A_CALL = 100  # at most: what Ctrl-C waits for, and long enough for Python not to matter
 
 
 def build_model(
@@ -67,12 +80,18 @@ def take_weights(model: DiffusionModel, source: Run) -> None:
                 f"cannot start from {source.folder}: its {name} is "
                 f"{getattr(config, name)}, that of the new run {getattr(model.config, name)}"
             )
-    trained = DiffusionModel(config)
+    trained = DiffusionModel(config, only_average=True)
     load_weights(trained, source.weights_to_show())
     for network in (model.network, model.ema_network):
         network.set_weights(trained.ema_network.get_weights())
     model.pixel_means.assign(trained.pixel_means)
     model.pixel_variances.assign(trained.pixel_variances)
+
+
+def even_part(steps: int, most: int = STEPS_IN_A_CALL) -> int:
+    """The largest number up to `most` that divides the steps of an epoch, or nearly does."""
+    largest = max(number for number in range(1, most + 1) if steps % number == 0)
+    return largest if largest > most // 5 else math.ceil(steps / math.ceil(steps / most))
 
 
 def train(
@@ -82,14 +101,23 @@ def train(
     *,
     protocol: str = "KID",
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    devices: int | None = None,
+    steps_in_a_call: int | None = None,
 ) -> DiffusionModel:
     """Trains until the configured number of epochs, from the run's last checkpoint if it has one.
+
+    Of several processes, the first writes the run folder, which all read where the training is
+    resumed.
 
     Args:
         run: its folder holds config.json already.
         dataset: images of the configured size.
         protocol: what the KID is measured with, if a callback measures it.
         callbacks: what to do at the end of an epoch before it is recorded.
+        devices: how many share each batch, see `devices.choose_devices`.
+        steps_in_a_call: how many steps the compiled program makes each time it is called, by
+            default some tens on a GPU, 1 on a CPU. The results are the same. Under JAX, with more
+            than 1, the images are kept on the device.
 
     Raises:
         Interrupted: after Ctrl-C; the state of the last whole step has been saved.
@@ -99,7 +127,9 @@ def train(
     images = dataset.train_images
     steps = steps_per_epoch(len(images), recipe.batch_size, recipe.repetitions)
     total_steps = steps * config.epochs
-    model = build_model(config.model, recipe, total_steps)
+    building, fitting = data_parallel(devices, recipe.batch_size)
+    with building:
+        model = build_model(config.model, recipe, total_steps)
     if run.last_weights.exists():
         load_weights(model, run.last_weights)
     else:
@@ -112,38 +142,53 @@ def train(
         dataset.validation_images, dataset.validation_labels, recipe.batch_size
     )
 
+    if steps_in_a_call is None:
+        steps_in_a_call = even_part(steps) if dispatches_pay(images.nbytes) else 1
+    is_resident = steps_in_a_call > 1 and keras.backend.backend() == "jax"
+
     def fit(first_step: int, steps_an_epoch: int, *more: keras.callbacks.Callback) -> None:
-        batches = training_batches(
-            images,
-            dataset.train_labels,
-            recipe.batch_size,
-            recipe.repetitions,
-            recipe.flip,
-            config.model.seed,
-            first_step,
-        )
+        options = (recipe.batch_size, recipe.repetitions, recipe.flip, config.model.seed)
+        if is_resident:
+            estimate.steps_in_a_call = steps_in_a_call
+            orders = training_orders(len(images), *options, first_step)
+            batches = dispatches(orders, steps_an_epoch, steps_in_a_call)
+            keras_steps = math.ceil(steps_an_epoch / steps_in_a_call)
+        else:
+            # Keras would go on beyond the end of an epoch that is not divisible.
+            estimate.steps_in_a_call = math.gcd(steps_an_epoch, steps_in_a_call)
+            if model.steps_per_execution != estimate.steps_in_a_call:
+                model.steps_per_execution = estimate.steps_in_a_call
+                model.train_function = None
+            arguments = (images, dataset.train_labels, *options, first_step)
+            batches = model.feed(functools.partial(training_batches, *arguments))
+            keras_steps = steps_an_epoch
         model.fit(
             batches,
-            steps_per_epoch=steps_an_epoch,
+            steps_per_epoch=keras_steps,
             initial_epoch=first_step // steps,
             epochs=config.epochs,
             validation_data=validation,
             shuffle=False,
             verbose=1 if sys.stdout.isatty() else 2,  # a line an epoch in log files
-            callbacks=[*more, *callbacks, record, estimate, stop],
+            callbacks=[*more, *callbacks, *reports, stop],
         )
 
-    record = RunRecord(run, protocol, images_per_epoch=steps * recipe.batch_size)
     estimate = TimeEstimate(total_steps - done)
-    with StopCleanly() as stop:
-        try:
+    reports: list[keras.callbacks.Callback] = [estimate]
+    if process_id() == 0:
+        reports.append(RunRecord(run, protocol, images_per_epoch=steps * recipe.batch_size))
+    try:
+        with fitting, StopCleanly(check_every=math.ceil(50 / steps_in_a_call)) as stop:
+            if is_resident:
+                model.keep_on_device(images, dataset.train_labels)
             if done % steps:
                 left = steps - done % steps
                 fit(done, left, FinishEpoch(metric_values))
                 done += left
             if done < total_steps:
                 fit(done, steps)
-        except Interrupted:
+    except Interrupted:
+        if process_id() == 0:
             run.save_last(model)
-            raise
+        raise
     return model

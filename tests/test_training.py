@@ -20,7 +20,7 @@ from ddim_keras.callbacks import Interrupted, KIDCallback, SampleGrid, duration
 from ddim_keras.kid import Encoder
 from ddim_keras.report import write_report
 from ddim_keras.runs import Run, RunConfig
-from ddim_keras.training import build_optimizer
+from ddim_keras.training import build_optimizer, even_part
 
 CONFIG = RunConfig(
     preset="lab",
@@ -88,12 +88,34 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(run, dataset, uninterru
     with pytest.raises(Interrupted):
         train(run, CONFIG, dataset, callbacks=[InterruptAt(steps)])
     model = train(run, CONFIG, dataset)
+    assert_same_training(run, model, uninterrupted)
+
+
+def assert_same_training(run, model, uninterrupted):
     expected_run, expected_model = uninterrupted
     np.testing.assert_allclose(losses(run), losses(expected_run), rtol=1e-4)
     for weight, expected in zip(model.weights, expected_model.weights, strict=True):
         np.testing.assert_allclose(
             ops.convert_to_numpy(weight), ops.convert_to_numpy(expected), rtol=1e-3, atol=1e-5
         )
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="each step is a call of its own")
+def test_many_steps_in_a_call_are_the_same_steps(run, dataset, uninterrupted):
+    # Five an epoch: JAX makes 3 and 2 of them, with the images on the device; Keras 5 under
+    # TensorFlow. Interrupted within the second epoch, and at the end of the first one.
+    steps, calls = (3, 3) if keras.backend.backend() == "jax" else (5, 1)
+    with pytest.raises(Interrupted):
+        train(run, CONFIG, dataset, callbacks=[InterruptAt(calls)], steps_in_a_call=steps)
+    model = train(run, CONFIG, dataset, steps_in_a_call=steps)
+    assert_same_training(run, model, uninterrupted)
+
+
+def test_steps_in_a_call_divide_an_epoch_or_nearly_do():
+    assert even_part(511) == 73
+    assert even_part(40) == 40
+    assert even_part(509) == 85  # prime: five times 85 and 84
+    assert even_part(1) == 1
 
 
 def test_a_killed_run_loses_the_epoch_in_progress_alone(run, dataset, uninterrupted):
@@ -153,6 +175,27 @@ def test_kid_grids_and_report(run, dataset):
         "120 images seen",
     ):
         assert expected in report
+
+
+def test_half_precision_is_for_the_layers_alone(run, dataset, uninterrupted):
+    recipe = dataclasses.replace(CONFIG.training, precision="mixed_bfloat16")
+    try:
+        model = train(run, dataclasses.replace(CONFIG, training=recipe, epochs=1), dataset)
+        images = ops.convert_to_tensor(dataset.train_images[:4])
+        noisy_images = model.normalize(images)
+        times = ops.full((4, 1, 1, 1), 0.5)
+        rates = model.diffusion_schedule(times)
+        predictions = model.denoise(noisy_images, *rates, training=False)
+        for value in (noisy_images, *rates, *predictions, *model.compute_losses(images, False)[:1]):
+            assert keras.backend.standardize_dtype(value.dtype) == "float32"
+    finally:
+        keras.config.set_dtype_policy("float32")
+    # Moving averages move by a thousandth of their distance: not in half precision.
+    assert {weight.dtype for weight in model.weights if "seed" not in weight.path} == {"float32"}
+    assert any(layer.compute_dtype == "bfloat16" for layer in model.network.layers)
+    assert model.network.layers[-1].compute_dtype == "float32"
+    exact, rounded = uninterrupted[0].read_history()[0], run.read_history()[0]
+    assert rounded["noise_loss"] == pytest.approx(exact["noise_loss"], rel=0.02)
 
 
 def test_learning_rate_warms_up_and_decays():

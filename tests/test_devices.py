@@ -1,0 +1,87 @@
+"""One batch shared by several devices: the losses, weights and KID of one device."""
+
+import importlib.util
+from pathlib import Path
+
+import keras
+import pytest
+from conftest import TINY, run
+
+import train
+from ddim_keras.config import PRESETS, InputError
+from ddim_keras.devices import choose_devices, connect_hosts, device_names, process_id
+
+BACKEND = keras.backend.backend()
+PROGRAM = Path(__file__).parents[1] / "benchmarks" / "devices.py"
+needs_devices = pytest.mark.skipif(BACKEND == "torch", reason="torch trains on one device")
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    """The program that trains on virtual devices, in processes of its own."""
+    spec = importlib.util.spec_from_file_location("benchmark", PROGRAM)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def assert_same_results(results):
+    first, *others = results.values()
+    assert len(first) == 14  # losses of training and validation, KID and its error, twice; weights
+    for result in others:
+        assert result == pytest.approx(first, rel=1e-4)
+
+
+@needs_devices
+def test_two_devices_end_as_one_what_one_began(benchmark, tmp_path):
+    results = benchmark.results_of(BACKEND, "plain", ["1 then 2"])
+    assert_same_results({"1": benchmark.train_case("plain", "1", tmp_path), **results})
+
+
+@needs_devices
+@pytest.mark.slow
+@pytest.mark.parametrize("block", ["plain", "adaptive"])
+def test_any_number_of_devices_trains_alike(benchmark, block):
+    assert_same_results(benchmark.results_of(BACKEND, block, list(benchmark.CASES)))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BACKEND != "jax", reason="several hosts need JAX")
+def test_two_processes_train_as_one(benchmark):
+    assert_same_results(benchmark.results_of(BACKEND, "plain", ["1", benchmark.TWO_PROCESSES]))
+
+
+def test_one_device_needs_nothing():
+    assert len(choose_devices(None, batch_size=7)) == len(choose_devices(1, batch_size=7)) == 1
+    assert process_id() == 0
+
+
+@needs_devices
+def test_mistakes():
+    with pytest.raises(InputError, match="batch size 64 cannot be shared equally by 3 devices"):
+        choose_devices(3, 64)
+    there = len(device_names())
+    with pytest.raises(InputError, match=f"--devices 64: there are {there} .*XLA_FLAGS"):
+        choose_devices(64, 64)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="of torch")
+def test_torch_says_which_backends_can():
+    with pytest.raises(InputError, match="--backend tensorflow or --backend jax, not torch"):
+        choose_devices(2, 64)
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="of the others")
+def test_hosts_need_jax(monkeypatch):
+    monkeypatch.setenv("KERAS_DISTRIBUTION_NUM_PROCESSES", "2")
+    with pytest.raises(InputError, match=f"need --backend jax, not {BACKEND}"):
+        connect_hosts()
+
+
+def test_the_command_refuses_devices_that_are_not_there(monkeypatch, flowers_file, tmp_path):
+    monkeypatch.setitem(PRESETS, "tiny", TINY)
+    output = tmp_path / "run"
+    options = ("--preset", "tiny", "--dataset", flowers_file, "--image-size", 16)
+    message = run(train, *options, "--output", output, "--devices", 16)
+    assert "devices" in message
+    assert not output.exists()
