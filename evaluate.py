@@ -149,8 +149,11 @@ def main() -> None:
 
     # Keras is imported from here on, after the backend has been chosen and --help answered.
     import_keras()
+    import keras
+
     from ddim_keras.model import DiffusionModel
 
+    keras.config.set_dtype_policy(arguments.precision)
     model = DiffusionModel(config.model, only_average=True)
     if arguments.search_steps:
         load_weights(model, weights)

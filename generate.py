@@ -170,10 +170,13 @@ def main() -> None:
 
     # Keras is imported from here on, after the backend has been chosen and --help answered.
     import_keras()
+    import keras
+
     from ddim_keras import plots
     from ddim_keras.callbacks import sampling_progress
     from ddim_keras.model import DiffusionModel
 
+    keras.config.set_dtype_policy(arguments.precision)
     model = DiffusionModel(config.model, only_average=True)
     process = chosen_process(arguments, spacing, model)
     for path in filter(None, (arguments.output, arguments.trajectory)):

@@ -85,8 +85,8 @@ def parse_arguments() -> argparse.Namespace:
     add(
         "--precision",
         choices=("float32", "mixed_bfloat16"),
-        help="of the layers; mixed_bfloat16 is for a GPU, or a CPU with AVX-512 BF16 "
-        "(default: float32)",
+        help="of the layers; mixed_bfloat16 is faster where the processor or GPU has instructions "
+        "for it (default: the faster one)",
     )
     add(
         "--loss",
@@ -235,7 +235,7 @@ def main() -> None:
 
     from ddim_keras.callbacks import Interrupted, KIDCallback, SampleGrid
     from ddim_keras.data import load_dataset
-    from ddim_keras.devices import choose_devices, connect_hosts, process_id
+    from ddim_keras.devices import choose_devices, connect_hosts, fast_precision, process_id
     from ddim_keras.report import write_report
     from ddim_keras.steps import describe_device
     from ddim_keras.training import train
@@ -249,6 +249,9 @@ def main() -> None:
         config.dataset, config.model.network.image_size, config.data_dir, arguments.cache_dir
     )
     config = config_for(config, dataset, arguments.resume, arguments.class_conditional)
+    if not arguments.resume and not arguments.precision:
+        training = dataclasses.replace(config.training, precision=fast_precision())
+        config = dataclasses.replace(config, training=training)
     device = describe_device()
     print(f"data: {dataset.describe()}")
     count = f"{len(devices)} x " if len(devices) > 1 else ""

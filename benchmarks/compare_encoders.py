@@ -109,6 +109,7 @@ def main() -> None:
     configs = {folder: Run(folder).read_config() for folder in arguments.runs}
     choose_backend(arguments.backend)
     import_keras()
+    import keras
 
     from ddim_keras.data import load_dataset
     from ddim_keras.encoders import compact_encoder, inception_encoder
@@ -128,6 +129,7 @@ def main() -> None:
     print(f"{'KID':40s}" + "".join(f"{encoder.name:>20s}"[-20:] for encoder in encoders))
     for name, degrade in DEGRADATIONS.items():
         measure(name, degrade(dataset.train_images[: arguments.num_images]))
+    keras.config.set_dtype_policy(arguments.precision)
     for folder, config in configs.items():
         model = DiffusionModel(config.model)
         load_weights(model, Run(folder).weights_to_show())

@@ -59,6 +59,7 @@ def main() -> None:
     config = run.read_config()
     choose_backend(arguments.backend)
     import_keras()
+    import keras
 
     from ddim_keras.callbacks import sampling_progress
     from ddim_keras.data import load_dataset
@@ -72,6 +73,7 @@ def main() -> None:
         arguments.cache_dir,
     )
     encoder = choose_encoder(arguments.kid_weights)
+    keras.config.set_dtype_policy(arguments.precision)
     model = DiffusionModel(config.model)
     load_weights(model, run.weights_to_show())
     num_batches = -(-arguments.num_images // arguments.batch_size)

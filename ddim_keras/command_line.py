@@ -117,7 +117,7 @@ def add_run_option(parser: argparse.ArgumentParser) -> None:
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
-    """Adds --seed and --batch-size, for generating."""
+    """Adds --seed, --batch-size and --precision, for generating."""
     parser.add_argument(
         "--seed",
         type=at_least(0),
@@ -131,6 +131,13 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         default=64,
         help="images that go through the network together; bounds the memory (default: 64)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "mixed_bfloat16"),
+        default="float32",
+        help="of the layers; mixed_bfloat16 is faster where the processor or GPU has instructions "
+        "for it, and changes the images a little (default: float32)",
     )
 
 

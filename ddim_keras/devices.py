@@ -10,6 +10,7 @@ each device runs a step of its own, as a "replica", on its part of the batch.
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -23,6 +24,8 @@ if BACKEND == "tensorflow":
 elif BACKEND == "jax":
     import jax
     from jax.experimental import multihost_utils
+else:
+    import torch
 
 
 class DataParallel(keras.distribution.DataParallel):
@@ -94,6 +97,35 @@ def device_names() -> list[str]:
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return [device.name.removeprefix("/device:") for device in devices]
     return ["default"] if BACKEND == "torch" else keras.distribution.list_devices()
+
+
+def fast_precision() -> str:
+    """The precision in which the device trains fastest, as `TrainingConfig.precision` names it.
+
+    "mixed_bfloat16" where the device multiplies bfloat16 by itself and the backend makes use of it:
+    GPUs from NVIDIA's Ampere on, TPUs and, but for JAX, x86 processors with AVX-512 BF16 or AMX.
+    """
+    if BACKEND == "tensorflow":
+        gpus = tf.config.list_physical_devices("GPU")
+        details = tf.config.experimental.get_device_details(gpus[0]) if gpus else {}
+        is_fast = (
+            details.get("compute_capability", (0, 0)) >= (8, 0) if gpus else cpu_has_bfloat16()
+        )
+    elif BACKEND == "jax":
+        device = jax.local_devices()[0]
+        capability = getattr(device, "compute_capability", "0")
+        is_fast = device.platform == "tpu" or float(capability) >= 8
+    elif torch.cuda.is_available():
+        is_fast = torch.cuda.is_bf16_supported()
+    else:
+        is_fast = cpu_has_bfloat16()
+    return "mixed_bfloat16" if is_fast else "float32"
+
+
+def cpu_has_bfloat16(cpu_info: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether an x86 processor has instructions for bfloat16; only Linux tells."""
+    flags = cpu_info.read_text().split() if cpu_info.exists() else []
+    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def are_replicas() -> bool:

@@ -9,7 +9,14 @@ from conftest import TINY, run
 
 import train
 from ddim_keras.config import PRESETS, InputError
-from ddim_keras.devices import choose_devices, connect_hosts, device_names, process_id
+from ddim_keras.devices import (
+    choose_devices,
+    connect_hosts,
+    cpu_has_bfloat16,
+    device_names,
+    fast_precision,
+    process_id,
+)
 
 BACKEND = keras.backend.backend()
 PROGRAM = Path(__file__).parents[1] / "benchmarks" / "devices.py"
@@ -54,6 +61,21 @@ def test_two_processes_train_as_one(benchmark):
 def test_one_device_needs_nothing():
     assert len(choose_devices(None, batch_size=7)) == len(choose_devices(1, batch_size=7)) == 1
     assert process_id() == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("fpu avx2 avx512_bf16 sse", True), ("fpu amx_bf16", True), ("fpu avx2 avx512f", False)],
+)
+def test_bfloat16_is_used_where_the_processor_has_it(flags, expected, monkeypatch, tmp_path):
+    path = tmp_path / "cpuinfo"
+    path.write_text(f"flags : {flags}\n")
+    assert cpu_has_bfloat16(path) == expected
+    assert not cpu_has_bfloat16(tmp_path / "absent")
+    monkeypatch.setattr("ddim_keras.devices.cpu_has_bfloat16", lambda: expected)
+    if choose_devices(None, batch_size=1)[0].lower().startswith(("cpu", "default")):
+        is_used = expected and BACKEND != "jax"
+        assert fast_precision() == ("mixed_bfloat16" if is_used else "float32")
 
 
 @needs_devices
