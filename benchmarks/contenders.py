@@ -51,12 +51,23 @@ class Settings:
 
     contender: str  # a key of CONTENDERS
     preset: str  # of ddim_keras: its network, and how it is trained
-    precision: str  # "float32" or "mixed_bfloat16"
+    precision: str  # "float32", "mixed_bfloat16", or "usual": what each computes in by default
     batch_size: int  # images of a training step
     backend: str | None = None  # Keras backend, where it is a choice
     forward_flops: float | None = None  # of ddim_keras, which a peer's network should cost as well
     channels_last: bool = False  # memory format of a PyTorch peer
     compile: bool = False  # whether a PyTorch peer goes through torch.compile
+
+
+def with_precision(settings: Settings) -> Settings:
+    """Says which precision "usual" is: ddim_keras looks at the device, all others take float32."""
+    if settings.precision != "usual":
+        return settings
+    if settings.contender != "ddim_keras":
+        return dataclasses.replace(settings, precision="float32")
+    from ddim_keras.devices import fast_precision
+
+    return dataclasses.replace(settings, precision=fast_precision())
 
 
 def preset_of(settings: Settings) -> Preset:

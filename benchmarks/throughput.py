@@ -48,8 +48,10 @@ def parse_arguments() -> argparse.Namespace:
     add("--preset", choices=PRESETS, default="lab", help="(default: lab)")
     add(
         "--precision",
-        choices=("float32", "mixed_bfloat16"),
-        help="of all contenders; in PyTorch by autocast (default: the preset's)",
+        choices=("usual", "float32", "mixed_bfloat16"),
+        default="usual",
+        help="of all contenders, in PyTorch by autocast; usual: what each computes in by default "
+        "(default: usual)",
     )
     add(
         "--batch-size",
@@ -132,7 +134,7 @@ def main() -> None:
     ours = Settings(
         contender="ddim_keras",
         preset=arguments.preset,
-        precision=arguments.precision or recipe.precision,
+        precision=arguments.precision,
         batch_size=arguments.batch_size or recipe.batch_size,
     )
     if arguments.start_ups:
@@ -393,26 +395,34 @@ def as_text(report: dict[str, Any], arguments: argparse.Namespace) -> str:
     contenders = report["contenders"]
     first = next(iter(contenders.values()))
     settings = first["what"]["settings"]
-    dtype = "float32" if settings["precision"] == "float32" else "bfloat16"
     peaks = {
         name: max(each["median"]["peak"][name] for each in contenders.values())
         for name in ("float32", "bfloat16")
     }
     rows = [
         [
-            *("", "million parameters", "GFLOP per image", "training img/s", "GFLOP/s"),
+            *(
+                "",
+                "layers in",
+                "million parameters",
+                "GFLOP per image",
+                "training img/s",
+                "GFLOP/s",
+            ),
             *("share of peak", f"img/s at {arguments.steps} steps", "ready, s"),
             *("first step, s", "peak memory, GiB"),
         ]
     ]
     for name, each in contenders.items():
         median, what = each["median"], each["what"]
+        dtype = what["settings"]["precision"].removeprefix("mixed_")
         memory = f"{each['memory']['process'] / 2**30:.2f}"
         if each["memory"]["device"]:
             memory += f" + GPU {each['memory']['device'] / 2**30:.2f}"
         rows.append(
             [
                 name,
+                dtype,
                 f"{what['parameters'] / 1e6:.2f}",
                 f"{what['forward_flops'] / 1e9:.2f}",
                 f"{median['train']:.1f}",
@@ -429,7 +439,7 @@ def as_text(report: dict[str, Any], arguments: argparse.Namespace) -> str:
     where = machine["processor"] if device == "CPU" else f"{device} with {machine['processor']}"
     lines = [
         f"{where}, {machine['cores']} cores, {report['date'][:10]}; preset {settings['preset']}, "
-        f"{settings['precision']}, batch {settings['batch_size']}, {arguments.num_images} images "
+        f"batch {settings['batch_size']}, {arguments.num_images} images "
         f"sampled together; medians of {arguments.rounds} rounds; load average before "
         f"{report['load_average_before']:.1f}",
         *markdown(rows),

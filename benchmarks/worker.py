@@ -33,6 +33,7 @@ class Worker:
         if settings.contender in ("ddim_keras", "keras_example"):
             choose_backend(settings.backend)
             import_keras()
+        settings = contenders.with_precision(settings)
         self.contender = contenders.build(settings)
         return {
             "settings": dataclasses.asdict(settings),

@@ -143,7 +143,19 @@ def test_contenders_take_turns_and_are_compared_by_medians():
     text = throughput.as_text(json.loads(json.dumps(report)), OPTIONS)
     row = next(line for line in text.splitlines() if line.startswith("| fast"))
     cells = [cell.strip() for cell in row.split("|")[1:-1]]
-    expected = ["fast", "1.00", "1.00", "8.0", "24", "600 %", "3.00", "1.0", "2.0", "2.00"]
+    expected = [
+        "fast",
+        "float32",
+        "1.00",
+        "1.00",
+        "8.0",
+        "24",
+        "600 %",
+        "3.00",
+        "1.0",
+        "2.0",
+        "2.00",
+    ]
     assert cells == expected
     (row,) = [line for line in text.splitlines() if line.startswith("| / slow")]
     cells = [cell.strip() for cell in row.split("|")[1:-1]]
