@@ -32,7 +32,8 @@ def export(run: Run, folder: Path) -> Run:
     """
     import h5py  # a part of Keras, which --help should not wait for
 
-    config = dataclasses.replace(run.read_config(), data_dir=None)
+    # Without the places of this machine.
+    config = dataclasses.replace(run.read_config(), data_dir=None, start_from=None)
     source_file = run.weights_to_show()
     exported = Run(folder)
     exported.save_config(config)

@@ -1,3 +1,4 @@
+import dataclasses
 import shutil
 
 import h5py
@@ -30,6 +31,10 @@ def test_what_is_exported_generates_the_same(run, tmp_path):
     assert expected.std() > 0.05
     np.testing.assert_allclose(images, expected, atol=0.01)
     assert exported.read_config() == run.read_config()
+
+    config = dataclasses.replace(run.read_config(), start_from="/of/this/machine", data_dir="/tfds")
+    run.save_config(config)
+    assert export(run, tmp_path / "other").read_config() == exported.read_config()
 
 
 def test_only_the_average_is_kept_in_half_precision(run, tmp_path):
