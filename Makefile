@@ -19,7 +19,7 @@ check: $(VENV)/installed-dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	KERAS_BACKEND=jax $(RUN) -m pytest
-	KERAS_BACKEND=torch $(RUN) -m pytest
+	OMP_NUM_THREADS=1 KERAS_BACKEND=torch $(RUN) -m pytest  # two processes, a core each
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
