@@ -108,7 +108,7 @@ def parse_arguments() -> argparse.Namespace:
         type=float,
         metavar="RATE",
         help="largest signal rate at which the network is called, below 1; larger is finer "
-        "(default: for rho 0.94 to 0.985, the more steps the more; else that of the model's "
+        "(default: 0.94 where --spacing is left away, but for ddim; else that of the model's "
         "schedule after all steps but one)",
     )
 
