@@ -187,37 +187,55 @@ def search_by_kid(
     """Searches where so many steps of a sampler give the least KID against training images."""
     import keras
 
-    from ddim_keras.samplers import reverse_process, sampler_signal_rates
+    from ddim_keras.samplers import sampler_signal_rates
     from ddim_keras.step_search import coordinate_search, most_measurements
 
     kid, _ = load_kid(arguments, config, split="train")
     sampler = arguments.samplers[0]
-    found = {}
-    for steps in sorted(set(arguments.search_steps)):
-        start = sampler_signal_rates(
-            model, sampler, steps, arguments.spacing[0], arguments.last_signal_rate[0]
-        )
+
+    def search(steps: int) -> list[float]:
         progress = keras.utils.Progbar(most_measurements(steps), unit_name="measurement")
         values = []
 
         def measure(signal_rates: list[float]) -> float:
-            images = model.generate(
-                arguments.num_images,
-                len(signal_rates) - 1,
-                seed=arguments.seed + 1,  # results are to be reported with other noises
-                batch_size=arguments.batch_size,
-                reverse_process=reverse_process(
-                    model, sampler, {len(signal_rates) - 1: signal_rates}
-                ),
-                guidance=arguments.guidance,
-            )
-            values.append(kid(images).value)  # noqa: B023 (called in this round alone)
-            progress.add(1)  # noqa: B023
-            return values[-1]  # noqa: B023
+            # Results are to be reported with other noises.
+            seed = arguments.seed + 1
+            images = generate_along(arguments, model, sampler, signal_rates, seed)
+            values.append(kid(images).value)
+            progress.add(1)
+            return values[-1]
 
-        found[steps], least = coordinate_search(measure, start)
+        start = sampler_signal_rates(
+            model, sampler, steps, arguments.spacing[0], arguments.last_signal_rate[0]
+        )
+        best, least = coordinate_search(measure, start)
         print(f"\n{sampler}, {steps} steps: KID {values[0]:.4f} at the start, {least:.4f} now")
-    return found
+        return best
+
+    return {steps: search(steps) for steps in sorted(set(arguments.search_steps))}
+
+
+def generate_along(
+    arguments: argparse.Namespace,
+    model: Any,
+    sampler: str,
+    signal_rates: Sequence[float],
+    seed: int,
+    callback: Any = None,
+) -> Any:
+    """As many images as asked for, by a sampler that calls the network at these signal rates."""
+    from ddim_keras.samplers import reverse_process
+
+    steps = len(signal_rates) - 1
+    return model.generate(
+        arguments.num_images,
+        steps,
+        seed=seed,
+        batch_size=arguments.batch_size,
+        callback=callback,
+        reverse_process=reverse_process(model, sampler, {steps: signal_rates}),
+        guidance=arguments.guidance,
+    )
 
 
 def store_steps(run: Run, found: dict[int, list[float]]) -> None:
@@ -274,7 +292,7 @@ def evaluate(
     """Measures each setting; prints a table, and writes it and a plot after each measurement."""
     from ddim_keras import plots
     from ddim_keras.callbacks import sampling_progress
-    from ddim_keras.samplers import network_calls, reverse_process
+    from ddim_keras.samplers import network_calls
 
     # Not into the package, where the model lies that comes with the project.
     output = arguments.output or (Path() if run.folder == PRETRAINED else run.folder)
@@ -289,21 +307,20 @@ def evaluate(
     )
 
     num_batches = -(-arguments.num_images // arguments.batch_size)
+    # Compiles for the size of the batches, so that only work is timed.
     batch_size = -(-arguments.num_images // num_batches)
-    options = {"seed": arguments.seed, "batch_size": batch_size, "guidance": arguments.guidance}
-    model.generate(batch_size, 1, **options)  # compiles, so that only work is timed
+    model.generate(batch_size, 1, batch_size=batch_size, guidance=arguments.guidance)
     results: list[dict[str, Any]] = []
     for number, setting in enumerate(settings, start=1):
         print(f"{number}/{len(settings)}: {setting.name}, {setting.steps} steps", flush=True)
         start = time.perf_counter()
-        images = model.generate(
-            arguments.num_images,
-            setting.steps,
+        images = generate_along(
+            arguments,
+            model,
+            setting.sampler,
+            setting.signal_rates,
+            arguments.seed,
             callback=sampling_progress(num_batches, setting.steps),
-            reverse_process=reverse_process(
-                model, setting.sampler, {setting.steps: setting.signal_rates}
-            ),
-            **options,
         )
         seconds = time.perf_counter() - start
         results.append(

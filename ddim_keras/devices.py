@@ -106,11 +106,10 @@ def fast_precision() -> str:
     GPUs from NVIDIA's Ampere on, TPUs and, but for JAX, x86 processors with AVX-512 BF16 or AMX.
     """
     if BACKEND == "tensorflow":
-        gpus = tf.config.list_physical_devices("GPU")
-        details = tf.config.experimental.get_device_details(gpus[0]) if gpus else {}
-        is_fast = (
-            details.get("compute_capability", (0, 0)) >= (8, 0) if gpus else cpu_has_bfloat16()
-        )
+        is_fast = cpu_has_bfloat16()
+        if gpus := tf.config.list_physical_devices("GPU"):
+            details = tf.config.experimental.get_device_details(gpus[0])
+            is_fast = details.get("compute_capability", (0, 0)) >= (8, 0)
     elif BACKEND == "jax":
         device = jax.local_devices()[0]
         capability = getattr(device, "compute_capability", "0")

@@ -5,6 +5,8 @@ Keras DDIM example; and a compact network that comes with the project, for where
 had neither by download nor by file. Distances in the features of two encoders do not compare.
 """
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,18 +88,16 @@ def inception_encoder(weights: str | Path | None = None) -> Encoder:
     source = "imagenet" if weights is None else None
     if weights is not None and not Path(weights).is_file():
         raise InputError(f"there is no file {weights} of encoder weights")
-    # Features are measured in full precision, whatever the model is trained in.
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")
     try:
-        backbone = keras.applications.InceptionV3(
-            include_top=False,
-            weights=source,
-            input_shape=(INCEPTION_IMAGE_SIZE, INCEPTION_IMAGE_SIZE, 3),
-        )
-        last_layer = "mixed10" if weights is None else "mixed7"
-        features = keras.layers.GlobalAveragePooling2D()(backbone.get_layer(last_layer).output)
-        network = keras.Model(backbone.input, features)
+        with _full_precision():
+            backbone = keras.applications.InceptionV3(
+                include_top=False,
+                weights=source,
+                input_shape=(INCEPTION_IMAGE_SIZE, INCEPTION_IMAGE_SIZE, 3),
+            )
+            last_layer = "mixed10" if weights is None else "mixed7"
+            features = layers.GlobalAveragePooling2D()(backbone.get_layer(last_layer).output)
+            network = keras.Model(backbone.input, features)
         if weights is not None:
             network.load_weights(weights)
     except Exception as error:  # Keras raises bare Exception for a failed download
@@ -106,9 +106,18 @@ def inception_encoder(weights: str | Path | None = None) -> Encoder:
         else:
             message = f"{weights} does not hold InceptionV3 up to mixed7 in Keras's .weights.h5"
         raise InputError(message) from error
+    return Encoder("Keras InceptionV3" if weights is None else "FID Inception", network)
+
+
+@contextlib.contextmanager
+def _full_precision() -> Iterator[None]:
+    """Features are measured in float32, whatever the model is trained in."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        yield
     finally:
         keras.config.set_dtype_policy(policy)
-    return Encoder("Keras InceptionV3" if weights is None else "FID Inception", network)
 
 
 def compact_encoder() -> Encoder:
@@ -117,12 +126,8 @@ def compact_encoder() -> Encoder:
     A classifier of Oxford Flowers' species without its last layer, trained by
     `benchmarks/compact_encoder.py`, which also prints how well it ranks models.
     """
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")
-    try:
+    with _full_precision():
         network = compact_network()
-    finally:
-        keras.config.set_dtype_policy(policy)
     network.load_weights(COMPACT_WEIGHTS)
     return Encoder("compact flower encoder", network)
 
