@@ -97,7 +97,12 @@ def parse_arguments() -> argparse.Namespace:
         "--learning-rate",
         type=float,
         metavar="RATE",
-        help=f"the largest, of AdamW (default: {of_presets('learning_rate')})",
+        help=f"of the optimizer, the largest (default: {of_presets('learning_rate')})",
+    )
+    add(
+        "--optimizer",
+        choices=("adamw", "muon"),
+        help=f"muon: for convolutions, AdamW for the rest (default: {of_presets('optimizer')})",
     )
     add(
         "--start-from",
@@ -172,7 +177,7 @@ def new_config(arguments: argparse.Namespace) -> RunConfig:
         model=dataclasses.replace(preset.model, network=network, **model_changes),
         training=dataclasses.replace(
             preset.training,
-            **given("batch_size", "precision", "loss", "learning_rate", "kid_images"),
+            **given("batch_size", "precision", "loss", "optimizer", "learning_rate", "kid_images"),
         ),
         dataset=arguments.dataset,
         data_dir=arguments.data_dir,
@@ -191,6 +196,7 @@ def resumed_config(arguments: argparse.Namespace, run: Run) -> RunConfig:
         "batch_size": config.training.batch_size,
         "precision": config.training.precision,
         "loss": config.training.loss,
+        "optimizer": config.training.optimizer,
         "learning_rate": config.training.learning_rate,
         "start_from": config.start_from,
         "prediction": config.model.prediction,

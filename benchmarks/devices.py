@@ -138,11 +138,15 @@ def train_case(block: str, case: str, folder: Path) -> dict[str, float]:
             if self.epoch == 1:
                 raise Interrupted
 
-    network = NetworkConfig(image_size=8, widths=(8,), depths=(1,), block=block, num_classes=10)
+    network = NetworkConfig(image_size=8, widths=(16,), depths=(1,), block=block, num_classes=10)
+    # As in the presets that use the block.
+    optimizer = {"plain": "adamw", "adaptive": "muon"}[block]
     config = RunConfig(
         preset="lab",
         model=ModelConfig(network=network, ema=0.9),
-        training=TrainingConfig(batch_size=8, repetitions=1, flip=True, cosine_decay=True),
+        training=TrainingConfig(
+            batch_size=8, repetitions=1, optimizer=optimizer, flip=True, cosine_decay=True
+        ),
         dataset=None,
         data_dir=None,
         epochs=2,

@@ -123,8 +123,9 @@ class TrainingConfig:
     batch_size: int = 64  # images per step
     repetitions: int = 5  # passes over the training images that make one epoch
     loss: str = "mse"  # between the network's output and its target: "mse" or "mae"
-    learning_rate: float = 1e-3  # AdamW, peak value
-    weight_decay: float = 1e-4  # AdamW
+    optimizer: str = "adamw"  # or "muon": see `optimizers.ConvolutionMuon`
+    learning_rate: float = 1e-3  # peak value
+    weight_decay: float = 1e-4  # times the learning rate: share of a weight lost in each step
     warmup_steps: int = 0  # steps of linear warm-up from 0 to the learning rate
     cosine_decay: bool = False  # decay the learning rate to 0 along a cosine over the whole run
     flip: bool = False  # mirror each image left to right with probability 1/2
@@ -133,6 +134,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         _require_one_of("loss", self.loss, ("mse", "mae"))
+        _require_one_of("optimizer", self.optimizer, ("adamw", "muon"))
         _require_one_of("precision", self.precision, ("float32", "mixed_bfloat16"))
         _require_at_least(1, batch_size=self.batch_size, repetitions=self.repetitions)
         _require_at_least(0, weight_decay=self.weight_decay, warmup_steps=self.warmup_steps)
@@ -167,9 +169,11 @@ PRESETS = {
             ema_warmup=True,
         ),
         training=TrainingConfig(
-            batch_size=32,
+            batch_size=16,
             repetitions=1,
             loss="mae",
+            optimizer="muon",
+            learning_rate=3e-3,
             warmup_steps=200,
             cosine_decay=True,
             flip=True,

@@ -31,9 +31,11 @@ from ddim_keras.data import (
 )
 from ddim_keras.devices import data_parallel, process_id
 from ddim_keras.model import DiffusionModel
+from ddim_keras.optimizers import ConvolutionMuon
 from ddim_keras.runs import Run, RunConfig, load_weights
 from ddim_keras.steps import dispatches_pay
 
+OPTIMIZERS = {"adamw": keras.optimizers.AdamW, "muon": ConvolutionMuon}
 STEPS_IN_A_CALL = 100  # at most: what Ctrl-C waits for, and long enough for Python not to matter
 
 
@@ -50,7 +52,7 @@ def build_model(
 
 
 def build_optimizer(training: TrainingConfig, total_steps: int) -> keras.optimizers.Optimizer:
-    """AdamW with the recipe's learning-rate schedule over `total_steps` steps."""
+    """The recipe's optimizer, with its learning-rate schedule over `total_steps` steps."""
     learning_rate = training.learning_rate
     warmup_steps = min(training.warmup_steps, total_steps // 2)
     if training.cosine_decay:
@@ -64,7 +66,8 @@ def build_optimizer(training: TrainingConfig, total_steps: int) -> keras.optimiz
         learning_rate = keras.optimizers.schedules.PolynomialDecay(
             initial_learning_rate=0.0, decay_steps=warmup_steps, end_learning_rate=learning_rate
         )
-    return keras.optimizers.AdamW(learning_rate, weight_decay=training.weight_decay)
+    optimizer = OPTIMIZERS[training.optimizer]
+    return optimizer(learning_rate, weight_decay=training.weight_decay)
 
 
 def take_weights(model: DiffusionModel, source: Run) -> None:

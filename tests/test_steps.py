@@ -19,6 +19,7 @@ import keras
 import numpy as np
 from keras import ops
 from ddim_keras import DiffusionModel, ModelConfig, NetworkConfig
+from ddim_keras.optimizers import ConvolutionMuon
 
 class SameNoises(DiffusionModel):
     '''Draws noises and times as functions of the images: the same on every backend.'''
@@ -31,7 +32,7 @@ results = {}
 for prediction, block, loss in (("noise", "plain", "mse"), ("velocity", "adaptive", "mae")):
     random = np.random.default_rng(0)
     network = NetworkConfig(
-        image_size=8, widths=(8,), depths=(1,), block=block,
+        image_size=8, widths=(8 if block == "plain" else 16,), depths=(1,), block=block,
         attention_sizes=(8,) if block == "adaptive" else (),
     )
     model = SameNoises(ModelConfig(network=network, prediction=prediction, ema=0.9))
@@ -39,7 +40,8 @@ for prediction, block, loss in (("noise", "plain", "mse"), ("velocity", "adaptiv
         weight.assign(0.1 * random.standard_normal(weight.shape))
     model.ema_network.set_weights(model.network.get_weights())
     # A large epsilon: dividing tiny gradients by their size would amplify rounding.
-    model.compile(keras.optimizers.AdamW(1e-2, weight_decay=1e-2, epsilon=1e-3), loss=loss)
+    optimizer = keras.optimizers.AdamW if block == "plain" else ConvolutionMuon
+    model.compile(optimizer(1e-2, weight_decay=1e-2, epsilon=1e-3), loss=loss)
     images = random.integers(0, 256, (32, 8, 8, 3)).astype("uint8")
     model.adapt(images)
     batches = ((images[start : start + 8],) for start in range(0, 32, 8))
