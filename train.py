@@ -125,7 +125,7 @@ def parse_arguments() -> argparse.Namespace:
     add(
         "--prediction",
         choices=("noise", "image", "velocity"),
-        help="what the network predicts (default: noise in lab, velocity in fast)",
+        help="what the network predicts (default: noise in lab, velocity in the others)",
     )
     add(
         "--schedule",

@@ -68,6 +68,58 @@ class SinusoidalEmbedding(layers.Layer):
         }
 
 
+@keras.saving.register_keras_serializable(package="ddim_keras")
+class GroupNorm(layers.Layer):
+    """Group norm, then a scale and shift of each channel: learned ones, or those that are given.
+
+    Wu and He 2018 (https://arxiv.org/abs/1803.08494, equation 1). As `GroupNormalization` of Keras,
+    but one multiplication and one addition for each feature, which makes training on a CPU faster.
+    Statistics are computed in float32 under every dtype policy.
+
+    Args:
+        groups: of channels that share a mean and a variance, over all positions.
+        learned: whether the layer has a scale and shift of its own.
+
+    Call: features (B, H, W, C) and, unless learned, scale and shift (B, 1, 1, C) -> (B, H, W, C).
+    """
+
+    def __init__(self, groups: int = GROUPS, learned: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.groups = groups
+        self.learned = learned
+
+    def build(self, input_shape: tuple, *_: tuple) -> None:
+        if self.learned:
+            channels = (input_shape[-1],)
+            self.scale = self.add_weight(shape=channels, initializer="ones", name="scale")
+            self.shift = self.add_weight(shape=channels, initializer="zeros", name="shift")
+
+    def call(self, features: Any, scale: Any = None, shift: Any = None) -> Any:
+        channels = features.shape[-1]
+        if self.learned:
+            scale, shift = self.scale, self.shift
+        scale, shift = (ops.cast(ops.reshape(x, (-1, channels)), "float32") for x in (scale, shift))
+        precise = ops.cast(features, "float32")
+        means = self.over_groups(ops.mean(precise, axis=(1, 2)))
+        variances = self.over_groups(ops.mean(ops.square(precise), axis=(1, 2))) - means**2
+        scale = scale * ops.rsqrt(ops.maximum(variances, 0.0) + 1e-3)
+        shift = shift - scale * means
+        scale, shift = (ops.cast(x, features.dtype)[:, None, None] for x in (scale, shift))
+        return features * scale + shift
+
+    def over_groups(self, means: Any) -> Any:
+        """Replaces the mean of each channel by that of its group: (B, C) -> (B, C)."""
+        channels_of_group = means.shape[-1] // self.groups
+        groups = ops.mean(ops.reshape(means, (-1, self.groups, channels_of_group)), axis=-1)
+        return ops.repeat(groups, channels_of_group, axis=-1)
+
+    def compute_output_shape(self, input_shape: tuple, *_: tuple) -> tuple:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "groups": self.groups, "learned": self.learned}
+
+
 def residual_unet(config: NetworkConfig, name: str = "network") -> keras.Model:
     """Builds the network.
 
@@ -139,7 +191,7 @@ def residual_unet(config: NetworkConfig, name: str = "network") -> keras.Model:
         details = layers.Conv2D(FINE_WIDTH, kernel_size=3, padding="same")(pixels)
         x = adaptive_block(layers.Add()([x, details]), embedding, FINE_WIDTH)
     if config.block == "adaptive":
-        x = layers.Activation("swish")(_group_norm()(x))
+        x = layers.Activation("swish")(GroupNorm()(x))
     # Zeros: the first prediction is the mean of its target, from which every direction is open.
     x = layers.Conv2D(
         config.channels,
@@ -181,12 +233,11 @@ def adaptive_block(x: Any, embedding: Any, width: int) -> Any:
     convolutions. The block is the identity at initialisation, where its widths are equal.
     """
     residual = x if x.shape[-1] == width else layers.Conv2D(width, kernel_size=1)(x)
-    x = layers.Activation("swish")(_group_norm()(x))
+    x = layers.Activation("swish")(GroupNorm()(x))
     x = layers.Conv2D(width, kernel_size=3, padding="same")(x)
     scale = layers.Dense(width, kernel_initializer="zeros", bias_initializer="ones")(embedding)
     shift = layers.Dense(width, kernel_initializer="zeros")(embedding)
-    x = layers.Multiply()([_group_norm(affine=False)(x), scale])
-    x = layers.Activation("swish")(layers.Add()([x, shift]))
+    x = layers.Activation("swish")(GroupNorm(learned=False)(x, scale, shift))
     x = layers.Conv2D(width, kernel_size=3, padding="same", kernel_initializer="zeros")(x)
     return layers.Add()([x, residual])
 
@@ -195,10 +246,6 @@ def attention_block(x: Any) -> Any:
     """Residual self-attention over all positions, 64 channels a head (Dhariwal and Nichol 2021)."""
     _, height, width, channels = x.shape
     heads = max(1, channels // 64)
-    tokens = layers.Reshape((height * width, channels))(_group_norm()(x))
+    tokens = layers.Reshape((height * width, channels))(GroupNorm()(x))
     tokens = layers.MultiHeadAttention(heads, key_dim=channels // heads)(tokens, tokens)
     return layers.Add()([x, layers.Reshape((height, width, channels))(tokens)])
-
-
-def _group_norm(affine: bool = True) -> layers.Layer:
-    return layers.GroupNormalization(groups=GROUPS, center=affine, scale=affine)

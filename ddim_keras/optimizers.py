@@ -13,7 +13,8 @@ from keras import ops
 
 # Kernels with fewer channels see pixels, or make them; like all but kernels, they go with AdamW.
 FEWEST_CHANNELS = 16
-# Of singular values s -> a s + b s^3 + c s^5, which five times take (0, 1] to near 1 (Jordan et al.)
+# a, b, c of a s + b s^3 + c s^5, which takes singular values in (0, 1] to near 1 (Jordan et al.),
+# applied so often:
 QUINTIC = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 

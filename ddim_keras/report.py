@@ -61,8 +61,8 @@ def _what_was_trained(
 - Model (preset `{config.preset}`): residual U-Net, widths {list(network.widths)}, residual blocks
   {list(network.depths)}, {model.network.count_params():,} parameters; predicts the
   {config.model.prediction}; {schedule}.
-- Training: {recipe.loss.upper()} on the {config.model.prediction}, {recipe.optimizer} at learning rate
-  {recipe.learning_rate}, batch {recipe.batch_size}, EMA {config.model.ema}, seed
+- Training: {recipe.loss.upper()} on the {config.model.prediction}, {recipe.optimizer} at learning
+  rate {recipe.learning_rate}, batch {recipe.batch_size}, EMA {config.model.ema}, seed
   {config.model.seed}, {recipe.precision}.
 - Length: {history[-1]["epoch"]} epochs, {images:,} images seen, {duration(seconds)} with all
   evaluation ({images / seconds:.1f} images a second).

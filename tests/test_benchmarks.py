@@ -1,4 +1,6 @@
 import argparse
+import dataclasses
+import itertools
 import json
 import sys
 
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from benchmarks import contenders, profile_steps, throughput
+from benchmarks import ablation, contenders, profile_steps, throughput
 from benchmarks.flops import forward_flops
 from ddim_keras.config import PRESETS, NetworkConfig
 from ddim_keras.network import residual_unet
@@ -221,3 +223,28 @@ def test_operations_are_summed_by_kind():
     kinds = profile_steps.kind_seconds(operations)
     assert kinds == {"convolution, gradient of the filter": 3.0, "Nonsense": 1.0}
     assert profile_steps.table(kinds).split()[:2] == ["75.0", "%"]
+
+
+def test_ablation_ends_with_the_fast_recipe():
+    rows = list(ablation.recipes().values())
+    assert rows[0].model == PRESETS["lab"].model
+    assert rows[0].training == PRESETS["lab"].training
+    assert rows[-1].model == PRESETS["fast"].model
+    of_an_epoch = {"repetitions": 1, "kid_images": PRESETS["fast"].training.kid_images}
+    assert dataclasses.replace(rows[-1].training, **of_an_epoch) == PRESETS["fast"].training
+    for before, after in itertools.pairwise(rows):
+        assert before != after
+
+
+def test_ablation_table_has_a_line_for_each_training(tmp_path):
+    path = tmp_path / "ablation.csv"
+    line = {"budget": "9 s", "row": 2, "change": "MAE", "seed": 1, "images": 640, "seconds": 9}
+    columns = {"DDIM 5": 0.5, "DDIM 20": 0.4, "iPNDM 5": 0.3}
+    errors = {f"{column} error": 0.01 for column in columns}
+    for row, change in ((2, "MAE"), (1, "lab")):
+        ablation.add_line(
+            path, line | {"row": row, "change": change, "parameters": 7} | columns | errors
+        )
+    *_, first, second = ablation.table(ablation.read_lines(path)).splitlines()
+    assert first == "| lab | 1 | 640 | 9 | 7 | 0.5 ± 0.01 | 0.4 ± 0.01 | 0.3 ± 0.01 |"
+    assert second.startswith("| + MAE | 1 |")

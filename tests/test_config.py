@@ -24,6 +24,7 @@ def test_the_lab_is_the_assignment():
     assert lab.model.ema == 0.999
     assert lab.training.loss == "mse"
     assert lab.training.batch_size == 64
+    assert lab.training.optimizer == "adamw"
     assert lab.training.learning_rate == 1e-3
     assert lab.training.weight_decay == 1e-4
     assert not lab.training.cosine_decay

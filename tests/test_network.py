@@ -1,9 +1,10 @@
 import keras
 import numpy as np
 import pytest
-from keras import ops
+from keras import layers, ops
 
 from ddim_keras import InputError, NetworkConfig, SinusoidalEmbedding, residual_unet
+from ddim_keras.network import GroupNorm
 
 TINY = NetworkConfig(image_size=8, widths=(8, 16), depths=(1, 1))
 TINY_ADAPTIVE = NetworkConfig(
@@ -135,3 +136,37 @@ def test_bad_architectures_are_refused():
         NetworkConfig(block="fancy")
     with pytest.raises(InputError, match="divisible by 8"):
         NetworkConfig(block="adaptive", widths=(12, 16), depths=(1, 1))
+
+
+def test_group_norm_is_that_of_keras():
+    random = np.random.default_rng(0)
+    features = (3 + 2 * random.standard_normal((2, 5, 4, 16))).astype("float32")
+    ours, reference = GroupNorm(groups=4), layers.GroupNormalization(groups=4)
+    scale, shift = random.standard_normal((2, 16)).astype("float32")
+    for layer in (ours, reference):
+        layer.build(features.shape)
+        layer.set_weights([scale, shift])
+    expected = ops.convert_to_numpy(reference(features))
+    np.testing.assert_allclose(ops.convert_to_numpy(ours(features)), expected, atol=2e-5)
+    given = GroupNorm(groups=4, learned=False)
+    assert not given.weights
+    actual = given(features, scale.reshape(1, 1, 1, 16), shift.reshape(1, 1, 1, 16))
+    np.testing.assert_allclose(ops.convert_to_numpy(actual), expected, atol=2e-5)
+
+
+def test_group_norm_takes_a_scale_for_each_image():
+    features = np.random.default_rng(0).standard_normal((2, 4, 4, 8)).astype("float32")
+    scale = np.stack([np.ones((1, 1, 8)), np.full((1, 1, 8), 3.0)]).astype("float32")
+    layer = GroupNorm(groups=2, learned=False)
+    tripled = ops.convert_to_numpy(layer(features, scale, 0 * scale))
+    plain = ops.convert_to_numpy(layer(features, np.ones_like(scale), 0 * scale))
+    np.testing.assert_allclose(tripled[0], plain[0], atol=1e-6)
+    np.testing.assert_allclose(tripled[1], 3 * plain[1], rtol=1e-5)
+
+
+def test_group_norm_in_bfloat16_computes_statistics_in_float32():
+    # Far from zero: a mean of squares in bfloat16 would leave no variance.
+    features = (30 + np.random.default_rng(0).standard_normal((1, 16, 16, 8))).astype("float32")
+    layer = GroupNorm(groups=2, dtype="mixed_bfloat16")
+    normalized = np.asarray(ops.convert_to_numpy(ops.cast(layer(features), "float32")))
+    assert normalized.std() == pytest.approx(1.0, abs=0.1)

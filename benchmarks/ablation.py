@@ -1,0 +1,259 @@
+"""What each choice of the `fast` recipe is worth: from `lab`, one change after the other.
+
+    python benchmarks/ablation.py --seconds 600 --kid-weights FILE
+    python benchmarks/ablation.py --images 10000 --seeds 0 1 --rows 8 9 10
+
+Each row trains from random weights with all changes up to its own: for so many seconds of
+computing, or for so many images. Seconds are those of all cores of a CPU together (two cores that
+compute for a minute make 120), so that other work beside it does not decide; of a GPU, those of the
+clock. What is compiled and measured does not count. The table is made from `--output`; trainings
+that it holds are not repeated.
+"""
+
+import argparse
+import csv
+import dataclasses
+import functools
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from ddim_keras.command_line import (
+    add_backend_option,
+    add_data_options,
+    add_kid_weights_option,
+    at_least,
+    choose_backend,
+    import_keras,
+    run_command,
+)
+from ddim_keras.config import PRESETS, Preset
+
+FAST = PRESETS["fast"]
+# In the order of the table: what changes, and the fields of `fast` that it takes over.
+CHANGES: dict[str, dict[str, tuple[str, ...]]] = {
+    "lab": {},
+    "average of the weights short at first": {"model": ("ema_warmup",)},
+    "MAE": {"training": ("loss",)},
+    "flips": {"training": ("flip",)},
+    "adaptive group norm": {"network": ("block",)},
+    "patches, wider and fewer blocks, attention": {
+        "network": ("patch_size", "widths", "depths", "attention_sizes")
+    },
+    "velocity, wider range of signal rates": {
+        "model": ("prediction", "max_signal_rate", "min_signal_rate")
+    },
+    "warm-up and cosine decay": {"training": ("warmup_steps", "cosine_decay")},
+    "batches of 16": {"training": ("batch_size",)},
+    "Muon at learning rate 0.003": {"training": ("optimizer", "learning_rate")},
+}
+SETTINGS = (("DDIM", "ddim", 5), ("DDIM", "ddim", 20), ("iPNDM", "ipndm", 5))
+PROBED_STEPS = 6  # timed, after two that compile
+
+
+def recipes() -> dict[str, Preset]:
+    """The preset of each row: `lab` with all changes so far."""
+    preset = PRESETS["lab"]
+    rows = {}
+    for name, fields in CHANGES.items():
+
+        def taken(part: str, source: Any, fields: dict = fields) -> dict[str, Any]:
+            return {field: getattr(source, field) for field in fields.get(part, ())}
+
+        network = dataclasses.replace(preset.model.network, **taken("network", FAST.model.network))
+        preset = Preset(
+            model=dataclasses.replace(preset.model, network=network, **taken("model", FAST.model)),
+            training=dataclasses.replace(preset.training, **taken("training", FAST.training)),
+        )
+        rows[name] = preset
+    return rows
+
+
+def parse_arguments() -> argparse.Namespace:
+    names = "\n".join(f"  {number:2d}  {name}" for number, name in enumerate(CHANGES, start=1))
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog=f"rows:\n{names}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    budget = parser.add_mutually_exclusive_group(required=True)
+    budget.add_argument("--seconds", type=float, metavar="S", help="of computing, for each row")
+    budget.add_argument("--images", type=at_least(64), metavar="N", help="seen by each row")
+    add(
+        "--rows",
+        nargs="+",
+        type=int,
+        choices=range(1, len(CHANGES) + 1),
+        metavar="N",
+        default=range(1, len(CHANGES) + 1),
+        help="numbers from the list below (default: all)",
+    )
+    add(
+        "--seeds",
+        nargs="+",
+        type=at_least(0),
+        metavar="N",
+        default=[0],
+        help="each row once for each (default: 0)",
+    )
+    add(
+        "--num-images",
+        type=at_least(128),
+        metavar="N",
+        default=512,
+        help="generated for each KID (default: 512)",
+    )
+    add(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        default=Path("ablation.csv"),
+        help="one line for each training (default: ablation.csv)",
+    )
+    add("--worker", action="store_true", help=argparse.SUPPRESS)
+    add_kid_weights_option(parser)
+    add_data_options(parser, data_dir="~/tensorflow_datasets")
+    add_backend_option(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    if arguments.worker:
+        choose_backend(arguments.backend)
+        add_line(arguments.output, train_row(arguments))
+        return
+    wanted = [(row, seed) for row in sorted(arguments.rows) for seed in arguments.seeds]
+    for number, (row, seed) in enumerate(wanted, start=1):
+        done = {
+            (int(line["row"]), int(line["seed"]))
+            for line in read_lines(arguments.output)
+            if line["budget"] == budget_of(arguments)
+        }
+        if (row, seed) in done:
+            continue
+        print(f"{number}/{len(wanted)}: {list(CHANGES)[row - 1]}, seed {seed}", flush=True)
+        worker = subprocess.run(
+            [sys.executable, *sys.argv, "--worker", "--rows", str(row), "--seeds", str(seed)],
+            check=False,
+        )
+        if worker.returncode:
+            raise SystemExit(worker.returncode)
+    lines = read_lines(arguments.output)
+    print(table([line for line in lines if line["budget"] == budget_of(arguments)]))
+
+
+def budget_of(arguments: argparse.Namespace) -> str:
+    return f"{arguments.seconds:g} s" if arguments.seconds else f"{arguments.images} images"
+
+
+def read_lines(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def add_line(path: Path, line: dict[str, Any]) -> None:
+    is_new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, line)
+        if is_new:
+            writer.writeheader()
+        writer.writerow(line)
+
+
+def table(lines: list[dict[str, str]]) -> str:
+    """Markdown: a line for each training, in the order of the rows."""
+    columns = [f"{name} {steps}" for name, _, steps in SETTINGS]
+    header = ["", "seed", "images", "seconds", "parameters", *columns]
+    rows = [header, ["---"] * len(header)]
+    for line in sorted(lines, key=lambda line: (int(line["row"]), int(line["seed"]))):
+        start = "" if line["row"] == "1" else "+ "
+        distances = [f"{line[column]} ± {line[f'{column} error']}" for column in columns]
+        counts = [line[name] for name in ("seed", "images", "seconds", "parameters")]
+        rows.append([start + line["change"], *counts, *distances])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def train_row(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Trains and measures one row with one seed, in this process."""
+    import_keras()
+    import keras
+
+    from ddim_keras.data import load_dataset, training_batches
+    from ddim_keras.devices import fast_precision
+    from ddim_keras.encoders import choose_encoder
+    from ddim_keras.kid import KernelInceptionDistance
+    from ddim_keras.samplers import reverse_process
+    from ddim_keras.steps import describe_device
+    from ddim_keras.training import build_model
+
+    row, seed = arguments.rows[0], arguments.seeds[0]
+    name, preset = list(recipes().items())[row - 1]
+    recipe = dataclasses.replace(preset.training, precision=fast_precision())
+    config = dataclasses.replace(preset.model, seed=seed)
+    clock = time.process_time if describe_device() == "CPU" else time.perf_counter
+    dataset = load_dataset("oxford_flowers102", 64, arguments.data_dir, arguments.cache_dir)
+    images = dataset.train_images
+
+    class Watch(keras.callbacks.Callback):
+        """Times all steps but the first two, which compile."""
+
+        def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+            if batch == 1:
+                self.start = clock()
+            self.last_batch, self.end = batch, clock()
+
+        def seconds_a_step(self) -> float:
+            return (self.end - self.start) / (self.last_batch - 1)
+
+    def fit(model: keras.Model, steps: int) -> float:
+        """Trains; returns the seconds that a step takes."""
+        watch = Watch()
+        batches = model.feed(
+            functools.partial(
+                training_batches,
+                *(images, dataset.train_labels, recipe.batch_size, 1, recipe.flip, seed, 0),
+            )
+        )
+        model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[watch])
+        return watch.seconds_a_step()
+
+    if arguments.images:
+        steps = arguments.images // recipe.batch_size
+    else:
+        probe = build_model(config, recipe, 1000)
+        steps = max(3, int(arguments.seconds / fit(probe, 2 + PROBED_STEPS)))
+    model = build_model(config, recipe, steps)
+    model.adapt(images)
+    seconds = steps * fit(model, steps)
+
+    kid = KernelInceptionDistance(choose_encoder(arguments.kid_weights), dataset.validation_images)
+    line = {
+        "budget": budget_of(arguments),
+        "row": row,
+        "change": name,
+        "seed": seed,
+        "images": steps * recipe.batch_size,
+        "seconds": round(seconds),
+        "parameters": model.network.count_params(),
+        "protocol": kid.encoder.protocol,
+    }
+    for label, sampler, calls in SETTINGS:
+        generated = model.generate(
+            arguments.num_images, calls, seed=0, reverse_process=reverse_process(model, sampler)
+        )
+        distance = kid(generated)
+        line[f"{label} {calls}"] = f"{distance.value:.3f}"
+        line[f"{label} {calls} error"] = f"{distance.standard_error:.3f}"
+    return line
+
+
+if __name__ == "__main__":
+    run_command(main)
