@@ -35,7 +35,6 @@ from ddim_keras.optimizers import ConvolutionMuon
 from ddim_keras.runs import Run, RunConfig, load_weights
 from ddim_keras.steps import dispatches_pay
 
-OPTIMIZERS = {"adamw": keras.optimizers.AdamW, "muon": ConvolutionMuon}
 STEPS_IN_A_CALL = 100  # at most: what Ctrl-C waits for, and long enough for Python not to matter
 
 
@@ -66,8 +65,13 @@ def build_optimizer(training: TrainingConfig, total_steps: int) -> keras.optimiz
         learning_rate = keras.optimizers.schedules.PolynomialDecay(
             initial_learning_rate=0.0, decay_steps=warmup_steps, end_learning_rate=learning_rate
         )
-    optimizer = OPTIMIZERS[training.optimizer]
-    return optimizer(learning_rate, weight_decay=training.weight_decay)
+    if training.optimizer == "adamw":
+        return keras.optimizers.AdamW(learning_rate, weight_decay=training.weight_decay)
+    return ConvolutionMuon(
+        learning_rate,
+        weight_decay=training.weight_decay,
+        product_dtype=keras.DTypePolicy(training.precision).compute_dtype,
+    )
 
 
 def take_weights(model: DiffusionModel, source: Run) -> None:

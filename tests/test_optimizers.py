@@ -8,11 +8,13 @@ from keras import ops
 from ddim_keras.optimizers import ConvolutionMuon, orthogonalize
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("shape", [(16, 16), (144, 32), (16, 40)])
-def test_orthogonalize_makes_singular_values_alike(shape):
+def test_orthogonalize_makes_singular_values_alike(shape, dtype):
     matrix = np.random.default_rng(0).standard_normal(shape).astype("float32")
     left, _, right = np.linalg.svd(matrix, full_matrices=False)
-    result = ops.convert_to_numpy(orthogonalize(ops.convert_to_tensor(matrix)))
+    result = ops.convert_to_numpy(orthogonalize(ops.convert_to_tensor(matrix), dtype))
+    assert result.dtype == "float32"
     values = np.linalg.svd(result, compute_uv=False)
     assert values.min() > 0.6
     assert values.max() < 1.3
