@@ -101,14 +101,14 @@ def parse_arguments() -> argparse.Namespace:
         "--spacing",
         metavar="NAME",
         help="what the steps are uniform in: time, log_snr or rho; or searched, as evaluate.py "
-        "--search-steps found them for this model (default: time for ddim, for others rho)",
+        "--search-steps found them for this model (default: time)",
     )
     sampling.add_argument(
         "--last-signal-rate",
         type=float,
         metavar="RATE",
         help="largest signal rate at which the network is called, below 1; larger is finer "
-        "(default: 0.94 where --spacing is left away, but for ddim; else that of the model's "
+        "(default: 0.9 where --spacing is left away, but for ddim; else that of the model's "
         "schedule after all steps but one)",
     )
 

@@ -49,7 +49,7 @@ CHANGES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "warm-up and cosine decay": {"training": ("warmup_steps", "cosine_decay")},
     "batches of 16": {"training": ("batch_size",)},
-    "Muon at learning rate 0.003": {"training": ("optimizer", "learning_rate")},
+    "Muon at learning rate 0.002": {"training": ("optimizer", "learning_rate")},
 }
 SETTINGS = (("DDIM", "ddim", 5), ("DDIM", "ddim", 20), ("iPNDM", "ipndm", 5))
 PROBED_STEPS = 6  # timed, after two that compile
