@@ -14,6 +14,7 @@ import evaluate
 from ddim_keras import encoders
 from ddim_keras.config import InputError
 from ddim_keras.drawn_flowers import draw_flowers
+from ddim_keras.samplers import LAST_SIGNAL_RATE
 from ddim_keras.schedules import offset_cosine
 
 
@@ -96,7 +97,7 @@ def test_without_a_spacing_each_sampler_has_its_own(measure, finished):
     config = finished.read_config().model
     _, halfway = offset_cosine(np.float32(0.5), config.max_signal_rate, config.min_signal_rate)
     assert float(rows[0]["last_signal_rate"]) == pytest.approx(float(halfway), abs=1e-5)
-    assert float(rows[1]["last_signal_rate"]) == 0.94
+    assert float(rows[1]["last_signal_rate"]) == LAST_SIGNAL_RATE
 
 
 def test_other_metrics_of_the_same_images(measure, tmp_path, finished, encoder, place):
