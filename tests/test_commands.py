@@ -123,7 +123,8 @@ class TestTrain:
         )
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         stopped = Run(place / "stopped")
-        assert len(list(stopped.folder.glob("part-*"))) == 1
+        # Besides, the curves may have been half drawn, by the thread that draws.
+        assert len(list(stopped.folder.glob("part-*-last.weights.h5"))) == 1
 
         steps = []
         original = callbacks.TimeEstimate.on_train_batch_end
