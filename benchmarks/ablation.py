@@ -31,9 +31,9 @@ from ddim_keras.command_line import (
     import_keras,
     run_command,
 )
-from ddim_keras.config import PRESETS, Preset
+from ddim_keras.config import FAST, PRESETS, Preset
+from ddim_keras.files import written_whole
 
-FAST = PRESETS["fast"]
 # In the order of the table: what changes, and the fields of `fast` that it takes over.
 CHANGES: dict[str, dict[str, tuple[str, ...]]] = {
     "lab": {},
@@ -53,6 +53,7 @@ CHANGES: dict[str, dict[str, tuple[str, ...]]] = {
 }
 SETTINGS = (("DDIM", "ddim", 5), ("DDIM", "ddim", 20), ("iPNDM", "ipndm", 5))
 PROBED_STEPS = 6  # timed, after two that compile
+FEWEST_STEPS = 3  # of a training: one to time
 
 
 def recipes() -> dict[str, Preset]:
@@ -60,17 +61,19 @@ def recipes() -> dict[str, Preset]:
     preset = PRESETS["lab"]
     rows = {}
     for name, fields in CHANGES.items():
-
-        def taken(part: str, source: Any, fields: dict = fields) -> dict[str, Any]:
-            return {field: getattr(source, field) for field in fields.get(part, ())}
-
-        network = dataclasses.replace(preset.model.network, **taken("network", FAST.model.network))
+        network = taking_over(fields.get("network", ()), preset.model.network, FAST.model.network)
+        model = dataclasses.replace(preset.model, network=network)
         preset = Preset(
-            model=dataclasses.replace(preset.model, network=network, **taken("model", FAST.model)),
-            training=dataclasses.replace(preset.training, **taken("training", FAST.training)),
+            model=taking_over(fields.get("model", ()), model, FAST.model),
+            training=taking_over(fields.get("training", ()), preset.training, FAST.training),
         )
         rows[name] = preset
     return rows
+
+
+def taking_over(fields: tuple[str, ...], config: Any, source: Any) -> Any:
+    """A configuration with some fields of another."""
+    return dataclasses.replace(config, **{field: getattr(source, field) for field in fields})
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -82,8 +85,15 @@ def parse_arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     budget = parser.add_mutually_exclusive_group(required=True)
-    budget.add_argument("--seconds", type=float, metavar="S", help="of computing, for each row")
-    budget.add_argument("--images", type=at_least(64), metavar="N", help="seen by each row")
+    budget.add_argument(
+        "--seconds", type=at_least(1), metavar="S", help="of computing, for each row"
+    )
+    budget.add_argument(
+        "--images",
+        type=at_least(FEWEST_STEPS * PRESETS["lab"].training.batch_size),
+        metavar="N",
+        help="seen by each row",
+    )
     add(
         "--rows",
         nargs="+",
@@ -129,12 +139,8 @@ def main() -> None:
         add_line(arguments.output, train_row(arguments))
         return
     wanted = [(row, seed) for row in sorted(arguments.rows) for seed in arguments.seeds]
+    done = {(int(line["row"]), int(line["seed"])) for line in lines_within_budget(arguments)}
     for number, (row, seed) in enumerate(wanted, start=1):
-        done = {
-            (int(line["row"]), int(line["seed"]))
-            for line in read_lines(arguments.output)
-            if line["budget"] == budget_of(arguments)
-        }
         if (row, seed) in done:
             continue
         print(f"{number}/{len(wanted)}: {list(CHANGES)[row - 1]}, seed {seed}", flush=True)
@@ -144,12 +150,16 @@ def main() -> None:
         )
         if worker.returncode:
             raise SystemExit(worker.returncode)
+    print(table(lines_within_budget(arguments)))
+
+
+def lines_within_budget(arguments: argparse.Namespace) -> list[dict[str, str]]:
     lines = read_lines(arguments.output)
-    print(table([line for line in lines if line["budget"] == budget_of(arguments)]))
+    return [line for line in lines if line["budget"] == budget_of(arguments)]
 
 
 def budget_of(arguments: argparse.Namespace) -> str:
-    return f"{arguments.seconds:g} s" if arguments.seconds else f"{arguments.images} images"
+    return f"{arguments.seconds} s" if arguments.seconds else f"{arguments.images} images"
 
 
 def read_lines(path: Path) -> list[dict[str, str]]:
@@ -160,12 +170,11 @@ def read_lines(path: Path) -> list[dict[str, str]]:
 
 
 def add_line(path: Path, line: dict[str, Any]) -> None:
-    is_new = not path.exists()
-    with path.open("a", newline="") as file:
+    lines = [*read_lines(path), line]
+    with written_whole(path) as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, line)
-        if is_new:
-            writer.writeheader()
-        writer.writerow(line)
+        writer.writeheader()
+        writer.writerows(lines)
 
 
 def table(lines: list[dict[str, str]]) -> str:
@@ -229,7 +238,7 @@ def train_row(arguments: argparse.Namespace) -> dict[str, Any]:
         steps = arguments.images // recipe.batch_size
     else:
         probe = build_model(config, recipe, 1000)
-        steps = max(3, int(arguments.seconds / fit(probe, 2 + PROBED_STEPS)))
+        steps = max(FEWEST_STEPS, int(arguments.seconds / fit(probe, 2 + PROBED_STEPS)))
     model = build_model(config, recipe, steps)
     model.adapt(images)
     seconds = steps * fit(model, steps)

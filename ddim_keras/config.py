@@ -152,59 +152,46 @@ class Preset:
     summary: str = ""  # one line for --help
 
 
+FAST = Preset(
+    summary="velocity prediction, adaptive group norm, attention; for a CPU or a few minutes",
+    model=ModelConfig(
+        network=NetworkConfig(
+            widths=(48, 96, 192),
+            depths=(1, 2, 2),
+            block="adaptive",
+            attention_sizes=(8,),
+            patch_size=2,
+        ),
+        max_signal_rate=0.995,
+        min_signal_rate=0.01,
+        prediction="velocity",
+        ema_warmup=True,
+    ),
+    training=TrainingConfig(
+        batch_size=16,
+        repetitions=1,
+        loss="mae",
+        optimizer="muon",
+        learning_rate=2e-3,
+        warmup_steps=200,
+        cosine_decay=True,
+        flip=True,
+        kid_images=640,
+    ),
+)
+BEST_NETWORK = NetworkConfig(
+    widths=(64, 96, 128, 192),
+    depths=(2, 2, 3, 3),
+    block="adaptive",
+    attention_sizes=(16, 8),
+)
 PRESETS = {
     "lab": Preset(summary="the assignment: noise prediction, MSE, batch norm; for a GPU"),
-    "fast": Preset(
-        summary="velocity prediction, adaptive group norm, attention; for a CPU or a few minutes",
-        model=ModelConfig(
-            network=NetworkConfig(
-                widths=(48, 96, 192),
-                depths=(1, 2, 2),
-                block="adaptive",
-                attention_sizes=(8,),
-                patch_size=2,
-            ),
-            max_signal_rate=0.995,
-            min_signal_rate=0.01,
-            prediction="velocity",
-            ema_warmup=True,
-        ),
-        training=TrainingConfig(
-            batch_size=16,
-            repetitions=1,
-            loss="mae",
-            optimizer="muon",
-            learning_rate=2e-3,
-            warmup_steps=200,
-            cosine_decay=True,
-            flip=True,
-            kid_images=640,
-        ),
-    ),
+    "fast": FAST,
     "best": Preset(
         summary="as fast, with a larger network at full resolution; for an hour on a GPU",
-        model=ModelConfig(
-            network=NetworkConfig(
-                widths=(64, 96, 128, 192),
-                depths=(2, 2, 3, 3),
-                block="adaptive",
-                attention_sizes=(16, 8),
-            ),
-            max_signal_rate=0.995,
-            min_signal_rate=0.01,
-            prediction="velocity",
-            ema_warmup=True,
-        ),
-        training=TrainingConfig(
-            batch_size=64,
-            loss="mae",
-            optimizer="muon",
-            learning_rate=2e-3,
-            warmup_steps=200,
-            cosine_decay=True,
-            flip=True,
-            kid_images=640,
-        ),
+        model=dataclasses.replace(FAST.model, network=BEST_NETWORK),
+        training=dataclasses.replace(FAST.training, batch_size=64, repetitions=5),
     ),
 }
 
