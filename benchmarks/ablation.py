@@ -51,6 +51,7 @@ CHANGES: dict[str, dict[str, tuple[str, ...]]] = {
     "batches of 16": {"training": ("batch_size",)},
     "Muon at learning rate 0.002": {"training": ("optimizer", "learning_rate")},
 }
+DATASET = "oxford_flowers102"
 SETTINGS = (("DDIM", "ddim", 5), ("DDIM", "ddim", 20), ("iPNDM", "ipndm", 5))
 PROBED_STEPS = 6  # timed, after two that compile
 FEWEST_STEPS = 3  # of a training: one to time
@@ -124,6 +125,12 @@ def parse_arguments() -> argparse.Namespace:
         metavar="FILE",
         default=Path("ablation.csv"),
         help="one line for each training (default: ablation.csv)",
+    )
+    add(
+        "--keep",
+        type=Path,
+        metavar="DIR",
+        help="also keep what was trained, as run folders in DIR for generate.py and evaluate.py",
     )
     add("--worker", action="store_true", help=argparse.SUPPRESS)
     add_kid_weights_option(parser)
@@ -199,6 +206,7 @@ def train_row(arguments: argparse.Namespace) -> dict[str, Any]:
     from ddim_keras.devices import fast_precision
     from ddim_keras.encoders import choose_encoder
     from ddim_keras.kid import KernelInceptionDistance
+    from ddim_keras.runs import Run, RunConfig, save_weights
     from ddim_keras.samplers import reverse_process
     from ddim_keras.steps import describe_device
     from ddim_keras.training import build_model
@@ -208,7 +216,7 @@ def train_row(arguments: argparse.Namespace) -> dict[str, Any]:
     recipe = dataclasses.replace(preset.training, precision=fast_precision())
     config = dataclasses.replace(preset.model, seed=seed)
     clock = time.process_time if describe_device() == "CPU" else time.perf_counter
-    dataset = load_dataset("oxford_flowers102", 64, arguments.data_dir, arguments.cache_dir)
+    dataset = load_dataset(DATASET, 64, arguments.data_dir, arguments.cache_dir)
     images = dataset.train_images
 
     class Watch(keras.callbacks.Callback):
@@ -242,6 +250,11 @@ def train_row(arguments: argparse.Namespace) -> dict[str, Any]:
     model = build_model(config, recipe, steps)
     model.adapt(images)
     seconds = steps * fit(model, steps)
+    if arguments.keep:
+        run = Run(arguments.keep / f"row{row}-seed{seed}-{budget_of(arguments).replace(' ', '-')}")
+        description = (f"row {row} of the ablation", config, recipe, DATASET, None, 1, len(images))
+        run.save_config(RunConfig(*description))
+        save_weights(model, run.best_weights)
 
     kid = KernelInceptionDistance(choose_encoder(arguments.kid_weights), dataset.validation_images)
     line = {
