@@ -2,8 +2,8 @@
 
     python benchmarks/compare_encoders.py --kid-weights FILE --runs runs/a runs/b
 
-measures the KID of degraded photographs, and of what models generate in 1 to 20 steps, with both
-encoders, and prints Spearman's rank correlation of the two columns.
+measures the KID of degraded validation images, and of what models generate in 1 to 20 steps, with
+both encoders, and prints Spearman's rank correlation of the two columns.
 """
 
 import argparse
@@ -38,9 +38,11 @@ def filtered(function: Callable[[Image.Image], Image.Image]) -> Callable[[np.nda
     )
 
 
-def noisy(standard_deviation: float) -> Callable[[np.ndarray], np.ndarray]:
+def noisy(
+    standard_deviation: float, random: np.random.Generator | None = None
+) -> Callable[[np.ndarray], np.ndarray]:
     """Adds normally distributed noise, in grey levels of 255."""
-    random = np.random.default_rng(0)
+    random = random or np.random.default_rng(0)
     return lambda images: random.normal(images, standard_deviation).clip(0, 255).astype("uint8")
 
 
@@ -118,7 +120,9 @@ def main() -> None:
 
     dataset = load_dataset("oxford_flowers102", 64, arguments.data_dir, arguments.cache_dir)
     encoders = [inception_encoder(arguments.kid_weights), compact_encoder()]
-    kids = [KernelInceptionDistance(encoder, dataset.validation_images) for encoder in encoders]
+    # No photograph that the compact encoder was trained on, and none compared with itself.
+    references, photographs = dataset.validation_images[::2], dataset.validation_images[1::2]
+    kids = [KernelInceptionDistance(encoder, references) for encoder in encoders]
     rows: list[list[float]] = []
 
     def measure(name: str, images: np.ndarray) -> None:
@@ -128,7 +132,7 @@ def main() -> None:
 
     print(f"{'KID':40s}" + "".join(f"{encoder.name:>20s}"[-20:] for encoder in encoders))
     for name, degrade in DEGRADATIONS.items():
-        measure(name, degrade(dataset.train_images[: arguments.num_images]))
+        measure(name, degrade(photographs[: arguments.num_images]))
     keras.config.set_dtype_policy(arguments.precision)
     for folder, config in configs.items():
         model = DiffusionModel(config.model)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from benchmarks import ablation, contenders, profile_steps, throughput
+from benchmarks import ablation, compact_encoder, contenders, profile_steps, throughput
 from benchmarks.flops import forward_flops
 from ddim_keras.config import PRESETS, NetworkConfig
 from ddim_keras.network import residual_unet
@@ -248,3 +248,26 @@ def test_ablation_table_has_a_line_for_each_training(tmp_path):
     *_, first, second = ablation.table(ablation.read_lines(path)).splitlines()
     assert first == "| lab | 1 | 640 | 9 | 7 | 0.5 ± 0.01 | 0.4 ± 0.01 | 0.3 ± 0.01 |"
     assert second.startswith("| + MAE | 1 |")
+
+
+def test_spoilt_images_stay_images():
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (24, 64, 64, 3), dtype="uint8")
+    for image in images:
+        spoilt = compact_encoder.spoil(image, random)
+        assert spoilt.shape == image.shape
+        assert spoilt.dtype == np.uint8
+        assert not np.array_equal(spoilt, image)
+
+
+def test_batches_of_the_compact_encoder_keep_images_and_targets_together():
+    count = 2 * compact_encoder.BATCH_SIZE
+    labels = np.arange(count)
+    images = np.broadcast_to(labels[:, None, None, None], (count, 4, 4, 3)).astype("uint8")
+    batches = compact_encoder.batches(images, 2.0 * labels, labels, np.random.default_rng(0))
+    seen = []
+    for pixels, targets in itertools.islice(batches, 2):
+        np.testing.assert_allclose((pixels[:, 0, 0, 0] + 1) * 127.5, targets["species"], atol=1e-4)
+        np.testing.assert_array_equal(targets["features"], 2 * targets["species"])
+        seen.extend(targets["species"])
+    assert sorted(seen) == labels.tolist()

@@ -76,7 +76,7 @@ def test_inception_tells_drawn_flowers_from_blurred_ones():
 
 def test_the_compact_encoder_sees_what_degrades_images():
     encoder = compact_encoder()
-    assert encoder.protocol == "KID, compact flower encoder, 320"
+    assert encoder.protocol == "KID, compact flower encoder, 768"
     assert COMPACT_WEIGHTS.stat().st_size <= 2e6
     images, _ = draw_flowers(192, 64)
     images = np.random.default_rng(0).permutation(images)
@@ -85,7 +85,11 @@ def test_the_compact_encoder_sees_what_degrades_images():
     assert abs(same.value) < 0.02
     soft = [Image.fromarray(image).filter(ImageFilter.GaussianBlur(4)) for image in images[64:]]
     cut_in_two = np.concatenate([images[64:, 32:], images[64:, :32]], axis=1)
-    for worse in (np.stack([np.asarray(image) for image in soft]), cut_in_two, 255 - images[64:]):
+    noise = np.random.default_rng(1).normal(0, 30, images[64:].shape)
+    noisy = (images[64:] + noise).clip(0, 255).astype("uint8")
+    coarse = images[64:, ::4, ::4].repeat(4, axis=1).repeat(4, axis=2)
+    spoilt = (np.stack([np.asarray(image) for image in soft]), cut_in_two, noisy, coarse)
+    for worse in (*spoilt, 255 - images[64:]):
         assert kid(worse).value > abs(same.value) + 5 * same.standard_error
 
 
