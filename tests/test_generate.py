@@ -96,6 +96,22 @@ class TestClasses:
         )
         assert differ(plain, guided)
 
+    def test_images_of_classes_are_guided_by_default(self, labelled, images_of):
+        for classes in ((), ("--class", "1")):
+            default, guided, plain = (
+                images_of(labelled, *classes, "--num-images", 2, *guidance)
+                for guidance in ((), ("--guidance", generate.GUIDANCE), ("--guidance", 0))
+            )
+            assert not differ(default, guided)
+            assert differ(default, plain)
+
+    def test_images_on_the_way_between_two_noises_are_not(self, labelled, images_of):
+        arguments = ("--class", "1", "--interpolate", 5, "--num-images", 3)
+        default, plain = (
+            images_of(labelled, *arguments, *guidance) for guidance in ((), ("--guidance", 0))
+        )
+        assert not differ(default, plain)
+
     def test_names_and_numbers(self):
         assert [class_index(text, NAMES, 3) for text in ("rose", "SWEET PEA", "1")] == [2, 1, 1]
         with pytest.raises(InputError, match="no class 'roze'; did you mean 'rose'"):
