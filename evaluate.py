@@ -101,7 +101,7 @@ def parse_arguments() -> argparse.Namespace:
         metavar="W",
         default=0.0,
         help="of a class-conditional run, see generate.py; doubles the cost of each network call "
-        "(default: 0, what the samplers do by themselves)",
+        "(default: 0; generate.py has another for images of classes)",
     )
     add(
         "--metrics",

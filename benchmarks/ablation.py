@@ -252,8 +252,17 @@ def train_row(arguments: argparse.Namespace) -> dict[str, Any]:
     seconds = steps * fit(model, steps)
     if arguments.keep:
         run = Run(arguments.keep / f"row{row}-seed{seed}-{budget_of(arguments).replace(' ', '-')}")
-        description = (f"row {row} of the ablation", config, recipe, DATASET, None, 1, len(images))
-        run.save_config(RunConfig(*description))
+        run.save_config(
+            RunConfig(
+                preset=f"row {row} of the ablation",
+                model=config,
+                training=recipe,
+                dataset=DATASET,
+                data_dir=None,
+                epochs=1,
+                num_images=len(images),
+            )
+        )
         save_weights(model, run.best_weights)
 
     kid = KernelInceptionDistance(choose_encoder(arguments.kid_weights), dataset.validation_images)

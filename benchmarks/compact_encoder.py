@@ -187,14 +187,16 @@ def report(
     random: np.random.Generator,
 ) -> None:
     """Prints how many species are told right, and how much of the features is explained."""
-    logits = student.predict(scaled(images), verbose=0)["species"]
-    accuracy = float(np.mean(np.argmax(logits, axis=-1) == labels))
-    print(f"tells {accuracy:.1%} of {len(images)} validation images right")
     for name, shown in (("as they are", images), ("varied", varied(images, random))):
+        predictions = student.predict(scaled(shown), verbose=0)
+        accuracy = float(np.mean(np.argmax(predictions["species"], axis=-1) == labels))
         features = teacher.features(shown)
-        errors = student.predict(scaled(shown), verbose=0)["features"] - features
+        errors = predictions["features"] - features
         explained = 1.0 - float(np.mean(errors**2) / features.var(axis=0).mean())
-        print(f"explains {explained:.1%} of the variance of the features, images {name}")
+        print(
+            f"{len(images)} validation images, {name}: {accuracy:.1%} of the species right, "
+            f"{explained:.1%} of the variance of the features explained"
+        )
 
 
 def save_half_precision(path: Path, weights: list[np.ndarray]) -> None:
