@@ -1,10 +1,11 @@
-"""What each choice of the `fast` recipe is worth: from `lab`, one change after the other.
+"""What each choice of the `fast` recipe is worth: one change after the other, and each taken back.
 
     python benchmarks/ablation.py --seconds 600 --kid-weights FILE
     python benchmarks/ablation.py --images 10000 --seeds 0 1 --rows 8 9 10
 
-Each row trains from random weights with all changes up to its own: for so many seconds of
-computing, or for so many images. Seconds are those of all cores of a CPU together (two cores that
+The first rows go from `lab` to `fast`, each with all changes up to its own; the others are `fast`
+without one of the changes. Each trains from random weights, for so many seconds of computing or for
+so many images. Seconds are those of all cores of a CPU together (two cores that
 compute for a minute make 120), so that other work beside it does not decide; of a GPU, those of the
 clock. What is compiled and measured does not count. The table is made from `--output`; trainings
 that it holds are not repeated.
@@ -51,34 +52,47 @@ CHANGES: dict[str, dict[str, tuple[str, ...]]] = {
     "batches of 16": {"training": ("batch_size",)},
     "Muon at learning rate 0.002": {"training": ("optimizer", "learning_rate")},
 }
+# Patches need adaptive group norm, and without the last change `fast` is the row before.
+TAKEN_BACK = [name for name in list(CHANGES)[1:-1] if CHANGES[name] != {"network": ("block",)}]
 DATASET = "oxford_flowers102"
 SETTINGS = (("DDIM", "ddim", 5), ("DDIM", "ddim", 20), ("iPNDM", "ipndm", 5))
+FLOOR = "floor"  # KID of training images, the best to hope for
 PROBED_STEPS = 6  # timed, after two that compile
 FEWEST_STEPS = 3  # of a training: one to time
 
 
 def recipes() -> dict[str, Preset]:
-    """The preset of each row: `lab` with all changes so far."""
-    preset = PRESETS["lab"]
+    """The preset of each row: `lab` with all changes so far, then `fast` without one of them."""
+    lab = preset = PRESETS["lab"]
     rows = {}
     for name, fields in CHANGES.items():
-        network = taking_over(fields.get("network", ()), preset.model.network, FAST.model.network)
-        model = dataclasses.replace(preset.model, network=network)
-        preset = Preset(
-            model=taking_over(fields.get("model", ()), model, FAST.model),
-            training=taking_over(fields.get("training", ()), preset.training, FAST.training),
-        )
-        rows[name] = preset
+        preset = taking_over(fields, preset, FAST)
+        rows["lab" if name == "lab" else f"+ {name}"] = preset
+    for name in TAKEN_BACK:
+        rows[f"fast without: {name}"] = taking_over(CHANGES[name], preset, lab)
     return rows
 
 
-def taking_over(fields: tuple[str, ...], config: Any, source: Any) -> Any:
-    """A configuration with some fields of another."""
-    return dataclasses.replace(config, **{field: getattr(source, field) for field in fields})
+def taking_over(fields: dict[str, tuple[str, ...]], preset: Preset, source: Preset) -> Preset:
+    """A preset with some fields of another."""
+
+    def mixed(part: str, config: Any, other: Any) -> Any:
+        changes = {field: getattr(other, field) for field in fields.get(part, ())}
+        return dataclasses.replace(config, **changes)
+
+    network = mixed("network", preset.model.network, source.model.network)
+    model = dataclasses.replace(preset.model, network=network)
+    return Preset(
+        model=mixed("model", model, source.model),
+        training=mixed("training", preset.training, source.training),
+    )
+
+
+ROWS = recipes()
 
 
 def parse_arguments() -> argparse.Namespace:
-    names = "\n".join(f"  {number:2d}  {name}" for number, name in enumerate(CHANGES, start=1))
+    names = "\n".join(f"  {number:2d}  {name}" for number, name in enumerate(ROWS, start=1))
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog=f"rows:\n{names}",
@@ -99,9 +113,9 @@ def parse_arguments() -> argparse.Namespace:
         "--rows",
         nargs="+",
         type=int,
-        choices=range(1, len(CHANGES) + 1),
+        choices=range(1, len(ROWS) + 1),
         metavar="N",
-        default=range(1, len(CHANGES) + 1),
+        default=range(1, len(ROWS) + 1),
         help="numbers from the list below (default: all)",
     )
     add(
@@ -150,7 +164,7 @@ def main() -> None:
     for number, (row, seed) in enumerate(wanted, start=1):
         if (row, seed) in done:
             continue
-        print(f"{number}/{len(wanted)}: {list(CHANGES)[row - 1]}, seed {seed}", flush=True)
+        print(f"{number}/{len(wanted)}: {list(ROWS)[row - 1]}, seed {seed}", flush=True)
         worker = subprocess.run(
             [sys.executable, *sys.argv, "--worker", "--rows", str(row), "--seeds", str(seed)],
             check=False,
@@ -186,14 +200,13 @@ def add_line(path: Path, line: dict[str, Any]) -> None:
 
 def table(lines: list[dict[str, str]]) -> str:
     """Markdown: a line for each training, in the order of the rows."""
-    columns = [f"{name} {steps}" for name, _, steps in SETTINGS]
+    columns = [*(f"{name} {steps}" for name, _, steps in SETTINGS), FLOOR]
     header = ["", "seed", "images", "seconds", "parameters", *columns]
     rows = [header, ["---"] * len(header)]
     for line in sorted(lines, key=lambda line: (int(line["row"]), int(line["seed"]))):
-        start = "" if line["row"] == "1" else "+ "
         distances = [f"{line[column]} ± {line[f'{column} error']}" for column in columns]
         counts = [line[name] for name in ("seed", "images", "seconds", "parameters")]
-        rows.append([start + line["change"], *counts, *distances])
+        rows.append([line["change"], *counts, *distances])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -212,7 +225,7 @@ def train_row(arguments: argparse.Namespace) -> dict[str, Any]:
     from ddim_keras.training import build_model
 
     row, seed = arguments.rows[0], arguments.seeds[0]
-    name, preset = list(recipes().items())[row - 1]
+    name, preset = list(ROWS.items())[row - 1]
     recipe = dataclasses.replace(preset.training, precision=fast_precision())
     config = dataclasses.replace(preset.model, seed=seed)
     clock = time.process_time if describe_device() == "CPU" else time.perf_counter
@@ -276,13 +289,17 @@ def train_row(arguments: argparse.Namespace) -> dict[str, Any]:
         "parameters": model.network.count_params(),
         "protocol": kid.encoder.protocol,
     }
-    for label, sampler, calls in SETTINGS:
-        generated = model.generate(
+    measured = {
+        f"{label} {calls}": model.generate(
             arguments.num_images, calls, seed=0, reverse_process=reverse_process(model, sampler)
         )
-        distance = kid(generated)
-        line[f"{label} {calls}"] = f"{distance.value:.3f}"
-        line[f"{label} {calls} error"] = f"{distance.standard_error:.3f}"
+        for label, sampler, calls in SETTINGS
+    }
+    measured[FLOOR] = images[: arguments.num_images]
+    for column, of_images in measured.items():
+        distance = kid(of_images)
+        line[column] = f"{distance.value:.3f}"
+        line[f"{column} error"] = f"{distance.standard_error:.3f}"
     return line
 
 

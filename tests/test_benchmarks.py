@@ -226,7 +226,7 @@ def test_operations_are_summed_by_kind():
 
 
 def test_ablation_ends_with_the_fast_recipe():
-    rows = list(ablation.recipes().values())
+    rows = list(ablation.ROWS.values())[: len(ablation.CHANGES)]
     assert rows[0].model == PRESETS["lab"].model
     assert rows[0].training == PRESETS["lab"].training
     assert rows[-1].model == PRESETS["fast"].model
@@ -236,17 +236,29 @@ def test_ablation_ends_with_the_fast_recipe():
         assert before != after
 
 
+def test_ablation_takes_each_change_back():
+    rows = list(ablation.ROWS.values())
+    *_, fast = rows[: len(ablation.CHANGES)]
+    without = rows[len(ablation.CHANGES) :]
+    assert len(without) == len(ablation.CHANGES) - 3  # not `lab`, the block, the optimizer
+    for preset in without:
+        assert preset != fast
+    no_flips = without[list(ablation.TAKEN_BACK).index("flips")]
+    assert dataclasses.replace(no_flips.training, flip=True) == fast.training
+    assert no_flips.model == fast.model
+
+
 def test_ablation_table_has_a_line_for_each_training(tmp_path):
     path = tmp_path / "ablation.csv"
     line = {"budget": "9 s", "row": 2, "change": "MAE", "seed": 1, "images": 640, "seconds": 9}
-    columns = {"DDIM 5": 0.5, "DDIM 20": 0.4, "iPNDM 5": 0.3}
+    columns = {"DDIM 5": 0.5, "DDIM 20": 0.4, "iPNDM 5": 0.3, "floor": 0.0}
     errors = {f"{column} error": 0.01 for column in columns}
-    for row, change in ((2, "MAE"), (1, "lab")):
+    for row, change in ((2, "+ MAE"), (1, "lab")):
         ablation.add_line(
             path, line | {"row": row, "change": change, "parameters": 7} | columns | errors
         )
     *_, first, second = ablation.table(ablation.read_lines(path)).splitlines()
-    assert first == "| lab | 1 | 640 | 9 | 7 | 0.5 ± 0.01 | 0.4 ± 0.01 | 0.3 ± 0.01 |"
+    assert first == "| lab | 1 | 640 | 9 | 7 | 0.5 ± 0.01 | 0.4 ± 0.01 | 0.3 ± 0.01 | 0.0 ± 0.01 |"
     assert second.startswith("| + MAE | 1 |")
 
 
