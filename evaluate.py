@@ -24,7 +24,7 @@ from ddim_keras.command_line import (
 )
 from ddim_keras.config import InputError
 from ddim_keras.files import written_whole
-from ddim_keras.runs import PRETRAINED, Run, RunConfig, load_weights, newest_run
+from ddim_keras.runs import PRETRAINED, Run, RunConfig, load_model, newest_run
 
 METRICS = ("kid", "frechet", "precision_recall")
 AXES = {
@@ -131,8 +131,8 @@ def parse_arguments() -> argparse.Namespace:
         "--output",
         type=Path,
         metavar="DIR",
-        help="folder of evaluation.csv and evaluation.png (default: the run folder; for the model "
-        "that comes with the project the current one)",
+        help="folder of evaluation.csv and evaluation.png, or of the searched steps (default: the "
+        "run folder; for the model that comes with the project the current one)",
     )
     add_backend_option(parser)
     return parser.parse_args()
@@ -151,22 +151,18 @@ def main() -> None:
     import_keras()
     import keras
 
-    from ddim_keras.model import DiffusionModel
-
     keras.config.set_dtype_policy(arguments.precision)
-    model = DiffusionModel(config.model, only_average=True)
+    model = load_model(weights)
     if arguments.search_steps:
-        load_weights(model, weights)
         search = search_by_kid if arguments.search_by == "kid" else search_by_trajectory
-        store_steps(run, search(arguments, config, model))
+        folder = output_folder(run, arguments.output)
+        store_steps(search(arguments, run, model), run, folder)
     else:
-        settings = chosen_settings(arguments, run, model)
-        load_weights(model, weights)
-        evaluate(arguments, run, config, model, settings)
+        evaluate(arguments, run, config, model, chosen_settings(arguments, run, model))
 
 
 def search_by_trajectory(
-    arguments: argparse.Namespace, config: RunConfig, model: Any
+    arguments: argparse.Namespace, run: Run, model: Any
 ) -> dict[int, list[float]]:
     """Searches where so many steps stray least from a fine solution."""
     from ddim_keras.callbacks import sampling_progress
@@ -181,17 +177,16 @@ def search_by_trajectory(
     )
 
 
-def search_by_kid(
-    arguments: argparse.Namespace, config: RunConfig, model: Any
-) -> dict[int, list[float]]:
+def search_by_kid(arguments: argparse.Namespace, run: Run, model: Any) -> dict[int, list[float]]:
     """Searches where so many steps of a sampler give the least KID against training images."""
     import keras
 
     from ddim_keras.samplers import sampler_signal_rates
     from ddim_keras.step_search import coordinate_search, most_measurements
 
-    kid, _ = load_kid(arguments, config, split="train")
-    sampler = arguments.samplers[0]
+    kid, _ = load_kid(arguments, run.read_config(), split="train")
+    sampler, spacing = arguments.samplers[0], arguments.spacing[0]
+    source = run.read_sampling_steps() if spacing == "searched" else spacing
 
     def search(steps: int) -> list[float]:
         progress = keras.utils.Progbar(most_measurements(steps), unit_name="measurement")
@@ -205,9 +200,7 @@ def search_by_kid(
             progress.add(1)
             return values[-1]
 
-        start = sampler_signal_rates(
-            model, sampler, steps, arguments.spacing[0], arguments.last_signal_rate[0]
-        )
+        start = sampler_signal_rates(model, sampler, steps, source, arguments.last_signal_rate[0])
         best, least = coordinate_search(measure, start)
         print(f"\n{sampler}, {steps} steps: KID {values[0]:.4f} at the start, {least:.4f} now")
         return best
@@ -238,12 +231,21 @@ def generate_along(
     )
 
 
-def store_steps(run: Run, found: dict[int, list[float]]) -> None:
-    """Stores searched signal rates with the run, and prints them."""
-    run.save_sampling_steps(found)
+def output_folder(run: Run, output: Path | None) -> Path:
+    """--output or, without it, the run; not the package, where the provided model lies."""
+    folder = output or (Path() if run.folder == PRETRAINED else run.folder)
+    folder.mkdir(parents=True, exist_ok=True)  # now, before the work, in case it fails
+    return folder
+
+
+def store_steps(found: dict[int, list[float]], run: Run, folder: Path) -> None:
+    """Stores searched signal rates, with the run as a rule, and prints them."""
+    destination = Run(folder)
+    destination.save_sampling_steps(found)
     for steps, signal_rates in found.items():
         print(f"{steps} steps at signal rates " + ", ".join(f"{x:.3f}" for x in signal_rates[:-1]))
-    print(f"wrote {run.sampling_steps_file}, for --spacing searched")
+    print(f"wrote {destination.sampling_steps_file}, for --spacing searched", end="")
+    print("" if folder == run.folder else f" once it lies in {run.folder}")
 
 
 @dataclass(frozen=True)
@@ -294,16 +296,15 @@ def evaluate(
     from ddim_keras.callbacks import sampling_progress
     from ddim_keras.samplers import network_calls
 
-    # Not into the package, where the model lies that comes with the project.
-    output = arguments.output or (Path() if run.folder == PRETRAINED else run.folder)
-    output.mkdir(parents=True, exist_ok=True)  # now, before the work, in case it fails
+    output = output_folder(run, arguments.output)
     kid, other_images = load_kid(arguments, config, arguments.split)
     floor = measured(arguments.metrics, kid, other_images)
     axes = {name: f"{AXES[name]}, {kid.encoder.description}" for name in floor if name in AXES}
     print(
         f"{run.weights_to_show()}: {arguments.num_images} images against "
         f"{len(kid.real_features)} {arguments.split} images, features of "
-        f"{kid.encoder.description}, {kid.encoder.image_size} px; KID in batches of 64"
+        f"{kid.encoder.description}, {kid.encoder.image_size} px; KID of "
+        f"{arguments.num_images // kid.batch_size} batches of {kid.batch_size} of each"
     )
 
     num_batches = -(-arguments.num_images // arguments.batch_size)

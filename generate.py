@@ -19,7 +19,7 @@ from ddim_keras.command_line import (
 )
 from ddim_keras.config import InputError
 from ddim_keras.files import written_whole
-from ddim_keras.runs import Run, RunConfig, load_weights, newest_run, read_config
+from ddim_keras.runs import Run, RunConfig, load_model, newest_run, read_config
 
 MOST_IN_GRID = 400  # images; a larger figure takes minutes and gigabytes
 MOST_IN_ANIMATION = 32  # images
@@ -79,7 +79,8 @@ def parse_arguments() -> argparse.Namespace:
         type=float,
         metavar="W",
         help="strength of classifier-free guidance: 0 none, 0.5 to 3 more typical images at twice "
-        f"the time (default: {GUIDANCE:g} for images of classes; 0 for --encode and --interpolate)",
+        f"the time (default: {GUIDANCE:g} for images of classes, chosen or drawn; 0 for --encode, "
+        "--interpolate, and --inpaint without --class)",
     )
 
     sampling = parser.add_argument_group("sampling")
@@ -166,6 +167,7 @@ def main() -> None:
     spacing: Any = arguments.spacing
     if spacing == "searched":
         spacing = Run(weights.parent).read_sampling_steps()
+    check_encoding(arguments)
     check_files(arguments, len(labels))
     choose_backend(arguments.backend)
 
@@ -175,14 +177,12 @@ def main() -> None:
 
     from ddim_keras import plots
     from ddim_keras.callbacks import sampling_progress
-    from ddim_keras.model import DiffusionModel
 
     keras.config.set_dtype_policy(arguments.precision)
-    model = DiffusionModel(config.model, only_average=True)
+    model = load_model(weights)
     process = chosen_process(arguments, spacing, model)
     for path in filter(None, (arguments.output, arguments.trajectory)):
         path.parent.mkdir(parents=True, exist_ok=True)  # now, before the work, in case it fails
-    load_weights(model, weights)
     how = f"{arguments.steps} steps of {arguments.sampler}"
     title = f"{weights.resolve().parent.name}: {how}, seed {arguments.seed}"
     if arguments.guidance:
@@ -204,7 +204,7 @@ def main() -> None:
     if arguments.interpolate is not None:
         initial_noise = noises_between(model, arguments.seed, arguments.interpolate, len(labels))
         title += f" to {arguments.interpolate}"
-    is_drawn = arguments.classes is None and initial_noise is None
+    is_drawn = arguments.classes is None and not is_editing(arguments)
     images = model.generate(
         len(labels),
         arguments.steps,
@@ -220,7 +220,9 @@ def main() -> None:
     pixels = np.round(255 * images).astype("uint8")
     columns = None
     if arguments.classes:
-        columns = min(len(pixels) // len(arguments.classes), 20)
+        # So that no row holds two classes.
+        of_each = len(pixels) // len(arguments.classes)
+        columns = max(number for number in range(1, 21) if of_each % number == 0)
         title = f"{', '.join(arguments.classes)}; {title}"
     if len(pixels) > MOST_IN_GRID:
         title += f", the first {MOST_IN_GRID} of {len(pixels)}"
@@ -263,12 +265,31 @@ def chosen_labels(arguments: argparse.Namespace, config: RunConfig) -> np.ndarra
     return np.repeat(classes, arguments.num_images or 8)
 
 
+def is_editing(arguments: argparse.Namespace) -> bool:
+    """Whether more than classes decides about the images; then none are drawn."""
+    return any(
+        option is not None
+        for option in (arguments.encode, arguments.interpolate, arguments.inpaint)
+    )
+
+
 def chosen_guidance(arguments: argparse.Namespace, config: RunConfig) -> float:
     """What --guidance says; by default GUIDANCE where images are of classes, chosen or drawn."""
     if arguments.guidance is not None:
         return arguments.guidance
-    has_own_noise = arguments.encode is not None or arguments.interpolate is not None
-    return 0.0 if has_own_noise or not config.model.network.num_classes else GUIDANCE
+    is_of_classes = not is_editing(arguments) or (arguments.inpaint and arguments.classes)
+    return GUIDANCE if is_of_classes and config.model.network.num_classes else 0.0
+
+
+def check_encoding(arguments: argparse.Namespace) -> None:
+    """Raises InputError for options that --encode has no use for."""
+    if not arguments.encode:
+        return
+    for name in ("eta", "num_images", "images_dir", "trajectory"):
+        if getattr(arguments, name):
+            raise InputError(f"--encode shows one image; leave --{name.replace('_', '-')} away")
+    if arguments.steps < 2:
+        raise InputError("--encode needs at least 2 --steps, better 100")
 
 
 def check_files(arguments: argparse.Namespace, num_images: int) -> None:

@@ -198,6 +198,7 @@ def resumed_config(arguments: argparse.Namespace, run: Run) -> RunConfig:
         "loss": config.training.loss,
         "optimizer": config.training.optimizer,
         "learning_rate": config.training.learning_rate,
+        "kid_images": config.training.kid_images,
         "start_from": config.start_from,
         "prediction": config.model.prediction,
         "schedule": config.model.schedule,

@@ -204,9 +204,13 @@ def table(lines: list[dict[str, str]]) -> str:
     header = ["", "seed", "images", "seconds", "parameters", *columns]
     rows = [header, ["---"] * len(header)]
     for line in sorted(lines, key=lambda line: (int(line["row"]), int(line["seed"]))):
-        distances = [f"{line[column]} ± {line[f'{column} error']}" for column in columns]
+        # Older lines lack the floor, and may name their row otherwise.
+        distances = [
+            f"{line[column]} ± {line[f'{column} error']}" if line.get(column) else "-"
+            for column in columns
+        ]
         counts = [line[name] for name in ("seed", "images", "seconds", "parameters")]
-        rows.append([line["change"], *counts, *distances])
+        rows.append([list(ROWS)[int(line["row"]) - 1], *counts, *distances])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

@@ -26,7 +26,7 @@ from ddim_keras.command_line import (
     import_keras,
     run_command,
 )
-from ddim_keras.runs import PRETRAINED, Run, load_weights
+from ddim_keras.runs import PRETRAINED, Run, load_model
 
 STEPS = (1, 2, 5, 20)  # of deterministic DDIM
 
@@ -116,7 +116,6 @@ def main() -> None:
     from ddim_keras.data import load_dataset
     from ddim_keras.encoders import compact_encoder, inception_encoder
     from ddim_keras.kid import KernelInceptionDistance
-    from ddim_keras.model import DiffusionModel
 
     dataset = load_dataset("oxford_flowers102", 64, arguments.data_dir, arguments.cache_dir)
     encoders = [inception_encoder(arguments.kid_weights), compact_encoder()]
@@ -134,9 +133,8 @@ def main() -> None:
     for name, degrade in DEGRADATIONS.items():
         measure(name, degrade(photographs[: arguments.num_images]))
     keras.config.set_dtype_policy(arguments.precision)
-    for folder, config in configs.items():
-        model = DiffusionModel(config.model)
-        load_weights(model, Run(folder).weights_to_show())
+    for folder in configs:
+        model = load_model(Run(folder).weights_to_show())
         for steps in STEPS:
             images = model.generate(
                 arguments.num_images, steps, seed=arguments.seed, batch_size=arguments.batch_size

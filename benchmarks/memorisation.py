@@ -26,7 +26,7 @@ from ddim_keras.command_line import (
     import_keras,
     run_command,
 )
-from ddim_keras.runs import Run, load_weights, newest_run
+from ddim_keras.runs import Run, load_model, newest_run
 
 PERCENTILES = (0, 1, 10, 50, 90)
 
@@ -50,6 +50,9 @@ def main() -> None:
     parser.add_argument(
         "--num-images", type=at_least(1), metavar="N", default=512, help="(default: 512)"
     )
+    parser.add_argument(
+        "--guidance", type=float, metavar="W", default=0.0, help="see generate.py (default: 0)"
+    )
     add_sampling_options(parser)
     add_data_options(parser, data_dir="the run's")
     add_kid_weights_option(parser)
@@ -64,7 +67,6 @@ def main() -> None:
     from ddim_keras.callbacks import sampling_progress
     from ddim_keras.data import load_dataset
     from ddim_keras.encoders import choose_encoder
-    from ddim_keras.model import DiffusionModel
 
     dataset = load_dataset(
         config.dataset,
@@ -74,8 +76,7 @@ def main() -> None:
     )
     encoder = choose_encoder(arguments.kid_weights)
     keras.config.set_dtype_policy(arguments.precision)
-    model = DiffusionModel(config.model)
-    load_weights(model, run.weights_to_show())
+    model = load_model(run.weights_to_show())
     num_batches = -(-arguments.num_images // arguments.batch_size)
     generated = model.generate(
         arguments.num_images,
@@ -83,9 +84,16 @@ def main() -> None:
         seed=arguments.seed,
         batch_size=arguments.batch_size,
         callback=sampling_progress(num_batches, arguments.steps),
+        guidance=arguments.guidance,
     )
-    train_features = encoder.features(dataset.train_images)
-    print(f"distance to the nearest of {len(train_features)} training images, percentiles")
+    # Mirrored as well, as most recipes show them: the features of an image and its mirror differ.
+    train_features = np.concatenate(
+        [encoder.features(dataset.train_images[:, :, ::step]) for step in (1, -1)]
+    )
+    print(
+        f"distance to the nearest of {len(dataset.train_images)} training images, mirrored or not, "
+        "percentiles"
+    )
     print(f"{'':12s}" + "".join(f"{percentile:>8d}" for percentile in PERCENTILES))
     distances = {
         "validation": nearest_distances(

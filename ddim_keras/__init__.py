@@ -23,6 +23,8 @@ _MODULES = {
     "compact_encoder": "encoders",
     "SinusoidalEmbedding": "network",
     "residual_unet": "network",
+    "load_model": "runs",
+    "reverse_process": "samplers",
     "offset_cosine": "schedules",
     "train": "training",
 }

@@ -91,15 +91,16 @@ def at_least(minimum: int) -> Callable[[str], int]:
 
 def class_index(text: str, class_names: Sequence[str], num_classes: int) -> int:
     """Finds a class by its name or number; raises InputError with the names that are nearest."""
-    if text.isdigit():
+    # Names first: folders may be named by numbers, in another order.
+    names = {name.lower(): index for index, name in enumerate(class_names)}
+    if text.lower() in names:
+        return names[text.lower()]
+    if text.isdecimal():
         if int(text) < num_classes:
             return int(text)
         raise InputError(
             f"class {text} does not exist: classes have the numbers 0 to {num_classes - 1}"
         )
-    names = {name.lower(): index for index, name in enumerate(class_names)}
-    if text.lower() in names:
-        return names[text.lower()]
     nearest = difflib.get_close_matches(text.lower(), names, n=3, cutoff=0.4) or list(names)[:3]
     hint = f"; did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
     raise InputError(f"there is no class {text!r}{hint}")

@@ -52,8 +52,11 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are, named or not."""
-        return max(len(self.class_names), int(self.train_labels.max()) + 1)
+        """How many classes there are, named or not; 0 where no training image has a label."""
+        if self.train_labels.max() < 0:
+            return 0
+        largest = max(self.train_labels.max(), self.validation_labels.max(initial=-1))
+        return max(len(self.class_names), int(largest) + 1)
 
     def describe(self) -> str:
         """One line for people: name, sizes and image shape."""

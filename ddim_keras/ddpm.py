@@ -89,7 +89,7 @@ def alpha_bars_of(betas: np.ndarray) -> np.ndarray:
 def forward_step(previous_images: Any, steps: Any, noises: Any, betas: np.ndarray) -> Any:
     """x_t from x_{t-1}, one step of the chain q(x_t | x_{t-1}) (Ho, equation 2)."""
     signal_rates, noise_rates = np.sqrt(1 - betas), np.sqrt(betas)
-    previous_images = ops.convert_to_tensor(previous_images)
+    previous_images, noises = _floats(previous_images, noises)
     return (
         _at(signal_rates, steps, previous_images) * previous_images
         + _at(noise_rates, steps, previous_images) * noises
@@ -116,10 +116,10 @@ def sample_xt(
     Returns:
         `sqrt(alpha_bar) * x0 + sqrt(1 - alpha_bar) * epsilon`, of the shape of `x0`.
     """
-    x0 = ops.convert_to_tensor(x0)
+    (x0,) = _floats(x0)
     if epsilon is None:
         epsilon = keras.random.normal(ops.shape(x0), dtype=x0.dtype, seed=seed)
-    epsilon = ops.convert_to_tensor(epsilon, dtype=x0.dtype)
+    x0, epsilon = _floats(x0, epsilon)
     noise_rates, signal_rates = _rates(t, alpha_bars, x0)
     return signal_rates * x0 + noise_rates * epsilon
 
@@ -141,7 +141,7 @@ def posterior_mean_from_images(
     noise_variances, previous = 1 - alpha_bars[1:], alpha_bars[:-1]
     of_images = np.array([1.0, *(np.sqrt(previous) * betas[1:] / noise_variances)])
     of_noisy = np.array([0.0, *(np.sqrt(1 - betas[1:]) * (1 - previous) / noise_variances)])
-    noisy_images = ops.convert_to_tensor(noisy_images)
+    noisy_images, images = _floats(noisy_images, images)
     return (
         _at(of_images, steps, noisy_images) * images
         + _at(of_noisy, steps, noisy_images) * noisy_images
@@ -154,7 +154,7 @@ def posterior_mean_from_noises(
     """The same mean from the noises in the noisy images, or predicted ones (Ho, equation 11)."""
     noise_rates = np.sqrt(1 - alpha_bars_of(betas))
     of_noises = np.array([0.0, *(betas[1:] / noise_rates[1:])])
-    noisy_images = ops.convert_to_tensor(noisy_images)
+    noisy_images, noises = _floats(noisy_images, noises)
     return (noisy_images - _at(of_noises, steps, noisy_images) * noises) / _at(
         np.sqrt(1 - betas), steps, noisy_images
     )
@@ -188,7 +188,7 @@ def interpolated_variances(fractions: Any, steps: Any, betas: np.ndarray) -> Any
     Args:
         fractions: v, (B, ...), that a network predicts for each pixel: 0 "small", 1 "large".
     """
-    fractions = ops.convert_to_tensor(fractions)
+    (fractions,) = _floats(fractions)
     large, small = (
         _at(np.log(reverse_variances(betas, name)[1:]), ops.subtract(steps, 1), fractions)
         for name in ("large", "small")
@@ -210,7 +210,7 @@ def training_loss(
     Draws a step for each image, adds noise, and compares it with the noise that is predicted.
     `DiffusionModel.compute_losses` does the same with `discrete_steps`, and other losses.
     """
-    images = ops.convert_to_tensor(images)
+    (images,) = _floats(images)
     seed = as_generator(seed)
     steps = keras.random.randint((ops.shape(images)[0],), 1, len(alpha_bars), seed=seed)
     noises = keras.random.normal(ops.shape(images), dtype=images.dtype, seed=seed)
@@ -272,7 +272,7 @@ def gaussian_kl(mean: Any, variance: Any, other_mean: Any, other_variance: Any) 
 
 def prior_bits(images: Any, alpha_bars: np.ndarray) -> Any:
     """L_T (Ho, equation 5): what the last noisy images keep of the images. Has no parameters."""
-    images = ops.convert_to_tensor(images)
+    (images,) = _floats(images)
     noise_rates, signal_rates = _rates(len(alpha_bars) - 1, alpha_bars, images)
     return _bits_per_dimension(gaussian_kl(signal_rates * images, noise_rates**2, 0.0, 1.0))
 
@@ -287,6 +287,9 @@ def step_bits(
         pred_means: of the learned step, such as `posterior_mean_from_noises` of predicted noises.
         variances: of the learned step, of any shape that broadcasts to that of the means.
     """
+    images, noisy_images, pred_means, variances = _floats(
+        images, noisy_images, pred_means, variances
+    )
     means = posterior_mean_from_images(noisy_images, images, steps, betas)
     # Beta-tilde, which "small" changes in step 1 alone; there `decoder_bits` takes over.
     posterior = _at(reverse_variances(betas, "small"), steps, means)
@@ -306,9 +309,10 @@ def decoder_bits(
         pred_means, variances: of the learned step 1.
         value_range: what the pixel values 0 and 255 were mapped to, numbers or arrays (C,).
     """
-    smallest, largest = (ops.convert_to_tensor(end, dtype="float32") for end in value_range)
+    images, pred_means, variances, *ends = _floats(images, pred_means, variances, *value_range)
+    smallest, largest = ends
     half_a_value = (largest - smallest) / 255 / 2
-    distances = ops.subtract(images, pred_means)
+    distances = images - pred_means
     scale = ops.sqrt(2.0 * variances)
     below = 0.5 + 0.5 * ops.erf((distances - half_a_value) / scale)
     above = 0.5 - 0.5 * ops.erf((distances + half_a_value) / scale)
@@ -350,7 +354,7 @@ def variational_bound(
     Returns:
         (T + 1, B): L_0, L_1, ..., L_T. Their sum is the bound.
     """
-    images = ops.convert_to_tensor(images)
+    (images,) = _floats(images)
     seed = as_generator(seed)
     alpha_bars, variances = alpha_bars_of(betas), reverse_variances(betas, variance)
     terms = []
@@ -379,22 +383,32 @@ def hybrid_loss(
 ) -> Any:
     """L_hybrid = L_simple + 0.001 L_vlb (Nichol, equation 16): trains noises and variances at once.
 
-    L_vlb is estimated from the steps drawn, T times their mean, and in bits as in the code of that
-    paper. Its means are held fixed, so that it trains the variances alone.
+    L_vlb is estimated from the steps drawn, of which there are T - 1 with a variance to learn (step
+    1 and the prior are left out), and in bits as in the code of that paper. Its means are held
+    fixed, so that it trains the variances alone.
 
     Args:
         images: x_0; the noisy images follow from `noises` and `steps`.
         fractions: v, predicted for each pixel, see `interpolated_variances`.
-        steps: (B,), from 2 on.
+        steps: (B,), drawn evenly from 2 to T.
     """
+    images, noises, pred_noises, fractions = _floats(images, noises, pred_noises, fractions)
     noisy_images = sample_xt(images, steps, noises, alpha_bars_of(betas))
     pred_means = posterior_mean_from_noises(
         noisy_images, ops.stop_gradient(pred_noises), steps, betas
     )
     variances = interpolated_variances(fractions, steps, betas)
     bits = step_bits(images, noisy_images, pred_means, variances, steps, betas)
-    bound = (len(betas) - 1) * ops.mean(bits)
+    bound = (len(betas) - 2) * ops.mean(bits)
     return ops.mean(ops.square(noises - pred_noises)) + bound_weight * bound
+
+
+def _floats(*arrays: Any) -> list[Any]:
+    """Tensors of the first one's dtype; of float32 where that holds whole numbers."""
+    first, *others = (ops.convert_to_tensor(array) for array in arrays)
+    if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(first.dtype)):
+        first = ops.cast(first, "float32")
+    return [first, *(ops.cast(other, first.dtype) for other in others)]
 
 
 def _at(values: np.ndarray, steps: Any, like: Any) -> Any:

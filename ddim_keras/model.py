@@ -7,7 +7,8 @@ and unit variance per channel; at its borders they are uint8, or float in [0, 1]
 """
 
 import functools
-from collections.abc import Callable, Iterable
+import random
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -39,15 +40,19 @@ class DiffusionModel(CompiledSteps, keras.Model):
     ) -> None:
         super().__init__(**kwargs)
         self.config = config or ModelConfig()
+        self.only_average = only_average
         self.seed_generator = keras.random.SeedGenerator(self.config.seed)
-        # Initial weights are drawn from Keras's global seed: make them depend on ours alone.
-        keras.utils.set_random_seed(self.config.seed)
+        # Keras draws the seeds of initial weights from Python's generator: make them depend on our
+        # seed alone, and leave the generator to its user as it was.
+        state = random.getstate()
+        random.seed(self.config.seed)
         if only_average:
             self.network = self.ema_network = residual_unet(self.config.network, name="ema_network")
         else:
             self.network = residual_unet(self.config.network, name="network")
             self.ema_network = residual_unet(self.config.network, name="ema_network")
             self.ema_network.set_weights(self.network.get_weights())
+        random.setstate(state)
         self.ema_network.trainable = False
 
         channels = (self.config.network.channels,)
@@ -189,12 +194,16 @@ class DiffusionModel(CompiledSteps, keras.Model):
             raise ValueError(
                 f"num_images and batch_size must be at least 1, not {num_images}, {batch_size}"
             )
+        if guidance and not self.num_classes:
+            raise ValueError("guidance needs a model with classes")
         reverse_process = reverse_process or self.reverse_diffusion
-        random = np.random.default_rng(seed)
+        generator = np.random.default_rng(seed)
         if labels is None:
-            labels = self.draw_labels(num_images, random.spawn(1)[0])
+            labels = self.draw_labels(num_images, generator.spawn(1)[0])
         if len(labels) != num_images:
             raise ValueError(f"{num_images} images need as many labels, not {len(labels)}")
+        if not -1 <= np.min(labels) <= np.max(labels) < self.num_classes:
+            raise ValueError(f"labels must be from -1 to {self.num_classes - 1}, not {labels}")
         num_batches = -(-num_images // batch_size)
         # Batches of one size, so that the denoiser is compiled once.
         batch_size = -(-num_images // num_batches)
@@ -202,7 +211,7 @@ class DiffusionModel(CompiledSteps, keras.Model):
         images = []
         for batch, batch_labels in enumerate(labels):
             if initial_noise is None:
-                noises = self.draw_noise(batch_size, random)
+                noises = self.draw_noise(batch_size, generator)
             else:
                 chosen = np.arange(batch * batch_size, (batch + 1) * batch_size) % num_images
                 noises = np.asarray(initial_noise, "float32")[chosen]
@@ -213,10 +222,10 @@ class DiffusionModel(CompiledSteps, keras.Model):
             images.append(ops.convert_to_numpy(self.denormalize(pred_images)))
         return np.concatenate(images)[:num_images]
 
-    def draw_noise(self, num_images: int, random: np.random.Generator) -> np.ndarray:
+    def draw_noise(self, num_images: int, generator: np.random.Generator) -> np.ndarray:
         """Initial noise (num_images, H, W, C), float32; that of `generate` is drawn so."""
         shape = (num_images, *self.network.output_shape[1:])
-        return random.standard_normal(shape, dtype="float32")
+        return generator.standard_normal(shape, dtype="float32")
 
     # Training.
 
@@ -308,29 +317,34 @@ class DiffusionModel(CompiledSteps, keras.Model):
         draws = self.draw(keras.random.uniform, ops.shape(labels))
         return ops.where(draws < self.config.label_dropout, -1, labels)
 
-    def draw_labels(self, num_images: int, random: np.random.Generator) -> np.ndarray:
+    def draw_labels(self, num_images: int, generator: np.random.Generator) -> np.ndarray:
         """Labels (num_images,) as frequent as in training; all -1 where there are no classes."""
         if not self.num_classes:
             return np.full(num_images, -1, "int32")
         frequencies = ops.convert_to_numpy(self.class_frequencies).astype("float64")
-        return random.choice(
+        return generator.choice(
             self.num_classes, size=num_images, p=frequencies / frequencies.sum()
         ).astype("int32")
 
     # Pixels.
 
-    def adapt(self, images: Iterable[np.ndarray], labels: np.ndarray | None = None) -> None:
+    def adapt(self, images: np.ndarray, labels: np.ndarray | None = None) -> None:
         """Learns what the model must know of its training data before the first step.
 
         Args:
             images: (N, H, W, C), uint8 or float in [0, 1], whose mean and variance per channel
                 set the normaliser.
             labels: (N,), whose frequencies `generate` draws classes with, by default equal ones.
+
+        Raises:
+            ValueError: if the images are of another range.
         """
         count, sums, squares = 0, 0.0, 0.0
         for start in range(0, len(images), 1024):  # bounds the memory of a memory-mapped array
             pixels = np.asarray(images[start : start + 1024])
             pixels = pixels.astype("float64") / (255 if pixels.dtype == np.uint8 else 1)
+            if not 0 <= pixels.min() <= pixels.max() <= 1:
+                raise ValueError("images must be uint8, or float in [0, 1]")
             count += pixels[..., 0].size
             sums += pixels.sum(axis=(0, 1, 2))
             squares += (pixels**2).sum(axis=(0, 1, 2))
@@ -369,7 +383,9 @@ class DiffusionModel(CompiledSteps, keras.Model):
         super().compile(optimizer=optimizer, **kwargs)
         self.elementwise_loss = keras.losses.get(loss)
 
-    def get_compile_config(self) -> dict[str, Any]:
+    def get_compile_config(self) -> dict[str, Any] | None:
+        if not self.compiled:
+            return None
         loss = keras.saving.serialize_keras_object(self.elementwise_loss)
         return {**super().get_compile_config(), "loss": loss}
 
@@ -379,11 +395,15 @@ class DiffusionModel(CompiledSteps, keras.Model):
         self.optimizer.build(self.trainable_variables)
 
     def get_config(self) -> dict[str, Any]:
-        return {"config": self.config.to_dict(), "name": self.name}
+        return {
+            "config": self.config.to_dict(),
+            "only_average": self.only_average,
+            "name": self.name,
+        }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "DiffusionModel":
-        return cls(ModelConfig.from_dict(config["config"]), name=config["name"])
+        return cls(**{**config, "config": ModelConfig.from_dict(config["config"])})
 
     def save_own_variables(self, store: Any) -> None:
         super().save_own_variables(store)

@@ -116,8 +116,8 @@ def _explanation(history: list[dict[str, Any]], floor: Distance | None) -> str:
     first, last = history[0], history[-1]
     points = [
         f"- Noise loss: {first['noise_loss']:.3f} in the first epoch, {last['noise_loss']:.3f} in "
-        "the last. Predicting nothing gives 1 (MSE) or 0.80 (MAE), so the rest is the noise that "
-        "the network can tell from the image."
+        "the last. Predicting no noise at all gives 1 (MSE) or 0.80 (MAE): what is gone is the "
+        "noise that the network can tell from the image."
     ]
     gap = last["val_noise_loss"] / last["noise_loss"] - 1
     if gap > 0.1:
@@ -132,18 +132,22 @@ def _explanation(history: list[dict[str, Any]], floor: Distance | None) -> str:
     measured = [row for row in history if "kid" in row]
     if len(measured) > 1:
         best = min(measured, key=lambda row: row["kid"])
-        late = best["epoch"] >= 0.9 * last["epoch"]
-        points.append(
-            f"- KID fell from {measured[0]['kid']:.3f} to {best['kid']:.3f} at epoch "
-            f"{best['epoch']}"
-            + (
-                ": it was still falling, and longer training should help."
-                if late
-                else ", and did not fall further after that: take the best weights, not the last."
+        if best is measured[0]:
+            points.append(f"- KID did not fall below the {best['kid']:.3f} of its first epoch.")
+        else:
+            late = best["epoch"] >= 0.9 * last["epoch"]
+            points.append(
+                f"- KID fell from {measured[0]['kid']:.3f} to {best['kid']:.3f} at epoch "
+                f"{best['epoch']}"
+                + (
+                    ": it was still falling, and longer training should help."
+                    if late
+                    else ", and no further after that: take the best weights, not the last."
+                )
             )
-        )
+    if floor:
         points.append(
-            f"- Real photographs score {floor.value:.4f}; what is above that is missing "
+            f"- Training images score {floor.value:.4f}; what is above that is missing "
             "sharpness, structure or variety. Look at the samples to tell which."
         )
     return "## What the results say\n\n" + "\n".join(points)

@@ -262,3 +262,23 @@ def load_weights(model: Any, path: Path) -> None:
             f"{path} does not hold the weights of this model: it is damaged, or its config.json "
             f"describes another architecture ({type(error).__name__})"
         ) from error
+
+
+def load_model(weights: Path = PRETRAINED / "best.weights.h5") -> Any:
+    """The model of a weights file with its config.json beside it, ready to generate.
+
+    Args:
+        weights: such as `Run(folder).weights_to_show()`; by default the flowers that come with the
+            project.
+
+    Returns:
+        A `DiffusionModel` of the averaged weights alone.
+
+    Raises:
+        InputError: where a file is missing or damaged.
+    """
+    from ddim_keras.model import DiffusionModel  # not before: run folders are read without Keras
+
+    model = DiffusionModel(read_config(weights.parent).model, only_average=True)
+    load_weights(model, weights)
+    return model

@@ -71,8 +71,8 @@ def cosine(
     """The cosine schedule as it was published (Nichol and Dhariwal 2021, equation 17).
 
     `signal_rate = cos(angle) / cos(first angle)` starts at 1, but for `EARLIEST_TIME`, and would
-    end at 0, where a predicted noise says nothing of the image; it is held at `min_signal_rate`,
-    as the clipped betas of `ddpm.cosine_betas` hold it.
+    end at 0, where a predicted noise says nothing of the image; it is held at `min_signal_rate`.
+    (The clipped betas of `ddpm.cosine_betas` hold it as well: at 4.9e-5, with 1000 steps.)
 
     Args:
         diffusion_times: tensor of any shape, in [0, 1].

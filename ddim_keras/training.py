@@ -32,7 +32,7 @@ from ddim_keras.data import (
 from ddim_keras.devices import data_parallel, process_id
 from ddim_keras.model import DiffusionModel
 from ddim_keras.optimizers import ConvolutionMuon
-from ddim_keras.runs import Run, RunConfig, load_weights
+from ddim_keras.runs import Run, RunConfig, load_model, load_weights
 from ddim_keras.steps import dispatches_pay
 
 STEPS_IN_A_CALL = 100  # at most: what Ctrl-C waits for, and long enough for Python not to matter
@@ -87,8 +87,7 @@ def take_weights(model: DiffusionModel, source: Run) -> None:
                 f"cannot start from {source.folder}: its {name} is "
                 f"{getattr(config, name)}, that of the new run {getattr(model.config, name)}"
             )
-    trained = DiffusionModel(config, only_average=True)
-    load_weights(trained, source.weights_to_show())
+    trained = load_model(source.weights_to_show())
     for network in (model.network, model.ema_network):
         network.set_weights(trained.ema_network.get_weights())
     model.pixel_means.assign(trained.pixel_means)

@@ -24,7 +24,7 @@ from class_conditional import (
 
 from ddim_keras.command_line import choose_backend, import_keras, run_command
 from ddim_keras.config import InputError
-from ddim_keras.runs import Run, load_weights
+from ddim_keras.runs import Run, load_model
 
 CLASSIFIER_FREE, BY_CLASSIFIER = "classifier-free guidance", "classifier guidance"
 MOST_COLUMNS = 12  # images of one noise
@@ -82,11 +82,10 @@ def main() -> None:
     import_keras()
     from classifier import trained_classifier
 
-    from ddim_keras import DiffusionModel, KernelInceptionDistance, load_dataset
+    from ddim_keras import KernelInceptionDistance, load_dataset
     from ddim_keras.plots import save_figure
 
-    model = DiffusionModel(config.model)
-    load_weights(model, weights)
+    model = load_model(weights)
     dataset = load_dataset(
         config.dataset,
         config.model.network.image_size,

@@ -10,6 +10,7 @@ from PIL import Image
 from ddim_keras import data, sources
 from ddim_keras.config import InputError
 from ddim_keras.data import (
+    Dataset,
     ValidationBatches,
     crop_and_resize,
     load_dataset,
@@ -158,6 +159,17 @@ class TestLoading:
         with pytest.raises(InputError, match=r"mixed mixes images of 1 and 3 channels \(image 3\)"):
             load_dataset("mixed", 8, cache_dir=cache_dir)
         assert list(cache_dir.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("train_labels", "validation_labels", "expected"),
+    [([0, 1], [2, 3], 4), ([-1, -1], [-1], 0), ([-1, -1], [0], 0), ([1, -1], [0], 3)],
+)
+def test_classes_are_counted_in_both_parts(train_labels, validation_labels, expected):
+    names = ("a", "b", "c") if -1 in train_labels else ()
+    parts = [np.array(train_labels), np.array(validation_labels)]
+    pairs = [array for labels in parts for array in (np.zeros((len(labels), 4, 4, 3)), labels)]
+    assert Dataset("flowers", *pairs, names).num_classes == expected
 
 
 class TestCache:

@@ -107,8 +107,8 @@ def test_other_metrics_of_the_same_images(measure, tmp_path, finished, encoder, 
     (row,) = rows_of(output)
     assert "kid" not in row
     assert float(row["frechet"]) > 0
-    assert 0 <= float(row["precision"]) <= 1
-    assert 0 <= float(row["recall"]) <= 1
+    # Of a model that was not trained, no image lies among the real ones.
+    assert (float(row["precision"]), float(row["recall"])) == (0, 0)
     wide = Image.open(output / "evaluation.png")
     assert wide.width > wide.height
     assert not (finished.folder / "evaluation.csv").exists()
@@ -150,6 +150,32 @@ def test_searched_steps_are_stored_and_used(measure, finished, capsys, monkeypat
         "error: there are searched signal rates for 2, 3 steps, not for 5; find them with: "
         "python evaluate.py --search-steps 5"
     )
+
+
+def test_steps_of_the_provided_model_are_not_written_into_the_package(
+    measure, finished, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(evaluate, "PRETRAINED", finished.folder)
+    monkeypatch.chdir(tmp_path)
+    finished.forget_sampling_steps()
+    assert measure("--search-steps", 2) == 0
+    assert not finished.sampling_steps_file.exists()
+    assert (tmp_path / "sampling_steps.json").exists()
+    assert f"once it lies in {finished.folder}" in capsys.readouterr().out
+
+
+def test_a_search_goes_on_from_searched_steps(measure, finished, capsys, monkeypatch):
+    finished.save_sampling_steps({2: [0.02, 0.5, 1.0]})
+    starts = []
+
+    def coordinate_search(measure, start):
+        starts.append(start)
+        return start, measure(start)
+
+    monkeypatch.setattr("ddim_keras.step_search.coordinate_search", coordinate_search)
+    search = ("--search-steps", 2, "--search-by", "kid", "--samplers", "ipndm")
+    assert measure(*search, "--spacing", "searched") == 0
+    assert starts == [[0.02, 0.5, 1.0]]
 
 
 @pytest.mark.parametrize("finished", [3], indirect=True)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from conftest import run
+from matplotlib.figure import Figure
 from PIL import Image
 
 import generate
@@ -112,6 +113,21 @@ class TestClasses:
         )
         assert not differ(default, plain)
 
+    def test_a_row_holds_one_class(self, labelled, images_of, monkeypatch):
+        grids = []
+        monkeypatch.setattr(
+            "ddim_keras.plots.image_grid",
+            lambda *arguments: grids.append(arguments) or Figure(),
+        )
+        images_of(labelled, "--class", "rose", "sunflower", "--num-images", 26, "--steps", 1)
+        ((pixels, _, columns),) = grids
+        assert (len(pixels), columns) == (52, 13)
+
+    def test_names_go_before_numbers(self):
+        assert class_index("1", ("1", "10", "2"), 3) == 0
+        assert class_index("2", ("1", "10", "2"), 3) == 2
+        assert class_index("0", ("1", "10", "2"), 3) == 0
+
     def test_names_and_numbers(self):
         assert [class_index(text, NAMES, 3) for text in ("rose", "SWEET PEA", "1")] == [2, 1, 1]
         with pytest.raises(InputError, match="no class 'roze'; did you mean 'rose'"):
@@ -199,6 +215,38 @@ def test_an_image_is_encoded_and_decoded(labelled, photo, tmp_path, capsys):
     few, many = error(4), error(40)
     assert many < few
     assert Image.open(tmp_path / "encoded.png").width > 3 * 4 * SIZE
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--num-images", 2), "leave --num-images away"),
+        (("--eta", 0.5), "leave --eta away"),
+        (("--trajectory", "a.gif"), "leave --trajectory away"),
+        (("--steps", 1), "at least 2 --steps"),
+    ],
+)
+def test_encoding_refuses_what_it_has_no_use_for(unlabelled, photo, arguments, message):
+    status = run(generate, "--run", unlabelled.folder, "--encode", photo, *arguments)
+    assert message in status
+
+
+def test_an_image_is_filled_in_without_a_class_unless_one_is_given(
+    labelled, images_of, photo, monkeypatch
+):
+    calls = []
+    generate_images = DiffusionModel.generate
+    monkeypatch.setattr(
+        DiffusionModel,
+        "generate",
+        lambda *arguments, **options: (
+            calls.append(options) or generate_images(*arguments, **options)
+        ),
+    )
+    for classes in ((), ("--class", "rose")):
+        images_of(labelled, "--inpaint", photo, photo, "--num-images", 2, *classes)
+    assert [list(call["labels"]) for call in calls] == [[-1, -1], [2, 2]]
+    assert [call["guidance"] for call in calls] == [0.0, generate.GUIDANCE]
 
 
 def test_an_image_is_filled_in(unlabelled, images_of, photo, tmp_path):

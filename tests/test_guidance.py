@@ -1,3 +1,5 @@
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -88,6 +90,42 @@ def test_every_sampler_takes_classes_and_guidance(sampler):
     strong = model.generate(2, 3, labels=[0, 0], guidance=2.0, **options)
     assert np.abs(zeros - ones).max() > 0.01
     assert np.abs(zeros - strong).max() > 0.01
+
+
+@pytest.mark.parametrize("labels", [[0, 3], [-2, 0]])
+def test_classes_that_do_not_exist_are_refused(labels):
+    with pytest.raises(ValueError, match="labels must be from -1 to 2"):
+        DiffusionModel(CONFIG).generate(2, 1, labels=labels)
+
+
+def test_a_model_without_classes_refuses_them():
+    network = NetworkConfig(image_size=SIZE, widths=(8,), depths=(1,))
+    model = DiffusionModel(ModelConfig(network=network))
+    with pytest.raises(ValueError, match="guidance needs a model with classes"):
+        model.generate(1, 1, guidance=1.0)
+    with pytest.raises(ValueError, match="labels must be from -1 to -1"):
+        model.generate(1, 1, labels=[0])
+
+
+def test_the_network_sees_no_dropped_label_in_training_and_all_in_evaluation(monkeypatch):
+    model = DiffusionModel(dataclasses.replace(CONFIG, label_dropout=1.0))
+    seen = {}
+
+    def network(name):
+        def call(inputs, training):
+            seen[name] = numpy(inputs[-1])
+            return inputs[0]
+
+        return call
+
+    for name in ("network", "ema_network"):
+        monkeypatch.setattr(model, name, network(name))
+    model.compile()
+    images, *_ = inputs(3)
+    for training in (True, False):
+        model.compute_losses(images, training, ops.convert_to_tensor([0, 1, 2], "int32"))
+    assert seen["network"].tolist() == [NUM_CLASSES] * 3
+    assert seen["ema_network"].tolist() == [0, 1, 2]
 
 
 def test_images_follow_the_order_of_their_labels():

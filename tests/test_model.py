@@ -1,4 +1,5 @@
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -161,6 +162,25 @@ def test_generated_images_depend_on_seed_and_position_alone(config):
     np.testing.assert_allclose(model.generate(4, 3, seed=5), images[:4], atol=1e-3)
     assert np.abs(model.generate(7, 3, seed=6) - images).max() > 0.01
     assert np.abs(model.generate(7, 3) - model.generate(7, 3)).max() > 0.01
+
+
+def test_building_a_model_leaves_the_random_numbers_of_others_alone():
+    draws = []
+    for build in (False, True):
+        random.seed(5)
+        np.random.seed(5)
+        if build:
+            DiffusionModel(CONFIGS["noise"])
+        draws.append((random.random(), np.random.rand()))
+    assert draws[0] == draws[1]
+    first, second = (DiffusionModel(CONFIGS["noise"]).get_weights() for _ in range(2))
+    np.testing.assert_equal(first, second)
+
+
+def test_images_of_another_range_are_refused():
+    images = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3))
+    with pytest.raises(ValueError, match=r"uint8, or float in \[0, 1\]"):
+        DiffusionModel(CONFIGS["noise"]).adapt(images.astype("float32"))
 
 
 def test_counts_below_one_are_refused():
@@ -397,6 +417,22 @@ def test_the_average_alone_generates_the_same_images(config, tmp_path):
     average.load_weights(tmp_path / "both.weights.h5")
     assert average.network is average.ema_network
     np.testing.assert_array_equal(average.generate(4, 3, seed=0), model.generate(4, 3, seed=0))
+
+
+# Keras's warning about an optimizer that has not made a step.
+@pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer")
+@pytest.mark.parametrize("only_average", [False, True])
+def test_models_are_saved_whole_before_and_after_compile(only_average, tmp_path):
+    model = DiffusionModel(CONFIGS["noise"], only_average=only_average)
+    for compiled in (False, True):
+        if compiled:
+            model.compile(loss="mae")
+        model.save(tmp_path / "model.keras")
+        loaded = keras.saving.load_model(tmp_path / "model.keras")
+        assert loaded.only_average == only_average
+        assert loaded.compiled == compiled
+        expected = model.generate(2, 2, seed=0)
+        np.testing.assert_allclose(loaded.generate(2, 2, seed=0), expected, atol=1e-5)
 
 
 def test_a_loaded_model_continues_with_the_same_random_numbers(config, tmp_path):

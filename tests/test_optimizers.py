@@ -38,6 +38,28 @@ def test_step_of_a_kernel_is_orthogonal_and_as_long_as_those_of_adamw():
     assert np.sqrt(np.mean(step**2)) == pytest.approx(0.2 * 0.1, rel=0.2)
 
 
+def test_second_step_looks_ahead_along_the_average_and_decays():
+    momentum, decay, rate = 0.8, 0.5, 0.1
+    random = np.random.default_rng(3)
+    first, second = random.standard_normal((2, 1, 1, 16, 16)).astype("float32")
+    variable = keras.Variable(np.ones((1, 1, 16, 16), "float32"))
+    optimizer = ConvolutionMuon(rate, weight_decay=decay, momentum=momentum)
+    optimizer.build([variable])
+    values = [ops.convert_to_numpy(variable)]
+    for gradient in (first, second):
+        optimizer.apply([ops.convert_to_tensor(gradient)], [variable])
+        values.append(ops.convert_to_numpy(variable))
+    averages = [(1 - momentum) * first]
+    averages.append(momentum * averages[0] + (1 - momentum) * second)
+    for gradient, average, before, after in zip(
+        (first, second), averages, values[:-1], values[1:], strict=True
+    ):
+        ahead = momentum * average + (1 - momentum) * gradient
+        direction = ops.convert_to_numpy(orthogonalize(ops.convert_to_tensor(ahead[0, 0])))
+        step = 0.2 * 4 * rate * direction
+        np.testing.assert_allclose(after[0, 0], (1 - rate * decay) * before[0, 0] - step, atol=1e-3)
+
+
 def test_step_does_not_depend_on_the_scale_of_the_gradient():
     variable, scaled = (keras.Variable(np.zeros((1, 1, 16, 16), "float32")) for _ in range(2))
     gradient = np.random.default_rng(2).standard_normal((1, 1, 16, 16)).astype("float32")

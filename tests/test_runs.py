@@ -15,6 +15,7 @@ from ddim_keras.runs import (
     PRETRAINED,
     Run,
     RunConfig,
+    load_model,
     load_weights,
     newest_run,
     read_config,
@@ -253,6 +254,17 @@ def test_damaged_weights_are_refused(model, weights_file, tmp_path):
 def test_missing_weights_are_named(model, tmp_path):
     with pytest.raises(InputError, match=r"there is no weights file .*none\.weights\.h5"):
         load_weights(model, tmp_path / "none.weights.h5")
+
+
+def test_a_model_is_loaded_to_generate(run, model):
+    run.save_config(CONFIG)
+    save_weights(model, run.last_weights)
+    loaded = load_model(run.weights_to_show())
+    np.testing.assert_allclose(
+        loaded.generate(2, 2, seed=0), model.generate(2, 2, seed=0), atol=1e-5
+    )
+    with pytest.raises(InputError, match="not a run folder"):
+        load_model(run.folder / "elsewhere" / "best.weights.h5")
 
 
 def test_a_full_disk_leaves_the_weights_of_before(model, weights_file, monkeypatch):

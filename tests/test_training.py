@@ -176,6 +176,13 @@ def test_kid_grids_and_report(run, dataset):
     ):
         assert expected in report
 
+    # Resumed without KID, the floor is not known; and KID need not fall.
+    history[0]["kid"] = 0.0
+    write_report(run, CONFIG, dataset, model, history, encoder.protocol, None)
+    report = (run.folder / "report.md").read_text()
+    assert "the floor: not measured" in report
+    assert "KID did not fall below the 0.000 of its first epoch" in report
+
 
 def test_half_precision_is_for_the_layers_alone(run, dataset, uninterrupted):
     recipe = dataclasses.replace(CONFIG.training, precision="mixed_bfloat16")
