@@ -265,6 +265,10 @@ def main() -> None:
     print(f"device: {count}{device}, Keras backend {backend}, {config.training.precision}")
     if device == "CPU" and config.preset == "lab":
         print("on a CPU, --preset fast trains several times faster")
+    network = config.model.network
+    if network.attention_sizes and not {*network.attention_sizes} & {*network.feature_sizes}:
+        sizes = ", ".join(map(str, network.feature_sizes))
+        print(f"no attention: at {network.image_size} px the feature maps have sizes {sizes}")
     kid, floor = prepare_kid(arguments, dataset)
     protocol = kid.encoder.protocol if kid else config.protocol
     if config.protocol not in (None, protocol):

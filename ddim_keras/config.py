@@ -77,6 +77,12 @@ class NetworkConfig:
         missing = -self.image_size % (self.patch_size * 2 ** (len(self.widths) - 1))
         return missing // 2, missing - missing // 2
 
+    @property
+    def feature_sizes(self) -> tuple[int, ...]:
+        """Height and width of the feature maps of each level, finest first."""
+        finest = (self.image_size + sum(self.margin)) // self.patch_size
+        return tuple(finest // 2**level for level in range(len(self.widths)))
+
 
 @dataclass(frozen=True)
 class ModelConfig:

@@ -7,6 +7,7 @@ point of the plane is an image of one pixel with two channels; nothing else chan
 """
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -76,8 +77,8 @@ def main() -> None:
             seed=arguments.seed,
         )
     )
-    model.adapt(np.round(255 * roll).astype("uint8"))
-    steps = arguments.epochs * (arguments.points // BATCH_SIZE)
+    model.adapt(roll)
+    steps = arguments.epochs * math.ceil(arguments.points / BATCH_SIZE)
     model.compile(keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(3e-3, steps)))
     verbose = 1 if sys.stdout.isatty() else 2
     model.fit(roll, batch_size=BATCH_SIZE, epochs=arguments.epochs, verbose=verbose)

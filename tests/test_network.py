@@ -83,6 +83,18 @@ def test_a_size_that_fits_has_no_margin():
     assert NetworkConfig(image_size=63).margin == (0, 1)
 
 
+def test_feature_sizes_are_those_of_the_levels():
+    config = NetworkConfig(
+        image_size=28, widths=(8, 16, 24), depths=(1, 1, 1), block="adaptive", patch_size=2
+    )
+    assert config.feature_sizes == (16, 8, 4)  # of 32 pixels with the margin
+    shapes = {
+        layer.output.shape[1] for layer in residual_unet(config).layers if "norm" in layer.name
+    }
+    assert shapes >= {16, 8, 4}
+    assert NetworkConfig().feature_sizes == (64, 32, 16, 8)
+
+
 def test_embedding_is_sines_then_cosines_of_geometric_frequencies():
     layer = SinusoidalEmbedding(dims=6, min_frequency=1.0, max_frequency=100.0)
     variances = np.array([0.0, 0.1, 0.77], "float32").reshape(3, 1, 1, 1)
