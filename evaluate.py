@@ -19,6 +19,7 @@ from ddim_keras.command_line import (
     add_sampling_options,
     at_least,
     choose_backend,
+    finite,
     import_keras,
     run_command,
 )
@@ -97,7 +98,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     add(
         "--guidance",
-        type=float,
+        type=finite,
         metavar="W",
         default=0.0,
         help="of a class-conditional run, see generate.py; doubles the cost of each network call "

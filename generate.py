@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ddim_keras.command_line import (
     add_backend_option,
@@ -14,6 +14,7 @@ from ddim_keras.command_line import (
     at_least,
     choose_backend,
     class_index,
+    finite,
     import_keras,
     run_command,
 )
@@ -76,7 +77,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     classes.add_argument(
         "--guidance",
-        type=float,
+        type=finite,
         metavar="W",
         help="strength of classifier-free guidance: 0 none, 0.5 to 3 more typical images at twice "
         f"the time (default: {GUIDANCE:g} for images of classes, chosen or drawn; 0 for --encode, "
@@ -226,14 +227,14 @@ def main() -> None:
         title = f"{', '.join(arguments.classes)}; {title}"
     if len(pixels) > MOST_IN_GRID:
         title += f", the first {MOST_IN_GRID} of {len(pixels)}"
-    figure = plots.image_grid(pixels[:MOST_IN_GRID], title, columns)
-    plots.save_figure(figure, arguments.output)
-    print(f"wrote {arguments.output}")
     if arguments.images_dir:
         for index, image in enumerate(pixels):
             with written_whole(arguments.images_dir / f"{index:05d}.png") as part:
                 Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(part)
         print(f"wrote {len(pixels)} images into {arguments.images_dir}")
+    figure = plots.image_grid(pixels[:MOST_IN_GRID], title, columns)
+    plots.save_figure(figure, arguments.output)
+    print(f"wrote {arguments.output}")
     if arguments.trajectory:
         plots.save_animation(trajectory.frames, arguments.trajectory)
         print(f"wrote {arguments.trajectory}")
@@ -300,10 +301,27 @@ def check_files(arguments: argparse.Namespace, num_images: int) -> None:
         raise InputError(
             f"--trajectory must end in .gif or .png, not {arguments.trajectory.name!r}"
         )
+    if arguments.trajectory == arguments.output:
+        raise InputError("--output and --trajectory must be two files")
+    for path in filter(None, (arguments.output, arguments.trajectory)):
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; give the name of a file")
     if num_images > MOST_IN_GRID and not arguments.images_dir:
         raise InputError(f"a grid shows {MOST_IN_GRID} images at most; for more, add --images-dir")
     if arguments.images_dir:
+        if arguments.images_dir.is_file():
+            raise InputError(f"--images-dir {arguments.images_dir} is a file; give a folder")
         arguments.images_dir.mkdir(parents=True, exist_ok=True)
+        beyond = [
+            path.name
+            for path in arguments.images_dir.glob("[0-9]*.png")
+            if path.stem.isdecimal() and int(path.stem) >= num_images
+        ]
+        if beyond:
+            raise InputError(
+                f"{arguments.images_dir} holds {min(beyond)} of another set of images, which would "
+                "stay among the new ones; empty it, or choose another folder"
+            )
 
 
 def chosen_process(arguments: argparse.Namespace, spacing: Any, model: Any) -> Any:
@@ -405,12 +423,14 @@ def image_for(model: Any, path: Path) -> np.ndarray:
         InputError: where the file is no image.
     """
     from ddim_keras.data import crop_and_resize
-    from ddim_keras.sources import read_image
+    from ddim_keras.sources import first_line, read_image
 
     try:
         pixels = read_image(path)
-    except (UnidentifiedImageError, ValueError, SyntaxError) as error:  # as Pillow raises them
-        raise InputError(f"{path} is not an image") from error
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # as Pillow raises many
+        raise InputError(f"{path} cannot be read as an image: {first_line(error)}") from error
     size, _, channels = model.network.output_shape[1:]
     if channels == 1:
         pixels = np.asarray(Image.fromarray(pixels).convert("L"))

@@ -189,6 +189,11 @@ def new_config(arguments: argparse.Namespace) -> RunConfig:
 def resumed_config(arguments: argparse.Namespace, run: Run) -> RunConfig:
     """The run's own configuration; only its length and the data's place may change."""
     config = run.read_config()
+    if run.best_weights.exists() and not run.last_weights.exists():
+        raise InputError(
+            f"{run.folder} holds weights to generate from, and no last.weights.h5 to resume; start "
+            f"a new run with: --start-from {run.folder}"
+        )
     before = {
         "preset": config.preset,
         "dataset": config.dataset,
@@ -241,11 +246,11 @@ def main() -> None:
     import keras
 
     from ddim_keras.callbacks import Interrupted, KIDCallback, SampleGrid
-    from ddim_keras.data import load_dataset
+    from ddim_keras.data import load_dataset, steps_per_epoch
     from ddim_keras.devices import choose_devices, connect_hosts, fast_precision, process_id
     from ddim_keras.report import write_report
     from ddim_keras.steps import describe_device
-    from ddim_keras.training import train
+    from ddim_keras.training import require_same_network, train
 
     connect_hosts()
     is_first = process_id() == 0
@@ -277,6 +282,10 @@ def main() -> None:
             "resume it with the same --kid-weights, or with --no-kid"
         )
     config = dataclasses.replace(config, protocol=protocol)
+    # What would fail later must not leave a run behind.
+    steps_per_epoch(config.num_images, config.training.batch_size, config.training.repetitions)
+    if config.start_from:
+        require_same_network(Run(Path(config.start_from)), config.model)
     if is_first:
         run.save_config(config)
     print(f"run: {run.folder}, preset {config.preset}, {config.epochs} epochs", flush=True)

@@ -23,6 +23,7 @@ from ddim_keras.command_line import (
     add_sampling_options,
     at_least,
     choose_backend,
+    finite,
     import_keras,
     run_command,
 )
@@ -51,7 +52,7 @@ def main() -> None:
         "--num-images", type=at_least(1), metavar="N", default=512, help="(default: 512)"
     )
     parser.add_argument(
-        "--guidance", type=float, metavar="W", default=0.0, help="see generate.py (default: 0)"
+        "--guidance", type=finite, metavar="W", default=0.0, help="see generate.py (default: 0)"
     )
     add_sampling_options(parser)
     add_data_options(parser, data_dir="the run's")

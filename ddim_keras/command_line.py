@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import importlib.util
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from ddim_keras.config import InputError
 
 BACKENDS = ("tensorflow", "jax", "torch")
+LARGEST = 2**31 - 1  # whole number of an argument
 
 
 def run_command(main: Callable[[], None]) -> None:
@@ -65,6 +67,8 @@ def import_keras() -> None:
             os.dup2(nowhere.fileno(), 2)
         import keras
 
+        # Whatever ~/.keras/keras.json says: images are (height, width, channels) here.
+        keras.config.set_image_data_format("channels_last")
         if keras.backend.backend() == "tensorflow":
             import tensorflow
 
@@ -75,18 +79,27 @@ def import_keras() -> None:
 
 
 def at_least(minimum: int) -> Callable[[str], int]:
-    """An argparse type: whole numbers from `minimum` on."""
+    """An argparse type: whole numbers from `minimum` on, of 32 bits, as seeds must be."""
 
     def whole_number(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-        if value < minimum:
-            raise argparse.ArgumentTypeError(f"must be at least {minimum}, not {value}")
+        if not minimum <= value <= LARGEST:
+            bound = f"least {minimum}" if value < minimum else f"most {LARGEST}"
+            raise argparse.ArgumentTypeError(f"must be at {bound}, not {value}")
         return value
 
     return whole_number
+
+
+def finite(text: str) -> float:
+    """An argparse type: numbers, neither infinite nor "nan"."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"must be finite, not {text}")
+    return value
 
 
 def class_index(text: str, class_names: Sequence[str], num_classes: int) -> int:

@@ -28,7 +28,8 @@ def export(run: Run, folder: Path) -> Run:
         The folder, whose weights `DiffusionModel.load_weights` takes.
 
     Raises:
-        InputError: if the run has no weights, or they are not those of a DiffusionModel.
+        InputError: if the run has no weights, or they are not those of a DiffusionModel; or if
+            there is a run in the folder.
     """
     import h5py  # a part of Keras, which --help should not wait for
 
@@ -36,6 +37,8 @@ def export(run: Run, folder: Path) -> Run:
     config = dataclasses.replace(run.read_config(), data_dir=None, start_from=None)
     source_file = run.weights_to_show()
     exported = Run(folder)
+    if exported.last_weights.exists():
+        raise InputError(f"{folder} holds a run; choose another folder")
     exported.save_config(config)
     if run.sampling_steps_file.exists():
         exported.save_sampling_steps(run.read_sampling_steps())

@@ -45,6 +45,8 @@ class Distance:
     standard_error: float
 
     def __str__(self) -> str:
+        if np.isnan(self.standard_error):
+            return f"{self.value:.4f} (one batch)"
         return f"{self.value:.4f} ± {self.standard_error:.4f}"
 
 

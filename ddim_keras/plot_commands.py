@@ -157,7 +157,7 @@ def evolution_figure(options: argparse.Namespace) -> plots.Figure:
 
     run = Run(options.run) if options.run else newest_run(with_weights=False)
     image_size = run.read_config().model.network.image_size
-    grids = sorted((run.folder / "samples").glob("epoch_*.png"))
+    grids = sorted((run.folder / "samples").glob("epoch_[0-9][0-9][0-9][0-9].png"))
     if not grids:
         raise InputError(f"{run.folder} holds no samples yet: its first epoch has not ended")
     chosen = np.unique(np.round(np.geomspace(1, len(grids), options.columns)).astype(int)) - 1

@@ -73,7 +73,15 @@ def image_grid(images: np.ndarray, title: str, columns: int | None = None, zoom:
     size = np.array([max(canvas.shape[1], 8 * len(title)), canvas.shape[0] + title_height])
     figure = Figure(figsize=size / PIXELS_PER_INCH, dpi=PIXELS_PER_INCH)
     figure.figimage(canvas, resize=False)
-    figure.text(0.5, 1 - 0.5 * title_height / size[1], title, ha="center", va="center", size=9)
+    figure.text(
+        0.5,
+        1 - 0.5 * title_height / size[1],
+        title,
+        ha="center",
+        va="center",
+        size=9,
+        parse_math=False,
+    )
     return figure
 
 

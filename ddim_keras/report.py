@@ -97,7 +97,7 @@ def _results(
         "the moving average of the weights."
     )
     if protocol is None:
-        lines.append("KID was not measured: no encoder could be had.")
+        lines.append("KID was not measured.")
     else:
         lines.append(
             f'"{protocol}": batches of 64, 5 steps of deterministic DDIM, EMA weights, '
@@ -135,7 +135,7 @@ def _explanation(history: list[dict[str, Any]], floor: Distance | None) -> str:
         if best is measured[0]:
             points.append(f"- KID did not fall below the {best['kid']:.3f} of its first epoch.")
         else:
-            late = best["epoch"] >= 0.9 * last["epoch"]
+            late = best["epoch"] >= 0.9 * measured[-1]["epoch"]
             points.append(
                 f"- KID fell from {measured[0]['kid']:.3f} to {best['kid']:.3f} at epoch "
                 f"{best['epoch']}"

@@ -4,6 +4,7 @@ Everything that decides the course of a training is in the run's configuration a
 so that a run that was interrupted ends with the same weights as one that was not.
 """
 
+import dataclasses
 import functools
 import math
 import sys
@@ -74,19 +75,24 @@ def build_optimizer(training: TrainingConfig, total_steps: int) -> keras.optimiz
     )
 
 
-def take_weights(model: DiffusionModel, source: Run) -> None:
-    """Gives a new model the averaged weights of a trained one, and the pixel scale they know.
-
-    Raises:
-        InputError: if the two differ in their network, or in what it predicts.
-    """
-    config = source.read_config().model
-    for name in ("network", "prediction"):
-        if getattr(config, name) != getattr(model.config, name):
+def require_same_network(source: Run, config: ModelConfig) -> None:
+    """Raises InputError if the network of a run, or what it predicts, is not the configured one."""
+    trained = source.read_config().model
+    values = [
+        {**dataclasses.asdict(each.network), "prediction": each.prediction}
+        for each in (trained, config)
+    ]
+    for name, value in values[0].items():
+        if value != values[1][name]:
+            hint = "; see --class-conditional" if name == "num_classes" else ""
             raise InputError(
-                f"cannot start from {source.folder}: its {name} is "
-                f"{getattr(config, name)}, that of the new run {getattr(model.config, name)}"
+                f"cannot start from {source.folder}: its {name} is {value}, that of the new run "
+                f"{values[1][name]}{hint}"
             )
+
+
+def take_weights(model: DiffusionModel, source: Run) -> None:
+    """Gives a new model the averaged weights of a trained one, and the pixel scale they know."""
     trained = load_model(source.weights_to_show())
     for network in (model.network, model.ema_network):
         network.set_weights(trained.ema_network.get_weights())

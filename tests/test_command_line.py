@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ddim_keras import command_line
-from ddim_keras.command_line import at_least, choose_backend, run_command
+from ddim_keras.command_line import at_least, choose_backend, finite, run_command
 from ddim_keras.config import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -64,11 +64,19 @@ def test_success_and_defects_pass_through():
         ("3.5", "'3.5' is not a whole number"),
         ("many", "'many' is not a whole number"),
         ("", "'' is not a whole number"),
+        ("99999999999", "must be at most 2147483647"),
     ],
 )
 def test_numbers_have_a_minimum(text, message):
     with pytest.raises(argparse.ArgumentTypeError, match=message):
         at_least(3)(text)
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf"])
+def test_guidance_is_finite(text):
+    with pytest.raises(argparse.ArgumentTypeError, match=f"must be finite, not {text}"):
+        finite(text)
+    assert finite("-0.5") == -0.5
 
 
 def test_numbers_from_the_minimum_on_are_taken():

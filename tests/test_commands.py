@@ -255,6 +255,21 @@ class TestTrain:
         error = run(train, "--resume", "--output", copy.folder, "--class-conditional")
         assert "the resumed run is not class-conditional" in error
 
+    def test_a_start_that_fails_leaves_no_run(self, options, copy, tmp_path):
+        output = ("--output", tmp_path / "run")
+        other = ("--start-from", copy.folder, "--prediction", "image")
+        assert "its prediction is" in run(train, *options, *other, *output)
+        other = ("--start-from", copy.folder, "--class-conditional")
+        assert "see --class-conditional" in run(train, *options, *other, *output)
+        assert not (tmp_path / "run").exists()
+
+    def test_weights_without_a_training_are_not_resumed(self, copy, options):
+        copy.last_weights.rename(copy.best_weights)
+        before = copy.best_weights.read_bytes()
+        error = run(train, "--resume", "--output", copy.folder, "--epochs", 9, *options[-3:])
+        assert f"--start-from {copy.folder}" in error
+        assert copy.best_weights.read_bytes() == before
+
     def test_tensorboard_is_missed_before_the_work(self, options, monkeypatch):
         monkeypatch.setattr(train.importlib.util, "find_spec", lambda name: None)
         error = run(train, *options, "--tensorboard")

@@ -56,6 +56,14 @@ def test_only_the_average_is_kept_in_half_precision(run, tmp_path):
     assert exported.best_weights.stat().st_size < 0.7 * run.last_weights.stat().st_size
 
 
+def test_a_run_is_not_overwritten(run, tmp_path):
+    other = make_run(tmp_path / "other", num_classes=0)
+    before = other.config_file.read_bytes()
+    with pytest.raises(InputError, match="holds a run"):
+        export(run, other.folder)
+    assert other.config_file.read_bytes() == before
+
+
 def test_other_files_are_refused(run, tmp_path):
     broken = type(run)(shutil.copytree(run.folder, tmp_path / "broken"))
     with h5py.File(broken.last_weights, "w") as file:

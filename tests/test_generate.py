@@ -259,7 +259,40 @@ def test_an_image_is_filled_in(unlabelled, images_of, photo, tmp_path):
     assert differ(filled[0, :, SIZE // 2 :], filled[1, :, SIZE // 2 :])
 
 
+def test_images_of_another_call_do_not_stay_among_the_new_ones(unlabelled, tmp_path):
+    options = ("--run", unlabelled.folder, "--steps", 1, "--output", tmp_path / "grid.png")
+    folder = tmp_path / "images"
+    assert run(generate, *options, "--images-dir", folder, "--num-images", 3) == 0
+    assert run(generate, *options, "--images-dir", folder, "--num-images", 3) == 0
+    status = run(generate, *options, "--images-dir", folder, "--num-images", 2)
+    assert "holds 00002.png of another set" in status
+    assert len(list(folder.iterdir())) == 3
+
+
+def test_names_of_folders_are_no_formulas(tmp_path):
+    named = make_run(tmp_path / "a$x^{$b", num_classes=0)
+    output = tmp_path / "grid.png"
+    assert run(generate, "--run", named.folder, "--steps", 1, "--output", output) == 0
+    assert output.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--output", "."), "is a folder"),
+        (("--output", "a.png", "--trajectory", "a.png"), "two files"),
+        (("--images-dir", __file__), "is a file"),
+    ],
+)
+def test_files_are_checked_before_the_work(unlabelled, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.png").mkdir()
+    arguments = ["folder.png" if argument == "." else argument for argument in arguments]
+    assert message in run(generate, "--run", unlabelled.folder, *arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.png"]
+
+
 def test_what_is_no_image_is_refused(unlabelled, tmp_path):
     (tmp_path / "text.png").write_text("no image")
     error = run(generate, "--run", unlabelled.folder, "--encode", tmp_path / "text.png")
-    assert error.endswith("text.png is not an image")
+    assert "text.png cannot be read as an image" in error
