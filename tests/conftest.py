@@ -6,6 +6,7 @@ import sys
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import keras
 import numpy as np
 import pytest
 
@@ -30,6 +31,12 @@ def run(command, *arguments):
         except SystemExit as ending:
             return ending.code
     return 0
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers():
+    """The order of images in `fit`, say, is drawn from the backend's global seed."""
+    keras.utils.set_random_seed(0)
 
 
 @pytest.fixture(scope="session")
