@@ -274,6 +274,10 @@ def main() -> None:
     if network.attention_sizes and not {*network.attention_sizes} & {*network.feature_sizes}:
         sizes = ", ".join(map(str, network.feature_sizes))
         print(f"no attention: at {network.image_size} px the feature maps have sizes {sizes}")
+    # What the training would refuse: before minutes of work, and before there is a run folder.
+    steps_per_epoch(config.num_images, config.training.batch_size, config.training.repetitions)
+    if config.start_from:
+        require_same_network(Run(Path(config.start_from)), config.model)
     kid, floor = prepare_kid(arguments, dataset)
     protocol = kid.encoder.protocol if kid else config.protocol
     if config.protocol not in (None, protocol):
@@ -282,10 +286,6 @@ def main() -> None:
             "resume it with the same --kid-weights, or with --no-kid"
         )
     config = dataclasses.replace(config, protocol=protocol)
-    # What would fail later must not leave a run behind.
-    steps_per_epoch(config.num_images, config.training.batch_size, config.training.repetitions)
-    if config.start_from:
-        require_same_network(Run(Path(config.start_from)), config.model)
     if is_first:
         run.save_config(config)
     print(f"run: {run.folder}, preset {config.preset}, {config.epochs} epochs", flush=True)

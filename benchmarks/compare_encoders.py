@@ -108,7 +108,7 @@ def main() -> None:
     add_kid_weights_option(parser)
     add_backend_option(parser)
     arguments = parser.parse_args()
-    configs = {folder: Run(folder).read_config() for folder in arguments.runs}
+    weights_files = [Run(folder).weights_to_show() for folder in arguments.runs]
     choose_backend(arguments.backend)
     import_keras()
     import keras
@@ -133,8 +133,8 @@ def main() -> None:
     for name, degrade in DEGRADATIONS.items():
         measure(name, degrade(photographs[: arguments.num_images]))
     keras.config.set_dtype_policy(arguments.precision)
-    for folder in configs:
-        model = load_model(Run(folder).weights_to_show())
+    for folder, weights in zip(arguments.runs, weights_files, strict=True):
+        model = load_model(weights)
         for steps in STEPS:
             images = model.generate(
                 arguments.num_images, steps, seed=arguments.seed, batch_size=arguments.batch_size

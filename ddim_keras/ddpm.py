@@ -119,7 +119,7 @@ def sample_xt(
     (x0,) = _floats(x0)
     if epsilon is None:
         epsilon = keras.random.normal(ops.shape(x0), dtype=x0.dtype, seed=seed)
-    x0, epsilon = _floats(x0, epsilon)
+    epsilon = ops.convert_to_tensor(epsilon, dtype=x0.dtype)
     noise_rates, signal_rates = _rates(t, alpha_bars, x0)
     return signal_rates * x0 + noise_rates * epsilon
 

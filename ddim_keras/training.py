@@ -92,7 +92,12 @@ def require_same_network(source: Run, config: ModelConfig) -> None:
 
 
 def take_weights(model: DiffusionModel, source: Run) -> None:
-    """Gives a new model the averaged weights of a trained one, and the pixel scale they know."""
+    """Gives a new model the averaged weights of a trained one, and the pixel scale they know.
+
+    Raises:
+        InputError: if the two differ in their network, or in what it predicts.
+    """
+    require_same_network(source, model.config)
     trained = load_model(source.weights_to_show())
     for network in (model.network, model.ema_network):
         network.set_weights(trained.ema_network.get_weights())
