@@ -90,8 +90,15 @@ def parse_arguments() -> argparse.Namespace:
     )
     add(
         "--loss",
-        choices=("mse", "mae"),
-        help=f"squared or absolute error of the prediction (default: {of_presets('loss')})",
+        choices=("mse", "mae", "huber"),
+        help="squared error; absolute error; or squared where it is small, absolute beyond "
+        f"(default: {of_presets('loss')})",
+    )
+    add(
+        "--loss-on",
+        choices=("prediction", "noise", "velocity", "image"),
+        help="what the loss compares: what the network predicts, or what follows from that "
+        f"(default: {of_presets('loss_on')})",
     )
     add(
         "--learning-rate",
@@ -177,7 +184,8 @@ def new_config(arguments: argparse.Namespace) -> RunConfig:
         model=dataclasses.replace(preset.model, network=network, **model_changes),
         training=dataclasses.replace(
             preset.training,
-            **given("batch_size", "precision", "loss", "optimizer", "learning_rate", "kid_images"),
+            **given("batch_size", "precision", "loss", "loss_on"),
+            **given("optimizer", "learning_rate", "kid_images"),
         ),
         dataset=arguments.dataset,
         data_dir=arguments.data_dir,
@@ -201,6 +209,7 @@ def resumed_config(arguments: argparse.Namespace, run: Run) -> RunConfig:
         "batch_size": config.training.batch_size,
         "precision": config.training.precision,
         "loss": config.training.loss,
+        "loss_on": config.training.loss_on,
         "optimizer": config.training.optimizer,
         "learning_rate": config.training.learning_rate,
         "kid_images": config.training.kid_images,

@@ -129,7 +129,10 @@ class TrainingConfig:
 
     batch_size: int = 64  # images per step
     repetitions: int = 5  # passes over the training images that make one epoch
-    loss: str = "mse"  # between the network's output and its target: "mse" or "mae"
+    loss: str = "mse"  # "mse", "mae", or "huber": squared up to huber_delta, absolute beyond
+    huber_delta: float = 0.05  # of normalised pixels
+    loss_on: str = "prediction"  # what it compares: the network's "prediction", or what follows
+    # from that: the "noise", the "velocity" or the "image"
     optimizer: str = "adamw"  # or "muon": see `optimizers.ConvolutionMuon`
     learning_rate: float = 1e-3  # peak value
     weight_decay: float = 1e-4  # times the learning rate: share of a weight lost in each step
@@ -140,13 +143,15 @@ class TrainingConfig:
     precision: str = "float32"  # or "mixed_bfloat16": layers in bfloat16, the rest in float32
 
     def __post_init__(self) -> None:
-        _require_one_of("loss", self.loss, ("mse", "mae"))
+        _require_one_of("loss", self.loss, ("mse", "mae", "huber"))
+        _require_one_of("loss_on", self.loss_on, ("prediction", "noise", "velocity", "image"))
         _require_one_of("optimizer", self.optimizer, ("adamw", "muon"))
         _require_one_of("precision", self.precision, ("float32", "mixed_bfloat16"))
         _require_at_least(1, batch_size=self.batch_size, repetitions=self.repetitions)
         _require_at_least(0, weight_decay=self.weight_decay, warmup_steps=self.warmup_steps)
-        if not self.learning_rate > 0:
-            raise InputError(f"learning_rate must be above 0, not {self.learning_rate}")
+        for name in ("learning_rate", "huber_delta"):
+            if not (value := getattr(self, name)) > 0:
+                raise InputError(f"{name} must be above 0, not {value}")
 
 
 @dataclass(frozen=True)
@@ -168,15 +173,14 @@ FAST = Preset(
             attention_sizes=(8,),
             patch_size=2,
         ),
-        max_signal_rate=0.995,
-        min_signal_rate=0.01,
         prediction="velocity",
         ema_warmup=True,
     ),
     training=TrainingConfig(
         batch_size=16,
         repetitions=1,
-        loss="mae",
+        loss="huber",
+        loss_on="noise",
         optimizer="muon",
         learning_rate=2e-3,
         warmup_steps=200,

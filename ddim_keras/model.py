@@ -255,8 +255,9 @@ class DiffusionModel(CompiledSteps, keras.Model):
             "noise_loss": self.mean_error(noises, pred_noises),
             "image_loss": self.mean_error(images, pred_images),
         }
-        if self.config.prediction != "velocity":
-            return losses[f"{self.config.prediction}_loss"], losses
+        compared = self.config.prediction if self.loss_on == "prediction" else self.loss_on
+        if compared != "velocity":
+            return losses[f"{compared}_loss"], losses
         velocities = signal_rates * noises - noise_rates * images
         pred_velocities = signal_rates * pred_noises - noise_rates * pred_images
         return self.mean_error(velocities, pred_velocities), losses
@@ -378,16 +379,32 @@ class DiffusionModel(CompiledSteps, keras.Model):
         noise_rates, signal_rates = self.diffusion_schedule(diffusion_times)
         return self.denoise(noisy_images, noise_rates, signal_rates, training, *labels)
 
-    def compile(self, optimizer: Any = "adamw", loss: Any = "mse", **kwargs: Any) -> None:
-        """As `keras.Model.compile`; `loss` compares two images, "mse" or "mae" for example."""
+    def compile(
+        self,
+        optimizer: Any = "adamw",
+        loss: Any = "mse",
+        loss_on: str = "prediction",
+        **kwargs: Any,
+    ) -> None:
+        """As `keras.Model.compile`, but for the loss.
+
+        Args:
+            loss: compares two images, "mse" or "mae" for example.
+            loss_on: of what: "prediction", the network's output, or the "noise", "velocity" or
+                "image" that follows from it. That weighs the noise levels: an error of the velocity
+                counts signal_rate times in the noise, and noise_rate times in the image.
+        """
         super().compile(optimizer=optimizer, **kwargs)
+        if loss_on not in ("prediction", "noise", "velocity", "image"):
+            raise ValueError(f"loss_on must be prediction, noise, velocity or image, not {loss_on}")
         self.elementwise_loss = keras.losses.get(loss)
+        self.loss_on = loss_on
 
     def get_compile_config(self) -> dict[str, Any] | None:
         if not self.compiled:
             return None
         loss = keras.saving.serialize_keras_object(self.elementwise_loss)
-        return {**super().get_compile_config(), "loss": loss}
+        return {**super().get_compile_config(), "loss": loss, "loss_on": self.loss_on}
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         config = keras.saving.deserialize_keras_object(config)

@@ -1,18 +1,22 @@
 """The summary of a run: what was trained, how it performed, and what the numbers mean."""
 
 import datetime
+import math
 import os
 from typing import Any
 
 import keras
 
 from ddim_keras.callbacks import duration
+from ddim_keras.config import TrainingConfig
 from ddim_keras.data import Dataset
 from ddim_keras.files import written_whole
 from ddim_keras.kid import Distance
 from ddim_keras.model import DiffusionModel
 from ddim_keras.runs import Run, RunConfig
 from ddim_keras.steps import describe_device
+
+LOSS_NAMES = {"mse": "MSE", "mae": "MAE", "huber": "Huber loss"}
 
 
 def write_report(
@@ -38,7 +42,7 @@ def write_report(
             _results(config, history, protocol, floor),
             "## Curves\n\n![losses and KID over the epochs](curves.png)",
             _samples(run, history),
-            _explanation(history, floor),
+            _explanation(config.training, history, floor),
         ]
     )
     with written_whole(run.folder / "report.md") as part:
@@ -49,6 +53,7 @@ def _what_was_trained(
     config: RunConfig, dataset: Dataset, model: DiffusionModel, history: list[dict[str, Any]]
 ) -> str:
     network, recipe = config.model.network, config.training
+    compared = config.model.prediction if recipe.loss_on == "prediction" else recipe.loss_on
     seconds = sum(row["seconds"] for row in history)
     images = history[-1]["images"]
     rates = f"{config.model.max_signal_rate} to {config.model.min_signal_rate}"
@@ -61,7 +66,7 @@ def _what_was_trained(
 - Model (preset `{config.preset}`): residual U-Net, widths {list(network.widths)}, residual blocks
   {list(network.depths)}, {model.network.count_params():,} parameters; predicts the
   {config.model.prediction}; {schedule}.
-- Training: {recipe.loss.upper()} on the {config.model.prediction}, {recipe.optimizer} at learning
+- Training: {LOSS_NAMES[recipe.loss]} on the {compared}, {recipe.optimizer} at learning
   rate {recipe.learning_rate}, batch {recipe.batch_size}, EMA {config.model.ema}, seed
   {config.model.seed}, {recipe.precision}.
 - Length: {history[-1]["epoch"]} epochs, {images:,} images seen, {duration(seconds)} with all
@@ -93,8 +98,8 @@ def _results(
         )
         lines.append(f"| {row['epoch']} ({name}) | {losses} | {kid} |")
     lines.append(
-        f"\nLosses: mean {config.training.loss.upper()} over normalised pixels; validation with "
-        "the moving average of the weights."
+        f"\nLosses: {LOSS_NAMES[config.training.loss]}, mean over normalised pixels; validation "
+        "with the moving average of the weights."
     )
     if protocol is None:
         lines.append("KID was not measured.")
@@ -112,12 +117,26 @@ def _samples(run: Run, history: list[dict[str, Any]]) -> str:
     return f"## Samples\n\nNot picked: the first noises of seed 0, DDIM.\n\n![samples]({grid})"
 
 
-def _explanation(history: list[dict[str, Any]], floor: Distance | None) -> str:
+def loss_of_no_prediction(recipe: TrainingConfig) -> float:
+    """The mean loss of predicting zeros for standard normal noise."""
+    if recipe.loss == "mse":
+        return 1.0
+    if recipe.loss == "mae":
+        return math.sqrt(2 / math.pi)
+    delta = recipe.huber_delta
+    share_within = math.erf(delta / math.sqrt(2))
+    density = math.exp(-(delta**2) / 2) / math.sqrt(2 * math.pi)
+    return share_within / 2 + delta * density - delta**2 / 2 * (1 - share_within)
+
+
+def _explanation(
+    recipe: TrainingConfig, history: list[dict[str, Any]], floor: Distance | None
+) -> str:
     first, last = history[0], history[-1]
     points = [
         f"- Noise loss: {first['noise_loss']:.3f} in the first epoch, {last['noise_loss']:.3f} in "
-        "the last. Predicting no noise at all gives 1 (MSE) or 0.80 (MAE): what is gone is the "
-        "noise that the network can tell from the image."
+        f"the last. Predicting no noise at all gives {loss_of_no_prediction(recipe):.3f}: what is "
+        "gone is the noise that the network can tell from the image."
     ]
     gap = last["val_noise_loss"] / last["noise_loss"] - 1
     if gap > 0.1:

@@ -45,7 +45,8 @@ def build_model(
     """Builds and compiles a model for a training of `total_steps` steps."""
     keras.config.set_dtype_policy(training.precision)
     model = DiffusionModel(model_config)
-    model.compile(optimizer=build_optimizer(training, total_steps), loss=training.loss)
+    loss = keras.losses.Huber(training.huber_delta) if training.loss == "huber" else training.loss
+    model.compile(build_optimizer(training, total_steps), loss, training.loss_on)
     # Now, so that its state can be loaded before the first step.
     model.optimizer.build(model.trainable_variables)
     return model

@@ -241,7 +241,8 @@ def test_ablation_takes_each_change_back():
     rows = list(ablation.ROWS.values())
     *_, fast = rows[: len(ablation.CHANGES)]
     without = rows[len(ablation.CHANGES) :]
-    assert len(without) == len(ablation.CHANGES) - 3  # not `lab`, the block, the optimizer
+    # Not `lab`, the block, the optimizer.
+    assert len(without) == len(ablation.CHANGES) - 3 + len(ablation.INSTEAD)
     for preset in without:
         assert preset != fast
     no_flips = without[list(ablation.TAKEN_BACK).index("flips")]

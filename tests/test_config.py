@@ -85,7 +85,9 @@ def test_bad_models_are_refused(fields, message):
     [
         ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
         ({"repetitions": 0}, "repetitions must be at least 1, not 0"),
-        ({"loss": "huber"}, "loss must be one of mse, mae, not 'huber'"),
+        ({"loss": "hinge"}, "loss must be one of mse, mae, huber, not 'hinge'"),
+        ({"loss_on": "score"}, "loss_on must be one of prediction, noise, velocity, image"),
+        ({"huber_delta": 0.0}, "huber_delta must be above 0, not 0.0"),
         ({"precision": "float16"}, "precision must be one of"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0, not 0.0"),
         ({"learning_rate": float("nan")}, "learning_rate must be above 0, not nan"),

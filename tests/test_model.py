@@ -232,12 +232,13 @@ def test_the_three_predictions_are_convertible(prediction):
     np.testing.assert_allclose(numpy(pred_images), images, atol=2e-5)
 
 
+@pytest.mark.parametrize("loss_on", ["prediction", "noise", "velocity", "image"])
 @pytest.mark.parametrize("prediction", ["noise", "velocity", "image"])
-def test_the_loss_compares_what_the_network_predicts(prediction, monkeypatch):
+def test_the_loss_compares_what_it_is_told_to(prediction, loss_on, monkeypatch):
     """At one noise level the three errors are multiples of each other: 1, signal and noise rate."""
     config = ModelConfig(network=PLAIN, prediction=prediction)
     model = with_network(config, ops.convert_to_tensor(normal(4, SIZE, SIZE, 3, seed=2)))
-    model.compile(loss="mse")
+    model.compile(loss="mse", loss_on=loss_on)
     noises = ops.convert_to_tensor(normal(4, SIZE, SIZE, 3, seed=1))
     times = ops.full((4, 1, 1, 1), 0.6)
     monkeypatch.setattr(model, "draw_noises_and_times", lambda images: (noises, times))
@@ -247,8 +248,14 @@ def test_the_loss_compares_what_the_network_predicts(prediction, monkeypatch):
     noise_loss, image_loss = float(losses["noise_loss"]), float(losses["image_loss"])
     assert noise_loss == pytest.approx((signal_rate / noise_rate) ** 2 * image_loss, rel=1e-4)
     velocity_loss = image_loss / noise_rate**2
-    expected = {"noise": noise_loss, "velocity": velocity_loss, "image": image_loss}[prediction]
-    assert float(loss) == pytest.approx(expected, rel=1e-4)
+    expected = {"noise": noise_loss, "velocity": velocity_loss, "image": image_loss}
+    compared = prediction if loss_on == "prediction" else loss_on
+    assert float(loss) == pytest.approx(expected[compared], rel=1e-4)
+
+
+def test_an_unknown_loss_is_refused():
+    with pytest.raises(ValueError, match="loss_on must be prediction, noise, velocity or image"):
+        DiffusionModel(CONFIGS["noise"]).compile(loss_on="score")
 
 
 def test_discrete_times_are_the_continuous_ones_rounded_up():
@@ -382,7 +389,7 @@ def test_one_colour_does_not_divide_by_zero():
 
 def test_saved_models_generate_the_same_images_in_a_new_process(config, tmp_path):
     model = randomised(config)
-    model.compile(loss="mae")
+    model.compile(loss="mae", loss_on="image")
     model.train_on_batch(draw_flowers(8, SIZE)[0])
     model.save(tmp_path / "whole.keras")
     model.save_weights(tmp_path / "only.weights.h5")
@@ -392,6 +399,7 @@ import keras, numpy as np
 from ddim_keras import DiffusionModel
 whole = keras.models.load_model("whole.keras", safe_mode=True)
 assert whole.elementwise_loss is keras.losses.mean_absolute_error, whole.elementwise_loss
+assert whole.loss_on == "image"
 assert int(whole.optimizer.iterations) == 1
 only = DiffusionModel(whole.config)
 only.load_weights("only.weights.h5")

@@ -18,9 +18,9 @@ from ddim_keras import (
 )
 from ddim_keras.callbacks import Interrupted, KIDCallback, SampleGrid, duration
 from ddim_keras.kid import Encoder
-from ddim_keras.report import write_report
+from ddim_keras.report import loss_of_no_prediction, write_report
 from ddim_keras.runs import Run, RunConfig
-from ddim_keras.training import build_optimizer, even_part
+from ddim_keras.training import build_model, build_optimizer, even_part
 
 CONFIG = RunConfig(
     preset="lab",
@@ -182,6 +182,15 @@ def test_kid_grids_and_report(run, dataset):
     report = (run.folder / "report.md").read_text()
     assert "the floor: not measured" in report
     assert "KID did not fall below the 0.000 of its first epoch" in report
+
+
+@pytest.mark.parametrize("loss", ["mse", "mae", "huber"])
+def test_loss_of_no_prediction(loss):
+    recipe = TrainingConfig(loss=loss, huber_delta=0.5)
+    model = build_model(CONFIG.model, recipe, 10)
+    noises = np.random.default_rng(0).standard_normal((100_000, 1)).astype("float32")
+    measured = float(model.mean_error(noises, np.zeros_like(noises)))
+    assert loss_of_no_prediction(recipe) == pytest.approx(measured, rel=0.01)
 
 
 def test_half_precision_is_for_the_layers_alone(run, dataset, uninterrupted):
