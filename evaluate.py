@@ -1,10 +1,13 @@
 """Measures how far generated images are from real ones, for samplers and numbers of steps.
 
+What was measured before of the same weights stays in the table, and in the plot where it compares.
 Or searches where few steps should lie, with --search-steps.
 """
 
 import argparse
+import contextlib
 import csv
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -277,6 +280,8 @@ def chosen_settings(arguments: argparse.Namespace, run: Run, model: Any) -> list
                 name = f"{sampler}, {spacing}" if spacing else sampler
                 if last_signal_rate is not None:
                     name += f" to {last_signal_rate:g}"
+                if arguments.guidance:
+                    name += f", guidance {arguments.guidance:g}"
                 for steps in sorted(set(arguments.steps)):
                     signal_rates = sampler_signal_rates(
                         model, sampler, steps, source, last_signal_rate
@@ -313,6 +318,13 @@ def evaluate(
     batch_size = -(-arguments.num_images // num_batches)
     model.generate(batch_size, 1, batch_size=batch_size, guidance=arguments.guidance)
     results: list[dict[str, Any]] = []
+    conditions = {
+        "split": arguments.split,
+        "num_images": arguments.num_images,
+        "seed": arguments.seed,
+        "features": kid.encoder.description,
+    }
+    earlier = earlier_results(output / "evaluation.csv", run.weights_to_show())
     for number, setting in enumerate(settings, start=1):
         print(f"{number}/{len(settings)}: {setting.name}, {setting.steps} steps", flush=True)
         start = time.perf_counter()
@@ -325,26 +337,51 @@ def evaluate(
             callback=sampling_progress(num_batches, setting.steps),
         )
         seconds = time.perf_counter() - start
-        results.append(
-            {
-                "setting": setting.name,
-                "sampler": setting.sampler,
-                "spacing": setting.spacing,
-                "last_signal_rate": round(setting.signal_rates[-2], 6),
-                "steps": setting.steps,
-                "network_calls": network_calls(setting.sampler, setting.signal_rates),
-                "images_per_second": round(arguments.num_images / seconds, 3),
-                **measured(arguments.metrics, kid, images),
-                "guidance": arguments.guidance,
-                "split": arguments.split,
-                "num_images": arguments.num_images,
-                "seed": arguments.seed,
-                "features": kid.encoder.description,
-            }
-        )
-        write_results(output, results, plots.by_network_calls(results, axes, floor))
-    print("\n" + table(results, floor))
+        result = {
+            "setting": setting.name,
+            "sampler": setting.sampler,
+            "spacing": setting.spacing,
+            "last_signal_rate": round(setting.signal_rates[-2], 6),
+            "steps": setting.steps,
+            "network_calls": network_calls(setting.sampler, setting.signal_rates),
+            "images_per_second": round(arguments.num_images / seconds, 3),
+            **measured(arguments.metrics, kid, images),
+            "guidance": arguments.guidance,
+            **conditions,
+            "weights": str(run.weights_to_show().resolve()),
+        }
+        same = {"setting": setting.name, "steps": setting.steps, **conditions}
+        earlier = [row for row in earlier if not row.items() >= same.items()]
+        results.append(result)
+        comparable = [
+            row
+            for row in earlier
+            if row.items() >= conditions.items() and row.keys() >= axes.keys()
+        ]
+        figure = plots.by_network_calls([*comparable, *results], axes, floor)
+        write_results(output, [*earlier, *results], figure)
+    print("\n" + table([*comparable, *results], floor))
     print(f"wrote {output}/evaluation.csv and {output}/evaluation.png")
+
+
+def earlier_results(path: Path, weights: Path) -> list[dict[str, Any]]:
+    """The rows of evaluation.csv that were measured of these weights, as they were written."""
+    if not path.exists() or path.stat().st_mtime < weights.stat().st_mtime:
+        return []
+    with open(path, newline="") as file:
+        rows = [
+            {name: as_number(text) for name, text in row.items() if text}
+            for row in csv.DictReader(file)
+        ]
+    return [row for row in rows if row.get("weights") == str(weights.resolve())]
+
+
+def as_number(text: str) -> Any:
+    """The number that a text is, else the text itself."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def load_kid(arguments: argparse.Namespace, config: RunConfig, split: str) -> tuple[Any, Any]:
@@ -399,7 +436,7 @@ COLUMNS = {
 
 def table(results: Sequence[dict[str, Any]], floor: dict[str, float]) -> str:
     """The results for people, and in the last row what real images score."""
-    columns = [name for name in COLUMNS if name in results[0]]
+    columns = [name for name in COLUMNS if name in results[-1]]
     lines = [[COLUMNS[name][0] for name in columns]]
     for row in [*results, {"setting": "training against validation", **floor}]:
         lines.append(
@@ -420,7 +457,7 @@ def write_results(output: Path, results: Sequence[dict[str, Any]], figure: Any) 
     from ddim_keras.plots import save_figure
 
     with written_whole(output / "evaluation.csv") as part, open(part, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(results[0]))
+        writer = csv.DictWriter(file, list(dict.fromkeys(itertools.chain(*results))))
         writer.writeheader()
         writer.writerows(results)
     save_figure(figure, output / "evaluation.png")

@@ -219,12 +219,13 @@ def main() -> None:
     )
 
     pixels = np.round(255 * images).astype("uint8")
-    columns = None
+    columns, names = None, []
     if arguments.classes:
         # So that no row holds two classes.
         of_each = len(pixels) // len(arguments.classes)
         columns = max(number for number in range(1, 21) if of_each % number == 0)
-        title = f"{', '.join(arguments.classes)}; {title}"
+        if len(pixels) <= MOST_IN_GRID:
+            names = [name_of(label, config) for label in labels[::of_each]]
     if len(pixels) > MOST_IN_GRID:
         title += f", the first {MOST_IN_GRID} of {len(pixels)}"
     if arguments.images_dir:
@@ -232,7 +233,7 @@ def main() -> None:
             with written_whole(arguments.images_dir / f"{index:05d}.png") as part:
                 Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(part)
         print(f"wrote {len(pixels)} images into {arguments.images_dir}")
-    figure = plots.image_grid(pixels[:MOST_IN_GRID], title, columns)
+    figure = plots.image_grid(pixels[:MOST_IN_GRID], title, columns, names=names)
     plots.save_figure(figure, arguments.output)
     print(f"wrote {arguments.output}")
     if arguments.trajectory:
@@ -264,6 +265,11 @@ def chosen_labels(arguments: argparse.Namespace, config: RunConfig) -> np.ndarra
         return np.full(arguments.num_images or 32, -1)
     classes = [class_index(text, config.class_names, num_classes) for text in arguments.classes]
     return np.repeat(classes, arguments.num_images or 8)
+
+
+def name_of(label: int, config: RunConfig) -> str:
+    """The name of a class or, where it has none, its number."""
+    return config.class_names[label] if label < len(config.class_names) else f"class {label}"
 
 
 def is_editing(arguments: argparse.Namespace) -> bool:
@@ -417,24 +423,11 @@ def encode_and_decode(
 
 
 def image_for(model: Any, path: Path) -> np.ndarray:
-    """Reads an image, cropped and resized to the model's: (H, W, C) uint8.
+    """Reads an image, cropped and resized to the model's: (H, W, C) uint8."""
+    from ddim_keras.data import load_image
 
-    Raises:
-        InputError: where the file is no image.
-    """
-    from ddim_keras.data import crop_and_resize
-    from ddim_keras.sources import first_line, read_image
-
-    try:
-        pixels = read_image(path)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # as Pillow raises many
-        raise InputError(f"{path} cannot be read as an image: {first_line(error)}") from error
     size, _, channels = model.network.output_shape[1:]
-    if channels == 1:
-        pixels = np.asarray(Image.fromarray(pixels).convert("L"))
-    return crop_and_resize(pixels, size)
+    return load_image(path, size, channels)
 
 
 if __name__ == "__main__":

@@ -187,11 +187,16 @@ def new_config(arguments: argparse.Namespace) -> RunConfig:
             **given("batch_size", "precision", "loss", "loss_on"),
             **given("optimizer", "learning_rate", "kid_images"),
         ),
-        dataset=arguments.dataset,
-        data_dir=arguments.data_dir,
+        dataset=whole_path(arguments.dataset),
+        data_dir=whole_path(arguments.data_dir),
         epochs=arguments.epochs or 50,
-        start_from=arguments.start_from,
+        start_from=whole_path(arguments.start_from),
     )
+
+
+def whole_path(name: str | None) -> str | None:
+    """A file or folder from the root on, so that a run does not depend on where it was begun."""
+    return str(Path(name).resolve()) if name and Path(name).exists() else name
 
 
 def resumed_config(arguments: argparse.Namespace, run: Run) -> RunConfig:
@@ -204,7 +209,7 @@ def resumed_config(arguments: argparse.Namespace, run: Run) -> RunConfig:
         )
     before = {
         "preset": config.preset,
-        "dataset": config.dataset,
+        "dataset": whole_path(config.dataset),
         "image_size": config.model.network.image_size,
         "batch_size": config.training.batch_size,
         "precision": config.training.precision,
@@ -213,7 +218,7 @@ def resumed_config(arguments: argparse.Namespace, run: Run) -> RunConfig:
         "optimizer": config.training.optimizer,
         "learning_rate": config.training.learning_rate,
         "kid_images": config.training.kid_images,
-        "start_from": config.start_from,
+        "start_from": whole_path(config.start_from),
         "prediction": config.model.prediction,
         "schedule": config.model.schedule,
         "discrete_steps": config.model.discrete_steps,
@@ -221,6 +226,8 @@ def resumed_config(arguments: argparse.Namespace, run: Run) -> RunConfig:
     }
     for name, value in before.items():
         wanted = getattr(arguments, name)
+        if name in ("dataset", "start_from"):
+            wanted = whole_path(wanted)
         if wanted is not None and wanted != value:
             raise InputError(
                 f"--{name.replace('_', '-')} {wanted} differs from the resumed run's {value}; "
@@ -230,7 +237,7 @@ def resumed_config(arguments: argparse.Namespace, run: Run) -> RunConfig:
     done = len(run.read_history())
     if epochs < done:
         raise InputError(f"{run.folder} has {done} epochs already; --epochs must be at least that")
-    data_dir = arguments.data_dir or config.data_dir
+    data_dir = whole_path(arguments.data_dir) or config.data_dir
     return dataclasses.replace(config, epochs=epochs, data_dir=data_dir)
 
 

@@ -32,6 +32,7 @@ from ddim_keras.sources import (
     find_source,
     first_line,
     map_array,
+    read_image,
 )
 
 DEFAULT_DATASET = "oxford_flowers102"
@@ -80,7 +81,7 @@ def load_dataset(
     Args:
         source: a folder of images, an .npz or .npy file of uint8 images, "drawn_flowers", or the
             name of an image data set of TFDS. By default Oxford Flowers 102 or, where it cannot be
-            had, drawn flowers, which is announced.
+            had and no data_dir is given, drawn flowers, which is announced.
         image_size: height and width of the prepared images in pixels.
         data_dir: where TFDS finds or puts its prepared data sets, by default ~/tensorflow_datasets.
         cache_dir: where the cache file goes, by default ~/.cache/ddim_keras.
@@ -92,6 +93,8 @@ def load_dataset(
         try:
             return load_dataset(DEFAULT_DATASET, image_size, data_dir, cache_dir)
         except Unobtainable as error:
+            if data_dir:
+                raise
             print(
                 f"\n*** NO OXFORD FLOWERS, using drawn flowers instead: {error} ***\n", flush=True
             )
@@ -132,6 +135,23 @@ def crop_and_resize(image: np.ndarray, image_size: int) -> np.ndarray:
         picture = picture.resize((image_size, image_size), Image.Resampling.BILINEAR)
         image = np.asarray(picture).reshape(image_size, image_size, channels)
     return image
+
+
+def load_image(path: Path, image_size: int, channels: int = 3) -> np.ndarray:
+    """Reads an image file, cropped and resized: (image_size, image_size, channels) uint8.
+
+    Raises:
+        InputError: where there is no file, or it is no image.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no image file {path}")
+    try:
+        pixels = read_image(path)
+    except Exception as error:  # Pillow's readers raise a dozen kinds for damaged files
+        raise InputError(f"{path} cannot be read as an image: {first_line(error)}") from error
+    if channels == 1:
+        pixels = np.asarray(Image.fromarray(pixels).convert("L"))
+    return crop_and_resize(pixels, image_size)
 
 
 # The cache file.

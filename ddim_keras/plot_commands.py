@@ -188,17 +188,9 @@ def schedule_rates(
 def find_image(options: argparse.Namespace) -> np.ndarray:
     """The image that was asked for: (S, S, C) uint8."""
     if options.image:
-        from ddim_keras.data import crop_and_resize
-        from ddim_keras.sources import first_line, read_image
+        from ddim_keras.data import load_image
 
-        if not options.image.is_file():
-            raise InputError(f"there is no image file {options.image}")
-        try:
-            return crop_and_resize(read_image(options.image), options.image_size)
-        except Exception as error:  # Pillow's readers raise a dozen kinds for damaged files
-            raise InputError(
-                f"{options.image} is no readable image ({first_line(error)})"
-            ) from error
+        return load_image(options.image, options.image_size)
     if options.dataset:
         from ddim_keras.data import load_dataset
 

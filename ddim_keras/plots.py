@@ -66,22 +66,33 @@ def tiles_of(picture: np.ndarray, image_size: int, num_images: int, zoom: int = 
     return tiles.reshape(-1, edge, edge, 3)[:, :-1, :-1]
 
 
-def image_grid(images: np.ndarray, title: str, columns: int | None = None, zoom: int = 2) -> Figure:
-    """A grid of images, as `tiled` makes it, under one title."""
+def image_grid(
+    images: np.ndarray,
+    title: str,
+    columns: int | None = None,
+    zoom: int = 2,
+    names: Sequence[str] = (),
+) -> Figure:
+    """A grid of images, as `tiled` makes it, under one title.
+
+    Args:
+        names: of equal parts of the rows, written to the left of each.
+    """
     canvas = tiled(images, columns, zoom)
-    title_height = 30
-    size = np.array([max(canvas.shape[1], 8 * len(title)), canvas.shape[0] + title_height])
+    height, width, _ = canvas.shape
+    title_height, character_width = 30, 8
+    left = character_width * (max(map(len, names)) + 1) if names else 0
+    size = np.array([max(left + width, character_width * len(title)), height + title_height])
     figure = Figure(figsize=size / PIXELS_PER_INCH, dpi=PIXELS_PER_INCH)
-    figure.figimage(canvas, resize=False)
-    figure.text(
-        0.5,
-        1 - 0.5 * title_height / size[1],
-        title,
-        ha="center",
-        va="center",
-        size=9,
-        parse_math=False,
-    )
+    figure.figimage(canvas, xo=left, resize=False)
+
+    def write(x: float, y: float, text: str, **options: Any) -> None:
+        figure.text(x / size[0], y / size[1], text, size=9, parse_math=False, **options)
+
+    write(size[0] / 2, height + title_height / 2, title, ha="center", va="center")
+    for part, name in enumerate(names):
+        y = height * (1 - (part + 0.5) / len(names))
+        write(left - character_width / 2, y, name, ha="right", va="center")
     return figure
 
 
@@ -107,7 +118,11 @@ def training_curves(history: Sequence[dict[str, Any]], protocol: str) -> Figure:
     if epochs:
         _, errors = _points(history, "kid_standard_error")
         kid_axes.errorbar(epochs, values, yerr=errors, marker=".", capsize=2, color="tab:green")
-        kid_axes.set(yscale="log" if min(values) > 0 else "linear")
+        # A logarithmic axis of less than a decade has hardly a number beside it.
+        if 0 < 10 * min(values) < max(values):
+            kid_axes.set(yscale="log")
+        else:
+            kid_axes.set_ylim(bottom=min(0, *values))
     else:
         kid_axes.text(0.5, 0.5, "not measured", ha="center", transform=kid_axes.transAxes)
     kid_axes.set(xlabel="epoch", ylabel=protocol, title="Kernel Inception Distance")

@@ -238,6 +238,16 @@ class TestTrain:
         model = Run(tmp_path / "run").read_config().model
         assert (model.schedule, model.discrete_steps, model.prediction) == ("linear", 1000, "noise")
 
+    def test_a_run_does_not_depend_on_where_it_was_begun(
+        self, options, flowers_file, tmp_path, monkeypatch
+    ):
+        monkeypatch.chdir(flowers_file.parent)
+        relative = ("--dataset", flowers_file.name, "--epochs", 1)
+        assert run(train, *options, *relative, "--output", tmp_path / "run") == 0
+        monkeypatch.chdir(tmp_path)
+        more = ("--resume", "--output", "run", "--epochs", 2, *options[-3:])
+        assert run(train, *more, "--dataset", flowers_file) == 0
+
     def test_labels_are_learned_on_demand(self, options, flowers_file, tmp_path):
         output = ("--output", tmp_path / "run")
         assert run(train, *options, "--epochs", 1, "--class-conditional", *output) == 0

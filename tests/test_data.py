@@ -136,6 +136,9 @@ class TestLoading:
         assert line == "*** NO OXFORD FLOWERS, using drawn flowers instead: no network ***"
         with pytest.raises(Unobtainable, match="no network"):
             load_dataset("oxford_flowers102", 8, cache_dir=cache_dir)
+        # Who says where the flowers are does not want others.
+        with pytest.raises(Unobtainable, match="no network"):
+            load_dataset(None, 8, data_dir="tfds", cache_dir=cache_dir)
 
     def test_other_mistakes_about_the_default_are_not_hidden(self, cache_dir, monkeypatch):
         def fail(name, data_dir):

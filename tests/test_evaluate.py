@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import os
 import re
 
 import numpy as np
@@ -180,13 +181,36 @@ def test_a_search_goes_on_from_searched_steps(measure, finished, capsys, monkeyp
 
 @pytest.mark.parametrize("finished", [3], indirect=True)
 def test_guidance_reaches_the_images(measure, finished):
-    kids = set()
     for guidance in (0, 2):
         assert measure("--steps", 2, "--guidance", guidance) == 0
-        (row,) = rows_of(finished.folder)
-        assert float(row["guidance"]) == guidance
-        kids.add(row["kid"])
-    assert len(kids) == 2
+    plain, guided = rows_of(finished.folder)
+    assert (plain["setting"], float(plain["guidance"])) == ("ddim", 0)
+    assert (guided["setting"], float(guided["guidance"])) == ("ddim, guidance 2", 2)
+    assert plain["kid"] != guided["kid"]
+
+
+def test_what_was_measured_before_stays(measure, finished, capsys):
+    def measured_now(*arguments):
+        assert measure(*arguments) == 0
+        table = capsys.readouterr().out.split("\n\n")[-1].splitlines()[1:-2]
+        return [(row["setting"], row["steps"], row["split"]) for row in rows_of(finished.folder)], [
+            line.split()[0] for line in table
+        ]
+
+    ddim = ("ddim", "1", "validation")
+    ipndm = ("ipndm", "2", "validation")
+    assert measured_now("--steps", 1) == ([ddim], ["ddim"])
+    assert measured_now("--samplers", "ipndm", "--steps", 2) == ([ddim, ipndm], ["ddim", "ipndm"])
+    assert measured_now("--steps", 1) == ([ipndm, ddim], ["ipndm", "ddim"])
+    # Kept, but not beside what it does not compare with.
+    assert measured_now("--steps", 1, "--split", "train") == (
+        [ipndm, ddim, ("ddim", "1", "train")],
+        ["ddim"],
+    )
+    # Other weights, which the old values say nothing about.
+    later = (finished.folder / "evaluation.csv").stat().st_mtime + 1
+    os.utime(finished.weights_to_show(), (later, later))
+    assert measured_now("--steps", 1) == ([ddim], ["ddim"])
 
 
 def test_what_was_measured_before_a_failure_is_kept(measure, finished, monkeypatch):

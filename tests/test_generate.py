@@ -117,11 +117,11 @@ class TestClasses:
         grids = []
         monkeypatch.setattr(
             "ddim_keras.plots.image_grid",
-            lambda *arguments: grids.append(arguments) or Figure(),
+            lambda *arguments, names: grids.append((*arguments, names)) or Figure(),
         )
         images_of(labelled, "--class", "rose", "sunflower", "--num-images", 26, "--steps", 1)
-        ((pixels, _, columns),) = grids
-        assert (len(pixels), columns) == (52, 13)
+        ((pixels, _, columns, names),) = grids
+        assert (len(pixels), columns, names) == (52, 13, ["rose", "sunflower"])
 
     def test_names_go_before_numbers(self):
         assert class_index("1", ("1", "10", "2"), 3) == 0
@@ -168,7 +168,7 @@ class TestSampling:
             (("--spacing", "even"), "spacing must be one of time, "),
             (("--last-signal-rate", 1.5), "the last signal rate must be between 0.02 and 1"),
             (("--trajectory", "film.mp4"), "--trajectory must end in .gif or .png"),
-            (("--encode", "nowhere.png"), "nowhere.png: No such file"),
+            (("--encode", "nowhere.png"), "there is no image file nowhere.png"),
         ],
     )
     def test_mistakes_are_one_line(self, unlabelled, arguments, message, tmp_path, monkeypatch):

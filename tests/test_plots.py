@@ -94,7 +94,7 @@ def test_the_commands_write_a_picture(figure, tmp_path):
     [
         (["--output", "figure.jpg"], "--output must end in .png, not 'figure.jpg'"),
         (["--image", "nowhere.png"], "there is no image file nowhere.png"),
-        (["--image", __file__], "test_plots.py is no readable image"),
+        (["--image", __file__], "test_plots.py cannot be read as an image"),
         (["--dataset", "nowhere/at/all"], "there is no folder or file nowhere/at/all"),
     ],
 )
@@ -120,6 +120,19 @@ def test_images_can_be_cut_out_of_a_grid(image_size, tmp_path):
     plots.save_figure(plots.image_grid(images, "a title " * 5), tmp_path / "grid.png")
     picture = np.asarray(Image.open(tmp_path / "grid.png").convert("RGB"))
     np.testing.assert_array_equal(plots.tiles_of(picture, image_size, 32), images)
+
+
+def test_names_stand_beside_their_rows(tmp_path):
+    images, _ = draw_flowers(6, 16)
+    figure = plots.image_grid(images, "title", columns=2, names=["one", "a longer name", "three"])
+    plots.save_figure(figure, tmp_path / "grid.png")
+    picture = np.asarray(Image.open(tmp_path / "grid.png").convert("RGB"))
+    tiles = plots.tiled(images, columns=2)
+    height, width, _ = tiles.shape
+    np.testing.assert_array_equal(picture[-height:, -width:], tiles)
+    for row in np.split(picture[-height + 1 : -1, :-width], 3):
+        ink = np.nonzero((row < 128).any(axis=(1, 2)))[0]
+        assert np.mean([ink.min(), ink.max()]) == pytest.approx(len(row) / 2, abs=4)
 
 
 def test_the_evolution_shows_the_same_noises_over_the_epochs(tmp_path):
