@@ -34,12 +34,15 @@ def export(run: Run, folder: Path) -> Run:
     import h5py  # a part of Keras, which --help should not wait for
 
     # Without the places of this machine.
-    config = dataclasses.replace(run.read_config(), data_dir=None, start_from=None)
+    config = run.read_config()
+    dataset = config.dataset and Path(config.dataset).name
+    config = dataclasses.replace(config, dataset=dataset, data_dir=None, start_from=None)
     source_file = run.weights_to_show()
     exported = Run(folder)
     if exported.last_weights.exists():
         raise InputError(f"{folder} holds a run; choose another folder")
     exported.save_config(config)
+    exported.forget_sampling_steps()  # of weights that were there before
     if run.sampling_steps_file.exists():
         exported.save_sampling_steps(run.read_sampling_steps())
     with written_whole(exported.best_weights) as part, h5py.File(part, "w") as target:

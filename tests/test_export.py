@@ -32,9 +32,13 @@ def test_what_is_exported_generates_the_same(run, tmp_path):
     np.testing.assert_allclose(images, expected, atol=0.01)
     assert exported.read_config() == run.read_config()
 
-    config = dataclasses.replace(run.read_config(), start_from="/of/this/machine", data_dir="/tfds")
-    run.save_config(config)
-    assert export(run, tmp_path / "other").read_config() == exported.read_config()
+    # Nothing of this machine, nor of the weights that were there before.
+    exported.save_sampling_steps({1: [0.02, 1.0]})
+    places = {"start_from": "/here", "data_dir": "/tfds", "dataset": "/here/flowers.npz"}
+    run.save_config(dataclasses.replace(run.read_config(), **places))
+    config = export(run, exported.folder).read_config()
+    assert (config.start_from, config.data_dir, config.dataset) == (None, None, "flowers.npz")
+    assert not exported.sampling_steps_file.exists()
 
 
 def test_only_the_average_is_kept_in_half_precision(run, tmp_path):
