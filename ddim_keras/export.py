@@ -35,7 +35,9 @@ def export(run: Run, folder: Path) -> Run:
 
     # Without the places of this machine.
     config = run.read_config()
-    dataset = config.dataset and Path(config.dataset).name
+    dataset = config.dataset
+    if dataset and Path(dataset).is_absolute():
+        dataset = Path(dataset).name
     config = dataclasses.replace(config, dataset=dataset, data_dir=None, start_from=None)
     source_file = run.weights_to_show()
     exported = Run(folder)
