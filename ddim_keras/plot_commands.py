@@ -20,6 +20,7 @@ EXAMPLES = """examples:
   python -m ddim_keras.plots forward --dataset oxford_flowers102 --index 7
   python -m ddim_keras.plots schedules --output schedules.png
   python -m ddim_keras.plots evolution --run runs/mine            the same noises over the epochs
+  python -m ddim_keras.plots curves --run runs/mine               its losses and KID
 """
 
 
@@ -35,8 +36,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "forward": "an image along the forward process: a row for each schedule",
         "schedules": "alpha-bar and log signal-to-noise ratio of the schedules",
         "evolution": "what a model makes of the same noises while it is trained: a row for each",
+        "curves": "losses and KID of a run over its epochs",
     }
-    forward, schedules, evolution = (
+    forward, schedules, evolution, curves = (
         commands.add_parser(name, help=text, description=text) for name, text in help_texts.items()
     )
     for command in (forward, schedules):
@@ -48,7 +50,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
             help=f"one or more of {', '.join(SCHEDULE_NAMES)} (default: all)",
             metavar="NAME",
         )
-    for name, command in (("forward", forward), ("schedules", schedules), ("evolution", evolution)):
+    for name, command in commands.choices.items():
         command.add_argument(
             "--output",
             type=Path,
@@ -90,9 +92,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--seed", type=at_least(0), default=0, metavar="N", help="of the noise (default: 0)"
     )
 
-    evolution.add_argument(
-        "--run", type=Path, metavar="DIR", help="run folder (default: the newest in runs/)"
-    )
+    for command in (evolution, curves):
+        command.add_argument(
+            "--run", type=Path, metavar="DIR", help="run folder (default: the newest in runs/)"
+        )
     evolution.add_argument(
         "--rows", type=at_least(1), default=4, metavar="N", help="noises (default: 4)"
     )
@@ -117,6 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "forward": forward_figure,
         "schedules": schedules_figure,
         "evolution": evolution_figure,
+        "curves": curves_figure,
     }
     figure = figures[options.command](options)
     plots.save_figure(figure, options.output)
@@ -171,6 +175,15 @@ def evolution_figure(options: argparse.Namespace) -> plots.Figure:
     numbers = ", ".join(str(int(grid.stem.removeprefix("epoch_"))) for grid in epochs)
     title = f"after epochs {numbers}, from the same noises"
     return plots.image_grid(rows.reshape(-1, *rows.shape[2:]), title, columns=len(epochs))
+
+
+def curves_figure(options: argparse.Namespace) -> plots.Figure:
+    """Losses and KID of a run, as they stand in its history."""
+    run = Run(options.run) if options.run else newest_run(with_weights=False)
+    protocol = run.read_config().protocol
+    if not (history := run.read_history()):
+        raise InputError(f"{run.folder} has no history yet: its first epoch has not ended")
+    return plots.training_curves(history, protocol or "KID")
 
 
 def schedule_rates(

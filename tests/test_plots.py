@@ -135,6 +135,34 @@ def test_names_stand_beside_their_rows(tmp_path):
         assert np.mean([ink.min(), ink.max()]) == pytest.approx(len(row) / 2, abs=4)
 
 
+def test_the_curves_of_a_run(tmp_path):
+    run = make_run(tmp_path / "run", num_classes=0)
+    options = ["curves", "--run", str(run.folder), "--output", str(tmp_path / "curves.png")]
+    with pytest.raises(InputError, match="has no history yet"):
+        main(options)
+    losses = ("noise_loss", "image_loss", "val_noise_loss", "val_image_loss")
+    rows = [{"epoch": epoch, **dict.fromkeys(losses, 0.5 / epoch)} for epoch in (1, 2)]
+    run.write_history(rows)
+    main(options)
+    assert np.asarray(Image.open(tmp_path / "curves.png")).std() > 10
+
+
+@pytest.mark.parametrize(("last", "scale"), [(0.02, "log"), (0.04, "linear"), (-0.01, "linear")])
+def test_the_axis_of_kid_has_numbers(last, scale):
+    losses = dict.fromkeys(("noise_loss", "image_loss", "val_noise_loss", "val_image_loss"), 0.5)
+    history = [
+        {"epoch": epoch, "kid": kid, "kid_standard_error": 0.001, **losses}
+        for epoch, kid in enumerate((0.3, last), start=1)
+    ]
+    figure = plots.training_curves(history, "KID")
+    figure.canvas.draw()
+    _, axes = figure.axes
+    assert axes.get_yscale() == scale
+    labels = axes.get_yticklabels() + axes.get_yticklabels(minor=True)
+    bottom, top = axes.get_ylim()
+    assert len([label for label in labels if bottom <= label.get_position()[1] <= top]) >= 3
+
+
 def test_the_evolution_shows_the_same_noises_over_the_epochs(tmp_path):
     folder = tmp_path / "run"
     run = make_run(folder, num_classes=0)
