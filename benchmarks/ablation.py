@@ -35,6 +35,19 @@ from ddim_keras.command_line import (
 from ddim_keras.config import FAST, PRESETS, Preset
 from ddim_keras.files import written_whole
 
+
+def values_of(preset: Preset, fields: dict[str, tuple[str, ...]]) -> dict[str, dict[str, Any]]:
+    """The values of fields of the network, the model and the training of a preset."""
+    parts = {
+        "network": preset.model.network,
+        "model": preset.model,
+        "training": preset.training,
+    }
+    return {
+        part: {name: getattr(parts[part], name) for name in names} for part, names in fields.items()
+    }
+
+
 # In the order of the table: what changes, and the fields of `fast` that it takes over.
 CHANGES: dict[str, dict[str, tuple[str, ...]]] = {
     "lab": {},
@@ -52,15 +65,20 @@ CHANGES: dict[str, dict[str, tuple[str, ...]]] = {
 }
 # Patches need adaptive group norm, and without the last change `fast` is the row before.
 TAKEN_BACK = [name for name in list(CHANGES)[1:-1] if CHANGES[name] != {"network": ("block",)}]
-# Of the model and of the training.
-INSTEAD: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "MAE": ({}, {"loss": "mae"}),
-    "MAE, noise prediction": ({"prediction": "noise"}, {"loss": "mae"}),
-    "MAE on the velocity": ({}, {"loss": "mae", "loss_on": "velocity"}),
-    "MAE on the velocity, signal rates 0.995 to 0.01": (
-        {"max_signal_rate": 0.995, "min_signal_rate": 0.01},
-        {"loss": "mae", "loss_on": "velocity"},
-    ),
+MAE = {"training": {"loss": "mae"}}
+MAE_ON_VELOCITY = {"training": {"loss": "mae", "loss_on": "velocity"}}
+WHOLE_PIXELS = CHANGES["patches, wider and fewer blocks, attention"]
+# Other choices than those of `fast`: what each field is instead.
+INSTEAD: dict[str, dict[str, dict[str, Any]]] = {
+    "Huber loss of delta 0.05": {"training": {"huber_delta": 0.05}},
+    "MAE": MAE,
+    "MAE, noise prediction": MAE | {"model": {"prediction": "noise"}},
+    "MAE, noise prediction, the network of lab": MAE
+    | {"model": {"prediction": "noise"}}
+    | values_of(PRESETS["lab"], WHOLE_PIXELS),
+    "MAE on the velocity": MAE_ON_VELOCITY,
+    "MAE on the velocity, signal rates 0.995 to 0.01": MAE_ON_VELOCITY
+    | {"model": {"max_signal_rate": 0.995, "min_signal_rate": 0.01}},
 }
 DATASET = "oxford_flowers102"
 SETTINGS = (("DDIM", "ddim", 5), ("DDIM", "ddim", 20), ("iPNDM", "ipndm", 5))
@@ -74,32 +92,21 @@ def recipes() -> dict[str, Preset]:
     lab = preset = PRESETS["lab"]
     rows = {}
     for name, fields in CHANGES.items():
-        preset = taking_over(fields, preset, FAST)
+        preset = changed(preset, values_of(FAST, fields))
         rows["lab" if name == "lab" else f"+ {name}"] = preset
     for name in TAKEN_BACK:
-        rows[f"fast without: {name}"] = taking_over(CHANGES[name], preset, lab)
-    for name, (model, training) in INSTEAD.items():
-        rows[f"fast with: {name}"] = dataclasses.replace(
-            preset,
-            model=dataclasses.replace(preset.model, **model),
-            training=dataclasses.replace(preset.training, **training),
-        )
+        rows[f"fast without: {name}"] = changed(preset, values_of(lab, CHANGES[name]))
+    for name, values in INSTEAD.items():
+        rows[f"fast with: {name}"] = changed(preset, values)
     return rows
 
 
-def taking_over(fields: dict[str, tuple[str, ...]], preset: Preset, source: Preset) -> Preset:
-    """A preset with some fields of another."""
-
-    def mixed(part: str, config: Any, other: Any) -> Any:
-        changes = {field: getattr(other, field) for field in fields.get(part, ())}
-        return dataclasses.replace(config, **changes)
-
-    network = mixed("network", preset.model.network, source.model.network)
-    model = dataclasses.replace(preset.model, network=network)
-    return Preset(
-        model=mixed("model", model, source.model),
-        training=mixed("training", preset.training, source.training),
-    )
+def changed(preset: Preset, values: dict[str, dict[str, Any]]) -> Preset:
+    """A preset with other values of fields of its network, model and training."""
+    network = dataclasses.replace(preset.model.network, **values.get("network", {}))
+    model = dataclasses.replace(preset.model, network=network, **values.get("model", {}))
+    training = dataclasses.replace(preset.training, **values.get("training", {}))
+    return Preset(model=model, training=training)
 
 
 ROWS = recipes()

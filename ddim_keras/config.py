@@ -130,7 +130,7 @@ class TrainingConfig:
     batch_size: int = 64  # images per step
     repetitions: int = 5  # passes over the training images that make one epoch
     loss: str = "mse"  # "mse", "mae", or "huber": squared up to huber_delta, absolute beyond
-    huber_delta: float = 0.05  # of normalised pixels
+    huber_delta: float = 0.02  # of normalised pixels
     loss_on: str = "prediction"  # what it compares: the network's "prediction", or what follows
     # from that: the "noise", the "velocity" or the "image"
     optimizer: str = "adamw"  # or "muon": see `optimizers.ConvolutionMuon`
