@@ -134,8 +134,8 @@ def _explanation(
 ) -> str:
     first, last = history[0], history[-1]
     points = [
-        f"- Noise loss: {first['noise_loss']:.3f} in the first epoch, {last['noise_loss']:.3f} in "
-        f"the last. Predicting no noise at all gives {loss_of_no_prediction(recipe):.3f}: what is "
+        f"- Noise loss: {first['noise_loss']:.3g} in the first epoch, {last['noise_loss']:.3g} in "
+        f"the last. Predicting no noise at all gives {loss_of_no_prediction(recipe):.3g}: what is "
         "gone is the noise that the network can tell from the image."
     ]
     gap = last["val_noise_loss"] / last["noise_loss"] - 1
