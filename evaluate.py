@@ -302,12 +302,12 @@ def evaluate(
     from ddim_keras.callbacks import sampling_progress
     from ddim_keras.samplers import network_calls
 
-    output = output_folder(run, arguments.output)
+    output, weights = output_folder(run, arguments.output), run.weights_to_show()
     kid, other_images = load_kid(arguments, config, arguments.split)
     floor = measured(arguments.metrics, kid, other_images)
     axes = {name: f"{AXES[name]}, {kid.encoder.description}" for name in floor if name in AXES}
     print(
-        f"{run.weights_to_show()}: {arguments.num_images} images against "
+        f"{weights}: {arguments.num_images} images against "
         f"{len(kid.real_features)} {arguments.split} images, features of "
         f"{kid.encoder.description}, {kid.encoder.image_size} px; KID of "
         f"{arguments.num_images // kid.batch_size} batches of {kid.batch_size} of each"
@@ -324,7 +324,7 @@ def evaluate(
         "seed": arguments.seed,
         "features": kid.encoder.description,
     }
-    earlier = earlier_results(output / "evaluation.csv", run.weights_to_show())
+    earlier = earlier_results(output / "evaluation.csv", weights)
     for number, setting in enumerate(settings, start=1):
         print(f"{number}/{len(settings)}: {setting.name}, {setting.steps} steps", flush=True)
         start = time.perf_counter()
@@ -348,7 +348,7 @@ def evaluate(
             **measured(arguments.metrics, kid, images),
             "guidance": arguments.guidance,
             **conditions,
-            "weights": str(run.weights_to_show().resolve()),
+            "weights": str(weights.resolve()),
         }
         same = {"setting": setting.name, "steps": setting.steps, **conditions}
         earlier = [row for row in earlier if not row.items() >= same.items()]

@@ -18,8 +18,9 @@ from ddim_keras.command_line import (
     choose_backend,
     import_keras,
     run_command,
+    whole_path,
 )
-from ddim_keras.config import PRESETS, InputError, Preset
+from ddim_keras.config import COMPARED, LOSSES, PREDICTIONS, PRESETS, InputError, Preset
 from ddim_keras.runs import RUNS, Run, RunConfig, newest_run
 
 EXAMPLES = """examples:
@@ -56,6 +57,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--preset", choices=PRESETS, help=f"the recipe; {presets} (default: lab)")
     add(
         "--dataset",
+        type=whole_path,
         metavar="NAME",
         help="name in TFDS; folder of images, whose sub-folders are the labels; .npz or .npy of "
         "uint8 images (N, H, W, C); or drawn_flowers "
@@ -90,13 +92,13 @@ def parse_arguments() -> argparse.Namespace:
     )
     add(
         "--loss",
-        choices=("mse", "mae", "huber"),
+        choices=LOSSES,
         help="squared error; absolute error; or squared where it is small, absolute beyond "
         f"(default: {of_presets('loss')})",
     )
     add(
         "--loss-on",
-        choices=("prediction", "noise", "velocity", "image"),
+        choices=COMPARED,
         help="what the loss compares: what the network predicts, or what follows from that "
         f"(default: {of_presets('loss_on')})",
     )
@@ -113,6 +115,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     add(
         "--start-from",
+        type=whole_path,
         metavar="DIR",
         help="begin with the averaged weights of another run, or of the model that comes with the "
         "project in ddim_keras/pretrained/flowers",
@@ -131,7 +134,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     add(
         "--prediction",
-        choices=("noise", "image", "velocity"),
+        choices=PREDICTIONS,
         help="what the network predicts (default: noise in lab, velocity in the others)",
     )
     add(
@@ -187,16 +190,11 @@ def new_config(arguments: argparse.Namespace) -> RunConfig:
             **given("batch_size", "precision", "loss", "loss_on"),
             **given("optimizer", "learning_rate", "kid_images"),
         ),
-        dataset=whole_path(arguments.dataset),
-        data_dir=whole_path(arguments.data_dir),
+        dataset=arguments.dataset,
+        data_dir=arguments.data_dir,
         epochs=arguments.epochs or 50,
-        start_from=whole_path(arguments.start_from),
+        start_from=arguments.start_from,
     )
-
-
-def whole_path(name: str | None) -> str | None:
-    """A file or folder from the root on, so that a run does not depend on where it was begun."""
-    return str(Path(name).resolve()) if name and Path(name).exists() else name
 
 
 def resumed_config(arguments: argparse.Namespace, run: Run) -> RunConfig:
@@ -209,7 +207,7 @@ def resumed_config(arguments: argparse.Namespace, run: Run) -> RunConfig:
         )
     before = {
         "preset": config.preset,
-        "dataset": whole_path(config.dataset),
+        "dataset": config.dataset and whole_path(config.dataset),  # older runs: as it was given
         "image_size": config.model.network.image_size,
         "batch_size": config.training.batch_size,
         "precision": config.training.precision,
@@ -218,7 +216,7 @@ def resumed_config(arguments: argparse.Namespace, run: Run) -> RunConfig:
         "optimizer": config.training.optimizer,
         "learning_rate": config.training.learning_rate,
         "kid_images": config.training.kid_images,
-        "start_from": whole_path(config.start_from),
+        "start_from": config.start_from and whole_path(config.start_from),
         "prediction": config.model.prediction,
         "schedule": config.model.schedule,
         "discrete_steps": config.model.discrete_steps,
@@ -226,8 +224,6 @@ def resumed_config(arguments: argparse.Namespace, run: Run) -> RunConfig:
     }
     for name, value in before.items():
         wanted = getattr(arguments, name)
-        if name in ("dataset", "start_from"):
-            wanted = whole_path(wanted)
         if wanted is not None and wanted != value:
             raise InputError(
                 f"--{name.replace('_', '-')} {wanted} differs from the resumed run's {value}; "
@@ -237,7 +233,7 @@ def resumed_config(arguments: argparse.Namespace, run: Run) -> RunConfig:
     done = len(run.read_history())
     if epochs < done:
         raise InputError(f"{run.folder} has {done} epochs already; --epochs must be at least that")
-    data_dir = whole_path(arguments.data_dir) or config.data_dir
+    data_dir = arguments.data_dir or config.data_dir
     return dataclasses.replace(config, epochs=epochs, data_dir=data_dir)
 
 

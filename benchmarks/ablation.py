@@ -67,7 +67,7 @@ CHANGES: dict[str, dict[str, tuple[str, ...]]] = {
 TAKEN_BACK = [name for name in list(CHANGES)[1:-1] if CHANGES[name] != {"network": ("block",)}]
 MAE = {"training": {"loss": "mae"}}
 MAE_ON_VELOCITY = {"training": {"loss": "mae", "loss_on": "velocity"}}
-WHOLE_PIXELS = CHANGES["patches, wider and fewer blocks, attention"]
+SHAPE = CHANGES["patches, wider and fewer blocks, attention"]
 # Other choices than those of `fast`: what each field is instead.
 INSTEAD: dict[str, dict[str, dict[str, Any]]] = {
     "Huber loss of delta 0.05": {"training": {"huber_delta": 0.05}},
@@ -75,7 +75,7 @@ INSTEAD: dict[str, dict[str, dict[str, Any]]] = {
     "MAE, noise prediction": MAE | {"model": {"prediction": "noise"}},
     "MAE, noise prediction, the network of lab": MAE
     | {"model": {"prediction": "noise"}}
-    | values_of(PRESETS["lab"], WHOLE_PIXELS),
+    | values_of(PRESETS["lab"], SHAPE),
     "MAE on the velocity": MAE_ON_VELOCITY,
     "MAE on the velocity, signal rates 0.995 to 0.01": MAE_ON_VELOCITY
     | {"model": {"max_signal_rate": 0.995, "min_signal_rate": 0.01}},

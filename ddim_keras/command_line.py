@@ -119,6 +119,14 @@ def class_index(text: str, class_names: Sequence[str], num_classes: int) -> int:
     raise InputError(f"there is no class {text!r}{hint}")
 
 
+def whole_path(name: str) -> str:
+    """An argparse type: a file or folder from the root on, and any other name as it is.
+
+    So that a run does not depend on the folder it was begun in.
+    """
+    return str(Path(name).resolve()) if Path(name).exists() else name
+
+
 def add_run_option(parser: argparse.ArgumentParser) -> None:
     """Adds --run."""
     parser.add_argument(
@@ -159,6 +167,7 @@ def add_data_options(parser: argparse.ArgumentParser, data_dir: str) -> None:
     """Adds --data-dir, whose default `data_dir` describes, and --cache-dir."""
     parser.add_argument(
         "--data-dir",
+        type=whole_path,
         metavar="DIR",
         help=f"where TFDS finds its data sets, or puts them (default: {data_dir})",
     )

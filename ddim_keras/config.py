@@ -9,6 +9,10 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+PREDICTIONS = ("noise", "velocity", "image")
+LOSSES = ("mse", "mae", "huber")
+COMPARED = ("prediction", *PREDICTIONS)
+
 
 class InputError(ValueError):
     """A mistake in what the user gave: shown as one line, without a traceback."""
@@ -102,7 +106,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         _require_one_of("schedule", self.schedule, ("offset_cosine", "linear", "cosine"))
         _require_at_least(0, discrete_steps=self.discrete_steps)
-        _require_one_of("prediction", self.prediction, ("noise", "velocity", "image"))
+        _require_one_of("prediction", self.prediction, PREDICTIONS)
         if not 0 < self.min_signal_rate < self.max_signal_rate <= 1:
             raise InputError(
                 "signal rates must satisfy 0 < min_signal_rate < max_signal_rate <= 1, "
@@ -143,8 +147,8 @@ class TrainingConfig:
     precision: str = "float32"  # or "mixed_bfloat16": layers in bfloat16, the rest in float32
 
     def __post_init__(self) -> None:
-        _require_one_of("loss", self.loss, ("mse", "mae", "huber"))
-        _require_one_of("loss_on", self.loss_on, ("prediction", "noise", "velocity", "image"))
+        _require_one_of("loss", self.loss, LOSSES)
+        _require_one_of("loss_on", self.loss_on, COMPARED)
         _require_one_of("optimizer", self.optimizer, ("adamw", "muon"))
         _require_one_of("precision", self.precision, ("float32", "mixed_bfloat16"))
         _require_at_least(1, batch_size=self.batch_size, repetitions=self.repetitions)

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ddim_keras.config import ModelConfig
+from ddim_keras.config import COMPARED, ModelConfig
 from ddim_keras.guidance import guided
 from ddim_keras.network import residual_unet
 from ddim_keras.schedules import SCHEDULES, offset_cosine
@@ -255,9 +255,8 @@ class DiffusionModel(CompiledSteps, keras.Model):
             "noise_loss": self.mean_error(noises, pred_noises),
             "image_loss": self.mean_error(images, pred_images),
         }
-        compared = self.config.prediction if self.loss_on == "prediction" else self.loss_on
-        if compared != "velocity":
-            return losses[f"{compared}_loss"], losses
+        if self.loss_on != "velocity":
+            return losses[f"{self.loss_on}_loss"], losses
         velocities = signal_rates * noises - noise_rates * images
         pred_velocities = signal_rates * pred_noises - noise_rates * pred_images
         return self.mean_error(velocities, pred_velocities), losses
@@ -395,10 +394,10 @@ class DiffusionModel(CompiledSteps, keras.Model):
                 counts signal_rate times in the noise, and noise_rate times in the image.
         """
         super().compile(optimizer=optimizer, **kwargs)
-        if loss_on not in ("prediction", "noise", "velocity", "image"):
+        if loss_on not in COMPARED:
             raise ValueError(f"loss_on must be prediction, noise, velocity or image, not {loss_on}")
         self.elementwise_loss = keras.losses.get(loss)
-        self.loss_on = loss_on
+        self.loss_on = self.config.prediction if loss_on == "prediction" else loss_on
 
     def get_compile_config(self) -> dict[str, Any] | None:
         if not self.compiled:

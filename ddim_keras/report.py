@@ -53,7 +53,6 @@ def _what_was_trained(
     config: RunConfig, dataset: Dataset, model: DiffusionModel, history: list[dict[str, Any]]
 ) -> str:
     network, recipe = config.model.network, config.training
-    compared = config.model.prediction if recipe.loss_on == "prediction" else recipe.loss_on
     seconds = sum(row["seconds"] for row in history)
     images = history[-1]["images"]
     rates = f"{config.model.max_signal_rate} to {config.model.min_signal_rate}"
@@ -66,7 +65,7 @@ def _what_was_trained(
 - Model (preset `{config.preset}`): residual U-Net, widths {list(network.widths)}, residual blocks
   {list(network.depths)}, {model.network.count_params():,} parameters; predicts the
   {config.model.prediction}; {schedule}.
-- Training: {LOSS_NAMES[recipe.loss]} on the {compared}, {recipe.optimizer} at learning
+- Training: {LOSS_NAMES[recipe.loss]} on the {model.loss_on}, {recipe.optimizer} at learning
   rate {recipe.learning_rate}, batch {recipe.batch_size}, EMA {config.model.ema}, seed
   {config.model.seed}, {recipe.precision}.
 - Length: {history[-1]["epoch"]} epochs, {images:,} images seen, {duration(seconds)} with all
