@@ -127,9 +127,9 @@ def main() -> None:
     def measure(name: str, images: np.ndarray) -> None:
         distances = [kid(images) for kid in kids]
         rows.append([distance.value for distance in distances])
-        print(f"{name:40s}" + "".join(f"{distance!s:>20s}" for distance in distances), flush=True)
+        print(f"{name:40s}" + "".join(f"{distance!s:>24s}" for distance in distances), flush=True)
 
-    print(f"{'KID':40s}" + "".join(f"{encoder.name:>20s}"[-20:] for encoder in encoders))
+    print(f"{'KID':40s}" + "".join(f"{encoder.name:>24s}" for encoder in encoders))
     for name, degrade in DEGRADATIONS.items():
         measure(name, degrade(photographs[: arguments.num_images]))
     keras.config.set_dtype_policy(arguments.precision)

@@ -3,14 +3,15 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from ddim_keras import plots
 from ddim_keras.command_line import add_backend_option, at_least, choose_backend, import_keras
-from ddim_keras.config import InputError
-from ddim_keras.runs import Run, newest_run
+from ddim_keras.config import GUIDANCE, InputError
+from ddim_keras.runs import Run, load_model, newest_run
 
 SCHEDULE_NAMES = ("linear", "cosine", "offset_cosine")
 
@@ -19,6 +20,7 @@ EXAMPLES = """examples:
   python -m ddim_keras.plots forward --image cat.jpg --schedule linear --columns 12
   python -m ddim_keras.plots forward --dataset oxford_flowers102 --index 7
   python -m ddim_keras.plots schedules --output schedules.png
+  python -m ddim_keras.plots reverse --steps 10 --seed 1          noise that becomes an image
   python -m ddim_keras.plots evolution --run runs/mine            the same noises over the epochs
   python -m ddim_keras.plots curves --run runs/mine               its losses and KID
 """
@@ -35,10 +37,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     help_texts = {
         "forward": "an image along the forward process: a row for each schedule",
         "schedules": "alpha-bar and log signal-to-noise ratio of the schedules",
+        "reverse": "a noise that DDIM turns into an image: in each step the noisy image, and the "
+        "image that the network sees in it",
         "evolution": "what a model makes of the same noises while it is trained: a row for each",
         "curves": "losses and KID of a run over its epochs",
     }
-    forward, schedules, evolution, curves = (
+    forward, schedules, reverse, evolution, curves = (
         commands.add_parser(name, help=text, description=text) for name, text in help_texts.items()
     )
     for command in (forward, schedules):
@@ -88,14 +92,22 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         metavar="N",
         help="images in a row, at even times from 0 to 1 (default: 9)",
     )
-    forward.add_argument(
-        "--seed", type=at_least(0), default=0, metavar="N", help="of the noise (default: 0)"
-    )
+    for command in (forward, reverse):
+        command.add_argument(
+            "--seed", type=at_least(0), default=0, metavar="N", help="of the noise (default: 0)"
+        )
 
-    for command in (evolution, curves):
+    for command in (reverse, evolution, curves):
         command.add_argument(
             "--run", type=Path, metavar="DIR", help="run folder (default: the newest in runs/)"
         )
+    reverse.add_argument(
+        "--steps",
+        type=at_least(1),
+        default=10,
+        metavar="N",
+        help="network calls, a column for each (default: 10)",
+    )
     evolution.add_argument(
         "--rows", type=at_least(1), default=4, metavar="N", help="noises (default: 4)"
     )
@@ -119,6 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     figures = {
         "forward": forward_figure,
         "schedules": schedules_figure,
+        "reverse": reverse_figure,
         "evolution": evolution_figure,
         "curves": curves_figure,
     }
@@ -146,13 +159,36 @@ def forward_figure(options: argparse.Namespace) -> plots.Figure:
         noisy_images = sample_xt(images, np.arange(options.columns), noises, rates**2)
         rows[name] = means + deviations * ops.convert_to_numpy(noisy_images)
         signal_rates[name] = rates
-    return plots.noising_rows(rows, times, signal_rates)
+    return plots.process_rows(rows, times, signal_rates)
 
 
 def schedules_figure(options: argparse.Namespace) -> plots.Figure:
     """The schedules at a thousand times."""
     times = np.linspace(0, 1, 1001)
     return plots.schedule_curves(times, schedule_rates(options.schedule, times))
+
+
+def reverse_figure(options: argparse.Namespace) -> plots.Figure:
+    """The first image that `generate.py` makes with the seed, step by step."""
+    from keras import ops
+
+    run = Run(options.run) if options.run else newest_run()
+    model = load_model(run.weights_to_show())
+    rows: dict[str, list[np.ndarray]] = {"noisy image": [], "predicted image": []}
+
+    def add_column(_: int, *noisy_and_predicted: Any) -> None:
+        for row, images in zip(rows.values(), noisy_and_predicted, strict=True):
+            row.append(ops.convert_to_numpy(model.denormalize(images))[0])
+
+    guidance = GUIDANCE if model.num_classes else 0.0
+    model.generate(1, options.steps, seed=options.seed, callback=add_column, guidance=guidance)
+    times = 1 - np.arange(options.steps) / options.steps
+    _, signal_rates = model.diffusion_schedule(ops.convert_to_tensor(times, dtype="float32"))
+    return plots.process_rows(
+        {name: np.stack(row) for name, row in rows.items()},
+        times,
+        dict.fromkeys(rows, ops.convert_to_numpy(signal_rates)),
+    )
 
 
 def evolution_figure(options: argparse.Namespace) -> plots.Figure:

@@ -215,13 +215,13 @@ def by_network_calls(
     return figure
 
 
-def noising_rows(
+def process_rows(
     rows: Mapping[str, np.ndarray], times: np.ndarray, signal_rates: Mapping[str, np.ndarray]
 ) -> Figure:
-    """An image along the forward process: a row for each schedule, from the image to noise.
+    """Images along the diffusion process, a column for each time.
 
     Args:
-        rows: for the name of each schedule (N, H, W, C) images in [0, 1]; 1 or 3 channels.
+        rows: for the name of each row (N, H, W, C) images in [0, 1]; 1 or 3 channels.
         times: (N,) diffusion times of the columns.
         signal_rates: for each row (N,), written below the images.
     """

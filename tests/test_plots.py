@@ -5,19 +5,22 @@ import sys
 
 import numpy as np
 import pytest
+from keras import ops
 from PIL import Image
 from test_generate import make_run
 
 from ddim_keras import plots
-from ddim_keras.config import InputError
+from ddim_keras.config import GUIDANCE, InputError
 from ddim_keras.drawn_flowers import draw_flowers
 from ddim_keras.plot_commands import (
     SCHEDULE_NAMES,
     forward_figure,
     main,
     parse_arguments,
+    reverse_figure,
     schedule_rates,
 )
+from ddim_keras.runs import load_model
 from ddim_keras.schedules import SCHEDULES
 
 
@@ -58,7 +61,7 @@ def test_an_image_file_and_a_data_set_can_be_shown(tmp_path, flowers_file):
 
 def test_grey_images_are_drawn():
     images = np.linspace(-0.1, 1.1, 2 * 8 * 8).reshape(2, 8, 8, 1)
-    figure = plots.noising_rows({"linear": images}, np.array([0.0, 1.0]), {"linear": [1.0, 0.1]})
+    figure = plots.process_rows({"linear": images}, np.array([0.0, 1.0]), {"linear": [1.0, 0.1]})
     assert shown(figure.axes[0]).shape == (8, 8, 3)
 
 
@@ -161,6 +164,21 @@ def test_the_axis_of_kid_has_numbers(last, scale):
     labels = axes.get_yticklabels() + axes.get_yticklabels(minor=True)
     bottom, top = axes.get_ylim()
     assert len([label for label in labels if bottom <= label.get_position()[1] <= top]) >= 3
+
+
+def test_the_reverse_process_ends_at_the_image_of_generate(tmp_path):
+    run = make_run(tmp_path / "run", num_classes=3)
+    options = ["reverse", "--run", str(run.folder), "--steps", "4", "--seed", "2"]
+    figure = reverse_figure(parse_arguments(options))
+    noisy, predicted = np.array(figure.axes).reshape(2, 4)
+    assert [axes.get_title() for axes in noisy] == [f"time {1 - k / 4:g}" for k in range(4)]
+    model = load_model(run.weights_to_show())
+    noise = model.draw_noise(1, np.random.default_rng(2))
+    start = ops.convert_to_numpy(model.denormalize(noise))[0]
+    np.testing.assert_allclose(shown(noisy[0]), start, atol=1e-6)
+    image = model.generate(3, 4, seed=2, guidance=GUIDANCE)[0]
+    np.testing.assert_allclose(shown(predicted[-1]), image, atol=1e-5)
+    assert np.abs(shown(noisy[-1]) - image).max() > 0.01
 
 
 def test_the_evolution_shows_the_same_noises_over_the_epochs(tmp_path):
