@@ -169,7 +169,7 @@ def search_by_trajectory(
     arguments: argparse.Namespace, run: Run, model: Any
 ) -> dict[int, list[float]]:
     """Searches where so many steps stray least from a fine solution."""
-    from ddim_keras.callbacks import sampling_progress
+    from ddim_keras.progress import sampling_progress
     from ddim_keras.step_search import CANDIDATES, NUM_IMAGES, search_steps
 
     return search_steps(
@@ -183,8 +183,7 @@ def search_by_trajectory(
 
 def search_by_kid(arguments: argparse.Namespace, run: Run, model: Any) -> dict[int, list[float]]:
     """Searches where so many steps of a sampler give the least KID against training images."""
-    import keras
-
+    from ddim_keras.progress import progress_bar
     from ddim_keras.samplers import sampler_signal_rates
     from ddim_keras.step_search import coordinate_search, most_measurements
 
@@ -193,7 +192,7 @@ def search_by_kid(arguments: argparse.Namespace, run: Run, model: Any) -> dict[i
     source = run.read_sampling_steps() if spacing == "searched" else spacing
 
     def search(steps: int) -> list[float]:
-        progress = keras.utils.Progbar(most_measurements(steps), unit_name="measurement")
+        progress = progress_bar(most_measurements(steps), "measurement")
         values = []
 
         def measure(signal_rates: list[float]) -> float:
@@ -299,7 +298,7 @@ def evaluate(
 ) -> None:
     """Measures each setting; prints a table, and writes it and a plot after each measurement."""
     from ddim_keras import plots
-    from ddim_keras.callbacks import sampling_progress
+    from ddim_keras.progress import sampling_progress
     from ddim_keras.samplers import network_calls
 
     output, weights = output_folder(run, arguments.output), run.weights_to_show()

@@ -176,7 +176,7 @@ def main() -> None:
     import keras
 
     from ddim_keras import plots
-    from ddim_keras.callbacks import sampling_progress
+    from ddim_keras.progress import sampling_progress
 
     keras.config.set_dtype_policy(arguments.precision)
     model = load_model(weights)

@@ -78,6 +78,7 @@ def main() -> None:
         compact_network,
         inception_encoder,
     )
+    from ddim_keras.progress import verbosity
 
     teacher = inception_encoder(arguments.kid_weights)
     if teacher.network.output_shape[-1] != COMPACT_FEATURES:
@@ -122,7 +123,7 @@ def main() -> None:
         batches(images, features, labels, random),
         steps_per_epoch=steps,
         epochs=arguments.epochs,
-        verbose=1 if sys.stdout.isatty() else 2,
+        verbose=verbosity(),
     )
     report(student, teacher, dataset.validation_images, dataset.validation_labels, random)
     save_half_precision(arguments.output, network.get_weights())

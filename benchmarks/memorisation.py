@@ -65,9 +65,9 @@ def main() -> None:
     import_keras()
     import keras
 
-    from ddim_keras.callbacks import sampling_progress
     from ddim_keras.data import load_dataset
     from ddim_keras.encoders import choose_encoder
+    from ddim_keras.progress import sampling_progress
 
     dataset = load_dataset(
         config.dataset,

@@ -18,6 +18,7 @@ from ddim_keras import plots
 from ddim_keras.config import InputError
 from ddim_keras.devices import alone, any_process, num_processes
 from ddim_keras.kid import KernelInceptionDistance
+from ddim_keras.progress import duration
 from ddim_keras.runs import Run
 
 GRID_IMAGES = 32  # samples drawn each epoch
@@ -216,20 +217,6 @@ class TimeEstimate(keras.callbacks.Callback):
                 f"{self.total_steps:,} steps, evaluation not counted",
                 flush=True,
             )
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: "45 s", "12 min", "3 h 05 min"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def sampling_progress(num_batches: int, diffusion_steps: int) -> Callable[[int, Any, Any], None]:
-    """A progress bar with ETA, as the `callback` of `DiffusionModel.generate`."""
-    bar = keras.utils.Progbar(num_batches * diffusion_steps, unit_name="step")
-    return lambda step, noisy_images, pred_images: bar.add(1)
 
 
 def _require_finite(logs: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ from PIL import Image
 from ddim_keras.config import InputError
 from ddim_keras.files import written_whole
 from ddim_keras.parallel import map_in_order
+from ddim_keras.progress import progress_bar
 from ddim_keras.sources import (
     DRAWN_FLOWERS,
     Reading,
@@ -210,7 +211,7 @@ def _write_pixels(
     def prepare(sample: Sample) -> Sample:
         return crop_and_resize(sample[0], image_size), *sample[1:]
 
-    progress = keras.utils.Progbar(reading.num_samples, unit_name="image", interval=0.5)
+    progress = progress_bar(reading.num_samples, "image")
     samples = map_in_order(prepare, reading.samples)
     for count, (image, label, is_validation) in enumerate(samples, start=1):
         shape = shape or image.shape

@@ -7,12 +7,12 @@ from typing import Any
 
 import keras
 
-from ddim_keras.callbacks import duration
 from ddim_keras.config import TrainingConfig
 from ddim_keras.data import Dataset
 from ddim_keras.files import written_whole
 from ddim_keras.kid import Distance
 from ddim_keras.model import DiffusionModel
+from ddim_keras.progress import duration
 from ddim_keras.runs import Run, RunConfig
 from ddim_keras.steps import describe_device
 

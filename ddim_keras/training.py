@@ -7,7 +7,6 @@ so that a run that was interrupted ends with the same weights as one that was no
 import dataclasses
 import functools
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,6 +32,7 @@ from ddim_keras.data import (
 from ddim_keras.devices import data_parallel, process_id
 from ddim_keras.model import DiffusionModel
 from ddim_keras.optimizers import ConvolutionMuon
+from ddim_keras.progress import verbosity
 from ddim_keras.runs import Run, RunConfig, load_model, load_weights
 from ddim_keras.steps import dispatches_pay
 
@@ -187,7 +187,7 @@ def train(
             epochs=config.epochs,
             validation_data=validation,
             shuffle=False,
-            verbose=1 if sys.stdout.isatty() else 2,  # a line an epoch in log files
+            verbose=verbosity(),
             callbacks=[*more, *callbacks, *reports, stop],
         )
 

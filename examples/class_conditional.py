@@ -180,7 +180,7 @@ def generate_classes(
     """
     from classifier import classifier_guided
 
-    from ddim_keras.callbacks import sampling_progress
+    from ddim_keras.progress import sampling_progress
 
     at_once = max(1, IMAGES_AT_ONCE // model.num_classes)  # of each class
     starts = range(0, samples, at_once)

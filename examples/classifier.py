@@ -4,7 +4,6 @@ Classifier guidance: Dhariwal and Nichol 2021 (https://arxiv.org/abs/2105.05233,
 """
 
 import math
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +14,7 @@ from keras import layers, ops
 from ddim_keras import Dataset, DiffusionModel, SinusoidalEmbedding, training_batches
 from ddim_keras.config import InputError
 from ddim_keras.network import adaptive_block
+from ddim_keras.progress import verbosity
 from ddim_keras.runs import Run, load_weights, save_weights
 
 WIDTHS = (32, 64, 128)
@@ -59,9 +59,8 @@ class Classifier:
             metrics=["accuracy"],
         )
         batches = self._batches(dataset, noisy)
-        verbose = 1 if sys.stdout.isatty() else 2  # a line an epoch in log files
         self.network.fit(
-            batches, steps_per_epoch=steps, epochs=epochs, shuffle=False, verbose=verbose
+            batches, steps_per_epoch=steps, epochs=epochs, shuffle=False, verbose=verbosity()
         )
 
     def _batches(self, dataset: Dataset, noisy: bool) -> Iterator[tuple[Any, np.ndarray]]:

@@ -65,6 +65,7 @@ def main() -> None:
 
     from ddim_keras.model import DiffusionModel
     from ddim_keras.plots import save_figure
+    from ddim_keras.progress import verbosity
 
     roll = swiss_roll(arguments.points, arguments.seed)
     model = DiffusionModel(
@@ -80,8 +81,7 @@ def main() -> None:
     model.adapt(roll)
     steps = arguments.epochs * math.ceil(arguments.points / BATCH_SIZE)
     model.compile(keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(3e-3, steps)))
-    verbose = 1 if sys.stdout.isatty() else 2
-    model.fit(roll, batch_size=BATCH_SIZE, epochs=arguments.epochs, verbose=verbose)
+    model.fit(roll, batch_size=BATCH_SIZE, epochs=arguments.epochs, verbose=verbosity())
 
     save_figure(draw(model, roll, arguments.steps, arguments.seed), arguments.output)
     print(f"wrote {arguments.output}")

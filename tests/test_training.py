@@ -16,7 +16,7 @@ from ddim_keras import (
     draw_flowers,
     train,
 )
-from ddim_keras.callbacks import Interrupted, KIDCallback, SampleGrid, duration
+from ddim_keras.callbacks import Interrupted, KIDCallback, SampleGrid
 from ddim_keras.kid import Encoder
 from ddim_keras.report import loss_of_no_prediction, write_report
 from ddim_keras.runs import Run, RunConfig
@@ -223,7 +223,3 @@ def test_learning_rate_warms_up_and_decays():
     rate = build_optimizer(constant, total_steps=110)._learning_rate
     values = [float(ops.convert_to_numpy(rate(step))) for step in (0, 5, 10, 110)]
     assert values == pytest.approx([0, 0.05, 0.1, 0.1])
-
-
-def test_durations_for_people():
-    assert [duration(seconds) for seconds in (5, 600, 11100)] == ["5 s", "10 min", "3 h 05 min"]

@@ -1,0 +1,31 @@
+"""What long work says while it runs: a bar with an ETA to people, whole lines to log files."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+
+def verbosity() -> int:
+    """Keras's `verbose`: 1, a bar that moves, for a terminal or notebook; else 2, lines."""
+    return 1 if sys.stdout.isatty() or "ipykernel" in sys.modules else 2
+
+
+def progress_bar(target: int, unit_name: str) -> keras.utils.Progbar:
+    """A bar over `target` units, with an ETA; in a log file one line, at the end."""
+    return keras.utils.Progbar(target, verbose=verbosity(), unit_name=unit_name, interval=0.5)
+
+
+def sampling_progress(num_batches: int, diffusion_steps: int) -> Callable[[int, Any, Any], None]:
+    """A progress bar as the `callback` of `DiffusionModel.generate`."""
+    bar = progress_bar(num_batches * diffusion_steps, "step")
+    return lambda step, noisy_images, pred_images: bar.add(1)
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: "45 s", "12 min", "3 h 05 min"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
