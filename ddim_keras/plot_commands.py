@@ -9,7 +9,13 @@ import numpy as np
 from PIL import Image
 
 from ddim_keras import plots
-from ddim_keras.command_line import add_backend_option, at_least, choose_backend, import_keras
+from ddim_keras.command_line import (
+    add_backend_option,
+    add_run_option,
+    at_least,
+    choose_backend,
+    import_keras,
+)
 from ddim_keras.config import GUIDANCE, InputError
 from ddim_keras.runs import Run, load_model, newest_run
 
@@ -97,7 +103,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
             "--seed", type=at_least(0), default=0, metavar="N", help="of the noise (default: 0)"
         )
 
-    for command in (reverse, evolution, curves):
+    add_run_option(reverse)
+    for command in (evolution, curves):
         command.add_argument(
             "--run", type=Path, metavar="DIR", help="run folder (default: the newest in runs/)"
         )
