@@ -179,6 +179,8 @@ def reverse_figure(options: argparse.Namespace) -> plots.Figure:
     """The first image that `generate.py` makes with the seed, step by step."""
     from keras import ops
 
+    from ddim_keras.samplers import model_signal_rates
+
     run = Run(options.run) if options.run else newest_run()
     model = load_model(run.weights_to_show())
     rows: dict[str, list[np.ndarray]] = {"noisy image": [], "predicted image": []}
@@ -189,12 +191,10 @@ def reverse_figure(options: argparse.Namespace) -> plots.Figure:
 
     guidance = GUIDANCE if model.num_classes else 0.0
     model.generate(1, options.steps, seed=options.seed, callback=add_column, guidance=guidance)
-    times = 1 - np.arange(options.steps) / options.steps
-    _, signal_rates = model.diffusion_schedule(ops.convert_to_tensor(times, dtype="float32"))
     return plots.process_rows(
         {name: np.stack(row) for name, row in rows.items()},
-        times,
-        dict.fromkeys(rows, ops.convert_to_numpy(signal_rates)),
+        1 - np.arange(options.steps) / options.steps,
+        dict.fromkeys(rows, model_signal_rates(model, options.steps)[:-1]),
     )
 
 
