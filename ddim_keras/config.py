@@ -103,7 +103,7 @@ class ModelConfig:
     discrete_steps: int = 0  # T: training times are drawn from 1/T, 2/T, ..., 1; 0: from all times
     prediction: str = "noise"  # what the network outputs: "noise", "velocity" or "image"
     ema: float = 0.999  # momentum of the exponential moving average of the weights, per step
-    ema_warmup: bool = False  # shorten the average at first: momentum <= (1 + step) / (10 + step)
+    ema_warmup: bool = True  # shorten the average at first: momentum <= (1 + step) / (10 + step)
     label_dropout: float = 0.1  # share of training labels replaced by "any class"
     seed: int = 0  # of the initial weights, the training noises and the diffusion times
 
@@ -182,7 +182,6 @@ FAST = Preset(
             patch_size=2,
         ),
         prediction="velocity",
-        ema_warmup=True,
     ),
     training=TrainingConfig(
         batch_size=16,

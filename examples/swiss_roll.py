@@ -74,7 +74,6 @@ def main() -> None:
             max_signal_rate=0.999,
             min_signal_rate=0.01,
             prediction="velocity",
-            ema_warmup=True,
             seed=arguments.seed,
         )
     )
