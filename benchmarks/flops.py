@@ -6,6 +6,8 @@ from typing import Any
 import keras
 from keras import layers
 
+from ddim_keras.network import PatchesToPixels
+
 
 def forward_flops(network: keras.Model) -> int:
     """Operations of one image's forward pass, two for each multiplication with its addition.
@@ -23,7 +25,7 @@ def _multiplications(layer: Any) -> int:
     if isinstance(layer, layers.Conv2D | layers.Dense):
         # Every value of an output channel takes the whole kernel of that channel.
         return math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape)
-    if isinstance(layer, layers.Conv2DTranspose):
+    if isinstance(layer, layers.Conv2DTranspose | PatchesToPixels):
         return math.prod(layer.input.shape[1:-1]) * math.prod(layer.kernel.shape)
     if isinstance(layer, layers.MultiHeadAttention):
         query, *_ = layer.input

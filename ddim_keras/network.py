@@ -120,6 +120,50 @@ class GroupNorm(layers.Layer):
         return {**super().get_config(), "groups": self.groups, "learned": self.learned}
 
 
+@keras.saving.register_keras_serializable(package="ddim_keras")
+class PatchesToPixels(layers.Layer):
+    """Features of the pixels of each patch, from those of the patch by one linear map.
+
+    The same as a transposed convolution whose kernel size is its stride, with the same weights, but
+    as a matrix product, which is fast on every backend and in ONNX runtimes.
+
+    Args:
+        features: of each pixel.
+        patch_size: pixels of a patch, each way.
+
+    Call: (B, H, W, C) -> (B, H * patch_size, W * patch_size, features).
+    """
+
+    def __init__(self, features: int, patch_size: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.features = features
+        self.patch_size = patch_size
+
+    def build(self, input_shape: tuple) -> None:
+        kernel_shape = (self.patch_size, self.patch_size, self.features, input_shape[-1])
+        self.kernel = self.add_weight(shape=kernel_shape, name="kernel")
+        self.bias = self.add_weight(shape=(self.features,), initializer="zeros", name="bias")
+
+    def call(self, patches: Any) -> Any:
+        _, height, width, channels = patches.shape
+        size = self.patch_size
+        pixels = ops.matmul(patches, ops.transpose(ops.reshape(self.kernel, (-1, channels))))
+        pixels = ops.reshape(pixels, (-1, height, width, size, size, self.features))
+        pixels = ops.transpose(pixels, (0, 1, 3, 2, 4, 5))  # rows of pixels, then their columns
+        return ops.reshape(pixels, (-1, height * size, width * size, self.features)) + self.bias
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        batch, height, width, _ = input_shape
+        return batch, height * self.patch_size, width * self.patch_size, self.features
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "features": self.features,
+            "patch_size": self.patch_size,
+        }
+
+
 def residual_unet(config: NetworkConfig, name: str = "network") -> keras.Model:
     """Builds the network.
 
@@ -185,9 +229,7 @@ def residual_unet(config: NetworkConfig, name: str = "network") -> keras.Model:
 
     if config.patch_size > 1:
         # Features for each pixel of a patch, and the pixels themselves for what is finer.
-        x = layers.Conv2DTranspose(
-            FINE_WIDTH, kernel_size=config.patch_size, strides=config.patch_size
-        )(x)
+        x = PatchesToPixels(FINE_WIDTH, config.patch_size)(x)
         details = layers.Conv2D(FINE_WIDTH, kernel_size=3, padding="same")(pixels)
         x = adaptive_block(layers.Add()([x, details]), embedding, FINE_WIDTH)
     if config.block == "adaptive":

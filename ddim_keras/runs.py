@@ -14,6 +14,7 @@
 Files are written beside their final name and renamed, so that each is always whole.
 """
 
+import contextlib
 import csv
 import dataclasses
 import errno
@@ -21,8 +22,9 @@ import json
 import math
 import os
 import shutil
+import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,8 @@ from ddim_keras.config import InputError, ModelConfig, TrainingConfig, from_dict
 from ddim_keras.files import written_whole
 
 RUNS = Path("runs")
+# In weights files, from their names in earlier versions, with the same weights.
+RENAMED_LAYERS = {"conv2d_transpose": "patches_to_pixels"}
 PRETRAINED = Path(__file__).with_name("pretrained") / "flowers"  # comes with the project
 
 
@@ -256,12 +260,38 @@ def load_weights(model: Any, path: Path) -> None:
         with warnings.catch_warnings():
             # What Keras would skip, and leave at its initial values.
             warnings.filterwarnings("error", "Skipping", UserWarning)
-            model.load_weights(path)
+            with under_new_names(path) as renamed:
+                model.load_weights(renamed)
     except (ValueError, OSError, KeyError, RuntimeError, UserWarning) as error:
         raise InputError(
             f"{path} does not hold the weights of this model: it is damaged, or its config.json "
             f"describes another architecture ({type(error).__name__})"
         ) from error
+
+
+@contextlib.contextmanager
+def under_new_names(path: Path) -> Iterator[Path]:
+    """Gives a weights file, or a copy of it where layers had other names when it was written."""
+    import h5py  # a part of Keras, which --help should not wait for
+
+    with h5py.File(path) as file:
+        found = [
+            (group, old, new)
+            for group in ("ema_network", *(f"layers/{name}" for name in file["layers"]))
+            for old, new in RENAMED_LAYERS.items()
+            if f"{group}/layers/{old}" in file
+        ]
+    if not found:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        shutil.copyfile(path, copy)
+        with h5py.File(copy, "r+") as file:
+            for group, old, new in found:
+                if f"{group}/layers/{old}" in file:  # one group may have two names
+                    file.move(f"{group}/layers/{old}", f"{group}/layers/{new}")
+        yield copy
 
 
 def load_model(weights: Path = PRETRAINED / "best.weights.h5") -> Any:

@@ -4,7 +4,7 @@ import pytest
 from keras import layers, ops
 
 from ddim_keras import InputError, NetworkConfig, SinusoidalEmbedding, residual_unet
-from ddim_keras.network import GroupNorm
+from ddim_keras.network import GroupNorm, PatchesToPixels
 
 TINY = NetworkConfig(image_size=8, widths=(8, 16), depths=(1, 1))
 TINY_ADAPTIVE = NetworkConfig(
@@ -182,3 +182,18 @@ def test_group_norm_in_bfloat16_computes_statistics_in_float32():
     layer = GroupNorm(groups=2, dtype="mixed_bfloat16")
     normalized = np.asarray(ops.convert_to_numpy(ops.cast(layer(features), "float32")))
     assert normalized.std() == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("patch_size", [2, 3])
+def test_patches_become_pixels_as_by_a_transposed_convolution(patch_size):
+    convolution = layers.Conv2DTranspose(5, kernel_size=patch_size, strides=patch_size)
+    layer = PatchesToPixels(5, patch_size)
+    patches = np.random.default_rng(0).normal(size=(2, 4, 3, 7)).astype("float32")
+    expected = convolution(patches)
+    assert layer(patches).shape == expected.shape == (2, 4 * patch_size, 3 * patch_size, 5)
+    bias = np.arange(5.0)
+    convolution.set_weights([convolution.get_weights()[0], bias])
+    layer.set_weights(convolution.get_weights())
+    expected = ops.convert_to_numpy(convolution(patches))
+    np.testing.assert_allclose(ops.convert_to_numpy(layer(patches)), expected, atol=1e-5)
+    assert layer.compute_output_shape((None, 4, 3, 7)) == (None, *expected.shape[1:])

@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import json
 import math
@@ -5,6 +6,7 @@ import os
 import shutil
 from types import SimpleNamespace
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -283,3 +285,19 @@ def test_the_free_space_asked_for_is_enough(model, weights_file, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=asked))
     with pytest.raises(OSError, match="No space left"):
         save_weights(model, weights_file)
+
+
+def test_weights_with_earlier_layer_names_still_load(tmp_path):
+    network = NetworkConfig(image_size=8, widths=(16,), depths=(1,), block="adaptive", patch_size=2)
+    config = dataclasses.replace(CONFIG.model, network=network)
+    model, other = DiffusionModel(config), DiffusionModel(dataclasses.replace(config, seed=1))
+    path = tmp_path / "last.weights.h5"
+    save_weights(model, path)
+    with h5py.File(path, "r+") as file:
+        for group in ("layers/functional", "ema_network"):
+            file.move(f"{group}/layers/patches_to_pixels", f"{group}/layers/conv2d_transpose")
+    before = path.read_bytes()
+    load_weights(other, path)
+    for loaded, saved in zip(other.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (loaded, saved)))
+    assert path.read_bytes() == before
