@@ -26,8 +26,10 @@ from ddim_keras.samplers import Callback, Denoise, as_generator, ddim
 
 # The length for which the linear betas were published.
 PUBLISHED_STEPS = 1000
-# The least probability of a pixel's value, as in the code of Ho: its logarithm stays finite.
-SMALLEST_PROBABILITY = 1e-12
+# Below it, in standard deviations, `log_normal_cdf` no longer takes 1 + erf, which cancels.
+LOWER_TAIL = -2.0
+# Of the continued fraction there: enough for float32, the more the closer to 0 the tail begins.
+TAIL_TERMS = 24
 
 
 # Schedules.
@@ -168,30 +170,33 @@ def reverse_variances(betas: np.ndarray, variance: str = "small") -> np.ndarray:
 
     Args:
         variance: "large" for beta, exact for standard normal data, or "small" for beta-tilde, exact
-            for a single image. Beta-tilde is 0 in step 1; there it is that of step 2, as in the
-            code of Nichol, so that its logarithm exists.
+            for a single image. Step 1 ends at a pixel's value; there both are beta-tilde of step 2,
+            as in the code of Nichol: beta-tilde of step 1 is 0, and beta of step 1 too large.
+
+    Raises:
+        InputError: for fewer than 2 steps.
     """
     if variance not in ("small", "large"):
         raise InputError(f"variance must be one of small, large, not {variance!r}")
-    if variance == "large":
-        return betas
     if len(betas) < 3:
-        raise InputError("small variances need at least 2 steps")
-    small = posterior_variances(betas)
-    small[1] = small[2]
-    return small
+        raise InputError("reverse variances need at least 2 steps")
+    posterior = posterior_variances(betas)
+    variances = betas.copy() if variance == "large" else posterior.copy()
+    variances[1] = posterior[2]
+    return variances
 
 
 def interpolated_variances(fractions: Any, steps: Any, betas: np.ndarray) -> Any:
     """Learned variances exp(v log beta + (1 - v) log beta-tilde) (Nichol, equation 15).
 
     Args:
-        fractions: v, (B, ...), that a network predicts for each pixel: 0 "small", 1 "large".
+        fractions: v, (B, ...), that a network predicts for each pixel: 0 for "small" of
+            `reverse_variances`, 1 for beta, that of step 1 included.
     """
     (fractions,) = _floats(fractions)
     large, small = (
-        _at(np.log(reverse_variances(betas, name)[1:]), ops.subtract(steps, 1), fractions)
-        for name in ("large", "small")
+        _at(np.log(variances[1:]), ops.subtract(steps, 1), fractions)
+        for variances in (betas, reverse_variances(betas, "small"))
     )
     return ops.exp(fractions * large + (1.0 - fractions) * small)
 
@@ -301,8 +306,9 @@ def decoder_bits(
 ) -> Any:
     """L_0 (Ho, equations 5 and 13): the last step, to one of 256 values of each pixel.
 
-    The probability of a value is what the normal distribution has within half a step of it; the
-    smallest and the largest value get all that lies beyond.
+    The probability of a value is that of the normal distribution within half a step of it; the
+    smallest and the largest value get all that lies beyond. It is computed as a logarithm, so that
+    values of any distance from the mean keep their cost and its gradient.
 
     Args:
         images: x_0, made from uint8 by an affine map.
@@ -312,15 +318,61 @@ def decoder_bits(
     images, pred_means, variances, *ends = _floats(images, pred_means, variances, *value_range)
     smallest, largest = ends
     half_a_value = (largest - smallest) / 255 / 2
+    deviations = ops.sqrt(variances)
     distances = images - pred_means
-    scale = ops.sqrt(2.0 * variances)
-    below = 0.5 + 0.5 * ops.erf((distances - half_a_value) / scale)
-    above = 0.5 - 0.5 * ops.erf((distances + half_a_value) / scale)
     # Between two values, so that rounding does not decide which pixels are at an end.
-    below = ops.where(images < smallest + half_a_value, 0.0, below)
-    above = ops.where(images > largest - half_a_value, 0.0, above)
-    probabilities = ops.maximum(1.0 - below - above, SMALLEST_PROBABILITY)
-    return _bits_per_dimension(-ops.log(probabilities))
+    is_smallest = images < smallest + half_a_value
+    is_largest = images > largest - half_a_value
+    log_below = log_normal_cdf((distances + half_a_value) / deviations)
+    log_above = log_normal_cdf((half_a_value - distances) / deviations)
+    # Both limits of the bin on the lower side, where two probabilities can be told apart.
+    distances = -ops.abs(distances)
+    log_upper = log_normal_cdf((distances + half_a_value) / deviations)
+    log_lower = log_normal_cdf((distances - half_a_value) / deviations)
+    # At least 1e-12: bins too narrow for float32 would have a logarithm of 0.
+    log_inside = log_upper + ops.log(ops.maximum(-ops.expm1(log_lower - log_upper), 1e-12))
+    log_probabilities = ops.where(
+        is_smallest, log_below, ops.where(is_largest, log_above, log_inside)
+    )
+    return _bits_per_dimension(-log_probabilities)
+
+
+def log_normal_cdf(values: Any) -> Any:
+    """Logarithm of the standard normal distribution function, of float32 precision at any value.
+
+    The lower tail is the density times Laplace's continued fraction 1 / (x + 1 / (x + 2 / (x +
+    3 / ...))) of the distance x (Abramowitz and Stegun 1964, 26.2.14).
+    """
+    is_tail = values < LOWER_TAIL
+    # Each branch gets values that it can take, or its gradient would be none for all.
+    distances = -ops.where(is_tail, values, LOWER_TAIL)
+    denominators = distances
+    for term in range(TAIL_TERMS, 0, -1):
+        denominators = distances + term / denominators
+    log_densities = -ops.square(distances) / 2 - 0.5 * math.log(2 * math.pi)
+    others = ops.where(is_tail, LOWER_TAIL, values)
+    return ops.where(
+        is_tail,
+        log_densities - ops.log(denominators),
+        ops.log(0.5 + 0.5 * ops.erf(others / math.sqrt(2))),
+    )
+
+
+def bound_bits(
+    images: Any,
+    noisy_images: Any,
+    pred_means: Any,
+    variances: Any,
+    steps: Any,
+    betas: np.ndarray,
+    value_range: tuple[Any, Any] = (-1.0, 1.0),
+) -> Any:
+    """L_{t-1} of the steps, from 1 to T: `decoder_bits` for step 1, `step_bits` for the others."""
+    return ops.where(
+        ops.equal(steps, 1),
+        decoder_bits(images, pred_means, variances, value_range),
+        step_bits(images, noisy_images, pred_means, variances, steps, betas),
+    )
 
 
 def noise_error_weights(betas: np.ndarray, variances: np.ndarray) -> np.ndarray:
@@ -339,7 +391,7 @@ def variational_bound(
     denoise: Denoise,
     images: Any,
     betas: np.ndarray,
-    variance: str = "small",
+    variance: str | np.ndarray = "small",
     value_range: tuple[Any, Any] = (-1.0, 1.0),
     seed: int | keras.random.SeedGenerator | None = None,
 ) -> np.ndarray:
@@ -349,6 +401,7 @@ def variational_bound(
 
     Args:
         images: (B, H, W, C), made from uint8 by an affine map.
+        variance: of the learned steps, as for `reverse_variances`, or their variances (T + 1,).
         value_range: as for `decoder_bits`.
 
     Returns:
@@ -356,7 +409,8 @@ def variational_bound(
     """
     (images,) = _floats(images)
     seed = as_generator(seed)
-    alpha_bars, variances = alpha_bars_of(betas), reverse_variances(betas, variance)
+    alpha_bars = alpha_bars_of(betas)
+    variances = reverse_variances(betas, variance) if isinstance(variance, str) else variance
     terms = []
     for step in range(1, len(betas)):
         noisy_images = sample_xt(images, step, None, alpha_bars, seed=seed)
@@ -379,27 +433,47 @@ def hybrid_loss(
     fractions: Any,
     steps: Any,
     betas: np.ndarray,
+    value_range: tuple[Any, Any] = (-1.0, 1.0),
     bound_weight: float = 0.001,
 ) -> Any:
     """L_hybrid = L_simple + 0.001 L_vlb (Nichol, equation 16): trains noises and variances at once.
 
-    L_vlb is estimated from the steps drawn, of which there are T - 1 with a variance to learn (step
-    1 and the prior are left out), and in bits as in the code of that paper. Its means are held
-    fixed, so that it trains the variances alone.
+    L_vlb is T times the mean term of the steps drawn; the prior has nothing to learn. It is in bits
+    per dimension, as in the code of that paper. Its means are held fixed, so that it trains the
+    variances alone.
 
     Args:
-        images: x_0; the noisy images follow from `noises` and `steps`.
+        images: x_0, made from uint8 by an affine map; the noisy images follow from `noises` and
+            `steps`.
         fractions: v, predicted for each pixel, see `interpolated_variances`.
-        steps: (B,), drawn evenly from 2 to T.
+        steps: (B,), drawn evenly from 1 to T.
+        value_range: as for `decoder_bits`.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        InputError: for steps outside of 1 to T, where they are known, and for predictions of
+            another shape than the noises.
     """
     images, noises, pred_noises, fractions = _floats(images, noises, pred_noises, fractions)
+    if isinstance(steps, (list, tuple, np.ndarray)) and not all(
+        1 <= step < len(betas) for step in steps
+    ):
+        raise InputError(f"steps must be from 1 to {len(betas) - 1}, not {steps}")
+    for name, prediction in (("pred_noises", pred_noises), ("fractions", fractions)):
+        if tuple(prediction.shape) != tuple(noises.shape):
+            raise InputError(
+                f"{name} must have the shape of the noises, {tuple(noises.shape)}, "
+                f"not {tuple(prediction.shape)}"
+            )
     noisy_images = sample_xt(images, steps, noises, alpha_bars_of(betas))
     pred_means = posterior_mean_from_noises(
         noisy_images, ops.stop_gradient(pred_noises), steps, betas
     )
     variances = interpolated_variances(fractions, steps, betas)
-    bits = step_bits(images, noisy_images, pred_means, variances, steps, betas)
-    bound = (len(betas) - 2) * ops.mean(bits)
+    bits = bound_bits(images, noisy_images, pred_means, variances, steps, betas, value_range)
+    bound = (len(betas) - 1) * ops.mean(bits)
     return ops.mean(ops.square(noises - pred_noises)) + bound_weight * bound
 
 

@@ -49,8 +49,9 @@ def linear(
     """Noise that is added at a rate beta, which grows linearly: DDPM in continuous time.
 
     The variance preserving process of Song et al. 2021 (https://arxiv.org/abs/2011.13456,
-    equation 33), to which `ddpm.linear_betas` leads as its steps shrink. The signal rate ends at
-    0.0066, and starts at 1 but for `EARLIEST_TIME`.
+    equation 33), to which `ddpm.linear_betas` leads as its steps shrink: of 1000 steps, the noise
+    variance differs by 10 % after the first, and by less after each that follows. The signal rate
+    ends at 0.0066, and starts at 1, except for `EARLIEST_TIME`.
 
     Args:
         diffusion_times: tensor of any shape, in [0, 1].
@@ -70,7 +71,7 @@ def cosine(
 ) -> tuple[Any, Any]:
     """The cosine schedule as it was published (Nichol and Dhariwal 2021, equation 17).
 
-    `signal_rate = cos(angle) / cos(first angle)` starts at 1, but for `EARLIEST_TIME`, and would
+    `signal_rate = cos(angle) / cos(first angle)` starts at 1, except for `EARLIEST_TIME`, and would
     end at 0, where a predicted noise says nothing of the image; it is held at `min_signal_rate`.
     (The clipped betas of `ddpm.cosine_betas` hold it as well: at 4.9e-5, with 1000 steps.)
 

@@ -9,6 +9,7 @@ import pytest
 from keras import ops
 
 from ddim_keras.config import ModelConfig, NetworkConfig
+from ddim_keras.ddpm import alpha_bars_of, linear_betas
 from ddim_keras.model import DiffusionModel
 from ddim_keras.samplers import (
     EQUAL_STEP_WEIGHTS,
@@ -562,3 +563,77 @@ def test_multistep_takes_the_steps_of_diffusers(sampler, name, options, steps):
     theirs = run_diffusers(scheduler, signal_rates)
     ours = run_ours(sampler, signal_rates)
     np.testing.assert_allclose(ours, theirs, atol=5e-6)  # theirs are computed in float32
+
+
+# The values of diffusers' own tests (tests/schedulers), with the "model" and the "images" there:
+# the prediction at step t is t / (t + 1) of the noisy images, which are numbers from 0 to 1.
+
+
+def published_loop(sampler, steps, final_step=None, prediction="noise", clip=False, **options):
+    """Runs a sampler over steps of the 1000 linear betas; returns the magnitudes of the result.
+
+    Args:
+        steps: where the model is called, from noise to image; 0 is the first of 1000.
+        final_step: where the result is taken from; None: the clean images.
+        clip: whether predicted images are clipped to [-1, 1], and the predicted noises are not.
+    """
+    alpha_bars = alpha_bars_of(linear_betas())[1:]
+    calls = iter(steps)
+
+    def denoise(noisy_images, noise_rates, signal_rates):
+        step = next(calls)
+        np.testing.assert_allclose(
+            ops.convert_to_numpy(signal_rates)[0, 0, 0, 0], np.sqrt(alpha_bars[step]), rtol=1e-6
+        )
+        output = noisy_images * (step / (step + 1))
+        if prediction == "velocity":
+            pred_noises = noise_rates * noisy_images + signal_rates * output
+            pred_images = signal_rates * noisy_images - noise_rates * output
+        else:
+            pred_noises = output
+            pred_images = (noisy_images - noise_rates * output) / signal_rates
+        return pred_noises, ops.clip(pred_images, -1.0, 1.0) if clip else pred_images
+
+    size = 4 * 3 * 8 * 8
+    images = np.arange(size, dtype="float32").reshape(3, 8, 8, 4).transpose(3, 1, 2, 0) / size
+    final = 1.0 if final_step is None else np.sqrt(alpha_bars[final_step])
+    signal_rates = [*np.sqrt(alpha_bars[list(steps)]), final]
+    result = sampler(denoise, ops.convert_to_tensor(images), signal_rates, **options)
+    return np.abs(ops.convert_to_numpy(result))
+
+
+@pytest.mark.parametrize(("prediction", "total"), [("noise", 172.0067), ("velocity", 52.5302)])
+def test_published_value_of_ddim(prediction, total):
+    result = published_loop(ddim, range(900, -1, -100), prediction=prediction, clip=True)
+    assert result.sum() == pytest.approx(total, abs=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "prediction", "mean"),
+    [
+        (SAMPLERS["dpm_solver"], "noise", 0.3301),
+        (SAMPLERS["dpm_solver"], "velocity", 0.2251),
+        (functools.partial(adams_bashforth, order=2), "noise", 0.2392),
+        (functools.partial(adams_bashforth, order=2), "velocity", 0.091),
+    ],
+    ids=["dpm_solver", "dpm_solver, velocity", "deis", "deis, velocity"],
+)
+def test_published_values_of_multistep_samplers(monkeypatch, sampler, prediction, mean):
+    if sampler is SAMPLERS["dpm_solver"]:  # there, at few steps, too, the last is of order 2
+        monkeypatch.setattr("ddim_keras.samplers.STEPS_FOR_HIGH_ORDER_END", 0)
+    steps = np.linspace(0, 999, 11).round().astype(int)[:0:-1]
+    result = published_loop(sampler, steps, final_step=0, prediction=prediction)
+    assert result.mean() == pytest.approx(mean, abs=1e-3)
+
+
+def test_published_value_of_ancestral_sampling(monkeypatch):
+    torch = pytest.importorskip("torch")
+    generator = torch.manual_seed(0)
+
+    def normal(shape, dtype, seed):  # theirs have the channels first
+        noises = torch.randn((shape[0], shape[3], *shape[1:3]), generator=generator)
+        return ops.convert_to_tensor(noises.numpy().transpose(0, 2, 3, 1))
+
+    monkeypatch.setattr(keras.random, "normal", normal)
+    result = published_loop(ddim, range(999, -1, -1), eta=1.0, clip_range=(-1.0, 1.0))
+    assert result.sum() == pytest.approx(258.9606, abs=1e-2)
