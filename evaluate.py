@@ -385,7 +385,7 @@ def as_number(text: str) -> Any:
 
 def load_kid(arguments: argparse.Namespace, config: RunConfig, split: str) -> tuple[Any, Any]:
     """The KID against the images of a split, and as many of the other one."""
-    from ddim_keras.data import load_dataset
+    from ddim_keras.data import load_dataset, random_images
     from ddim_keras.encoders import choose_encoder
     from ddim_keras.kid import KernelInceptionDistance
 
@@ -396,7 +396,7 @@ def load_kid(arguments: argparse.Namespace, config: RunConfig, split: str) -> tu
         arguments.cache_dir,
     )
     real_images = dataset.validation_images
-    other_images = dataset.train_images[: len(real_images)]
+    other_images = random_images(dataset.train_images, len(real_images))
     if split == "train":
         real_images, other_images = other_images, real_images
     return KernelInceptionDistance(choose_encoder(arguments.kid_weights), real_images), other_images

@@ -291,7 +291,7 @@ def main() -> None:
     if config.start_from:
         require_same_network(Run(Path(config.start_from)), config.model)
     kid, floor = prepare_kid(arguments, dataset)
-    protocol = kid.encoder.protocol if kid else config.protocol
+    protocol = kid.protocol if kid else config.protocol
     if config.protocol not in (None, protocol):
         raise InputError(
             f'the run measured "{config.protocol}", which does not compare with "{protocol}"; '
@@ -375,6 +375,7 @@ def resuming_command(arguments: argparse.Namespace, run: Run) -> str:
 
 def prepare_kid(arguments: argparse.Namespace, dataset: Any) -> tuple[Any, Any]:
     """The KID against the validation images, and its floor; None, None where it cannot be had."""
+    from ddim_keras.data import random_images
     from ddim_keras.encoders import choose_encoder
     from ddim_keras.kid import KernelInceptionDistance
 
@@ -383,13 +384,13 @@ def prepare_kid(arguments: argparse.Namespace, dataset: Any) -> tuple[Any, Any]:
     try:
         encoder = choose_encoder(arguments.kid_weights)
         kid = KernelInceptionDistance(encoder, dataset.validation_images)
-        floor = kid(dataset.train_images[: len(dataset.validation_images)])
+        floor = kid(random_images(dataset.train_images, len(dataset.validation_images)))
     except InputError as error:
         if arguments.kid_weights:
             raise
         print(f"training without KID: {error}")
         return None, None
-    print(f"{encoder.protocol}: {floor} between training and validation images, the floor")
+    print(f"{kid.protocol}: {floor} between training and validation images, the floor")
     return kid, floor
 
 

@@ -242,7 +242,7 @@ def train_row(arguments: argparse.Namespace) -> dict[str, Any]:
     import_keras()
     import keras
 
-    from ddim_keras.data import load_dataset, training_batches
+    from ddim_keras.data import load_dataset, random_images, training_batches
     from ddim_keras.devices import fast_precision
     from ddim_keras.encoders import choose_encoder
     from ddim_keras.kid import KernelInceptionDistance
@@ -314,7 +314,7 @@ def train_row(arguments: argparse.Namespace) -> dict[str, Any]:
         "images": steps * recipe.batch_size,
         "seconds": round(seconds),
         "parameters": model.network.count_params(),
-        "protocol": kid.encoder.protocol,
+        "protocol": kid.protocol,
     }
     measured = {
         f"{label} {calls}": model.generate(
@@ -322,7 +322,7 @@ def train_row(arguments: argparse.Namespace) -> dict[str, Any]:
         )
         for label, sampler, calls in SETTINGS
     }
-    measured[FLOOR] = images[: arguments.num_images]
+    measured[FLOOR] = random_images(images, arguments.num_images)
     for column, of_images in measured.items():
         distance = kid(of_images)
         line[column] = f"{distance.value:.3f}"

@@ -38,6 +38,7 @@ from ddim_keras.sources import (
 
 DEFAULT_DATASET = "oxford_flowers102"
 CACHE_ARRAYS = ("images", "labels", "class_names", "num_train")
+MOST_NAMES = 5  # of classes in a warning
 CHECKED_BYTES = 2**30  # larger cache files are not read through to check their sums
 
 
@@ -68,6 +69,23 @@ class Dataset:
             f"{len(self.validation_images):,} validation images, {height}x{width}x{channels}"
         )
 
+    def warnings(self) -> Iterator[str]:
+        """A line for each part that lacks classes of the other one."""
+        parts = {"training": self.train_labels, "validation": self.validation_labels}
+        labels = {part: {*array.tolist()} - {-1} for part, array in parts.items()}
+        present = labels["training"] | labels["validation"]
+        for part, shown in labels.items():
+            missing = [
+                self.class_names[label] if label < len(self.class_names) else str(label)
+                for label in sorted(present - shown)
+            ]
+            if missing:
+                names = ", ".join(missing[:MOST_NAMES]) + ", ..." * (len(missing) > MOST_NAMES)
+                yield (
+                    f"warning: {len(missing)} of {len(present)} classes of {self.name} have no "
+                    f"{part} image: {names}"
+                )
+
 
 def load_dataset(
     source: str | Path | None = None,
@@ -90,17 +108,22 @@ def load_dataset(
     Raises:
         InputError: one line that says what is wrong with the source, and what to do.
     """
-    if source is None:
-        try:
-            return load_dataset(DEFAULT_DATASET, image_size, data_dir, cache_dir)
-        except Unobtainable as error:
-            if data_dir:
-                raise
-            print(
-                f"\n*** NO OXFORD FLOWERS, using drawn flowers instead: {error} ***\n", flush=True
-            )
-            return load_dataset(DRAWN_FLOWERS, image_size, data_dir, cache_dir)
+    try:
+        dataset = _prepared(source or DEFAULT_DATASET, image_size, data_dir, cache_dir)
+    except Unobtainable as error:
+        if source or data_dir:
+            raise
+        print(f"\n*** NO OXFORD FLOWERS, using drawn flowers instead: {error} ***\n", flush=True)
+        dataset = _prepared(DRAWN_FLOWERS, image_size, data_dir, cache_dir)
+    for warning in dataset.warnings():
+        print(warning, flush=True)
+    return dataset
 
+
+def _prepared(
+    source: str | Path, image_size: int, data_dir: str | Path | None, cache_dir: str | Path | None
+) -> Dataset:
+    """The data set from its cache file, which is made first if it is missing or damaged."""
     if is_prepared(Path(source), image_size):
         return open_cache(Path(source), Path(source).stem)
     found = find_source(source, image_size, data_dir)
@@ -276,6 +299,12 @@ def is_prepared(path: Path, image_size: int) -> bool:
 
 
 # Batches.
+
+
+def random_images(images: np.ndarray, num_images: int) -> np.ndarray:
+    """So many of the images, or all if there are fewer: always the same ones, drawn at random."""
+    order = np.random.default_rng(0).permutation(len(images))
+    return images[np.sort(order[:num_images])]
 
 
 def steps_per_epoch(num_images: int, batch_size: int, repetitions: int) -> int:

@@ -40,11 +40,6 @@ class Encoder:
         """What the features are, such as "Keras InceptionV3, 2048"."""
         return f"{self.name}, {self.network.output_shape[-1]}"
 
-    @property
-    def protocol(self) -> str:
-        """For every KID and its axis, such as "KID, Keras InceptionV3, 2048"."""
-        return f"KID, {self.description}"
-
     def features(self, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
         """Encodes images, uint8 or float in [0, 1], of 1 or 3 channels: (N, H, W, C) -> (N, D)."""
         features = []

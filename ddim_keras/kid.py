@@ -7,12 +7,15 @@ distribution. Small is good. Values compare only under one protocol: the encoder
 that it sees, and the steps of the sampler; the batch size changes the noise, not the mean.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from ddim_keras.config import InputError
 from ddim_keras.encoders import Encoder
+
+BATCH_SIZE = 64  # as in the Keras example
 
 
 def squared_mmd(real_features: np.ndarray, generated_features: np.ndarray) -> float:
@@ -53,46 +56,65 @@ class Distance:
 class KernelInceptionDistance:
     """KID between fixed real images and any generated ones, as a mean over batches.
 
+    Both sets are shuffled first, always with the same seed. Images often come sorted by class, and
+    batches of neighbours would then compare one class with another.
+
     Args:
         encoder: of both sets; the real images are encoded once, here.
-        real_images: (N, H, W, C), uint8 or float in [0, 1]; N at least `batch_size`.
-        batch_size: images of each set in one estimate; 64 in the Keras example.
+        real_images: (N, H, W, C), uint8 or float in [0, 1]; at least 2.
+        batch_size: images of each set in one estimate; 64 in the Keras example. Smaller when there
+            are fewer real images, which the protocol then says.
     """
 
-    def __init__(self, encoder: Encoder, real_images: np.ndarray, batch_size: int = 64) -> None:
-        if not 2 <= batch_size <= len(real_images):
-            raise InputError(
-                f"KID needs at least one batch of {batch_size} real images, not {len(real_images)}"
-            )
+    def __init__(
+        self, encoder: Encoder, real_images: np.ndarray, batch_size: int = BATCH_SIZE
+    ) -> None:
+        if len(real_images) < 2:
+            raise InputError(f"KID needs at least 2 real images, not {len(real_images)}")
         self.encoder = encoder
-        self.batch_size = batch_size
+        self.batch_size = min(batch_size, len(real_images))
         self.real_features = encoder.features(real_images)
 
-    def __call__(self, generated_images: np.ndarray) -> Distance:
-        """Compares batch i of the generated images with batch i of the real ones.
+    @property
+    def protocol(self) -> str:
+        """Names what the values depend on, such as "KID, Keras InceptionV3, 2048"."""
+        batches = "" if self.batch_size == BATCH_SIZE else f", batches of {self.batch_size}"
+        return f"KID, {self.encoder.description}{batches}"
 
-        Where more are generated than there are real images, these are used again; images beyond
-        the last full batch are left out.
+    def __call__(self, generated_images: np.ndarray) -> Distance:
+        """Compares each batch of the generated images with a batch of the real ones.
+
+        If there are more generated images, the real ones are shuffled and used again. A last batch
+        that is not full is left out.
         """
         return self.of_features(self.encoder.features(generated_images))
 
     def of_features(self, generated: np.ndarray) -> Distance:
         """The same for images (N, D) that the encoder has seen already."""
         num_batches = len(generated) // self.batch_size
-        num_real_batches = len(self.real_features) // self.batch_size
         if num_batches < 1:
             raise InputError(
                 f"KID needs at least {self.batch_size} generated images, not {len(generated)}"
             )
-        distances = []
-        for batch in range(num_batches):
-            real_start = batch % num_real_batches * self.batch_size
-            start = batch * self.batch_size
-            distances.append(
-                squared_mmd(
-                    self.real_features[real_start : real_start + self.batch_size],
-                    generated[start : start + self.batch_size],
-                )
+        distances = [
+            squared_mmd(self.real_features[real], generated[ours])
+            for real, ours in zip(
+                _random_batches(len(self.real_features), self.batch_size, num_batches, seed=0),
+                _random_batches(len(generated), self.batch_size, num_batches, seed=1),
+                strict=True,
             )
+        ]
         spread = np.std(distances, ddof=1) if num_batches > 1 else np.nan
         return Distance(float(np.mean(distances)), float(spread / np.sqrt(num_batches)))
+
+
+def _random_batches(
+    num_images: int, batch_size: int, num_batches: int, seed: int
+) -> Iterator[np.ndarray]:
+    """Yields the (batch_size,) indices of each batch; none holds an image twice."""
+    random = np.random.default_rng(seed)
+    per_pass = num_images // batch_size
+    for number in range(num_batches):
+        if number % per_pass == 0:
+            order = random.permutation(num_images)
+        yield order[number % per_pass * batch_size :][:batch_size]

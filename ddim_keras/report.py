@@ -104,8 +104,8 @@ def _results(
         lines.append("KID was not measured.")
     else:
         lines.append(
-            f'"{protocol}": batches of 64, 5 steps of deterministic DDIM, EMA weights, '
-            "against validation images; mean and standard error over the batches. Between "
+            f'"{protocol}": 5 steps of deterministic DDIM, EMA weights, against validation images; '
+            "mean and standard error over batches, of 64 images if none are named. Between "
             f"training and validation images, the floor: {floor or 'not measured'}."
         )
     return "\n".join(lines)

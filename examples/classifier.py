@@ -26,7 +26,7 @@ class Classifier:
 
     Args:
         model: whose normaliser, noise schedule and classes are used.
-        name: of the data that it will be trained on, for the protocol.
+        name: of the data that it will be trained on, for the description.
         seed: of the initial weights, the order of the images and the noises.
     """
 
@@ -47,7 +47,7 @@ class Classifier:
         # Of length 1 an element, or the cubic kernel of the KID would see the largest ones alone.
         features = layers.Rescaling(math.sqrt(WIDTHS[-1]))(layers.UnitNormalization()(features))
         self.feature_network = keras.Model(self.network.input, features)
-        self.protocol = f"KID, {name} classifier, {WIDTHS[-1]}"
+        self.description = f"{name} classifier, {WIDTHS[-1]}"
 
     def fit(self, dataset: Dataset, epochs: int, noisy: bool) -> None:
         """Trains on the training images: as they are, or at all noise levels of the model."""

@@ -83,6 +83,7 @@ def main() -> None:
     from classifier import trained_classifier
 
     from ddim_keras import KernelInceptionDistance, load_dataset
+    from ddim_keras.data import random_images
     from ddim_keras.plots import save_figure
 
     model = load_model(weights)
@@ -98,9 +99,9 @@ def main() -> None:
         guide = trained_classifier(run, model, dataset, arguments.classifier_epochs, noisy=True)
 
     real_images, num_generated = dataset.validation_images, arguments.samples * model.num_classes
-    kid = KernelInceptionDistance(judge, real_images, min(64, len(real_images), num_generated))
-    floor = kid(dataset.train_images[: len(real_images)])
-    print(f'"{judge.protocol}" of training images, the floor: {floor}')
+    kid = KernelInceptionDistance(judge, real_images, min(64, num_generated))
+    floor = kid(random_images(dataset.train_images, len(real_images)))
+    print(f'"{kid.protocol}" of training images, the floor: {floor}')
     results, rows, captions = [], [], []
     for kind, strength in settings:
         print(f"{kind} {strength:g}: {num_generated} images, {arguments.steps} steps", flush=True)
@@ -118,10 +119,10 @@ def main() -> None:
         rows.append(images[: min(model.num_classes, MOST_COLUMNS)])
         captions.append(f"{kind} {strength:g}, {accuracies.mean():.0%}")
         classes = zip(class_names(dataset), accuracies, strict=True)
-        print(f"told right: {accuracies.mean():.1%}; {judge.protocol}: {distance}")
+        print(f"told right: {accuracies.mean():.1%}; {kid.protocol}: {distance}")
         print("; ".join(f"{name}, {accuracy:.0%}" for name, accuracy in classes), flush=True)
 
-    save_figure(guidance_curves(results, judge.protocol, floor.value), arguments.output)
+    save_figure(guidance_curves(results, kid.protocol, floor.value), arguments.output)
     samples = arguments.output.with_stem(f"{arguments.output.stem}_samples")
     save_figure(image_rows(np.stack(rows), captions, "one noise, and share told right"), samples)
     print(f"wrote {arguments.output} and {samples}")

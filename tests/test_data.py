@@ -14,6 +14,7 @@ from ddim_keras.data import (
     ValidationBatches,
     crop_and_resize,
     load_dataset,
+    random_images,
     steps_per_epoch,
     training_batches,
 )
@@ -97,7 +98,7 @@ class TestLoading:
 
         monkeypatch.setattr(sources, "read_array", fail)
         assert_same(load_dataset(array_file, 16, cache_dir=cache_dir), first)
-        assert capsys.readouterr().out == ""
+        assert "preparing" not in capsys.readouterr().out
         with pytest.raises(AssertionError, match="read again"):
             load_dataset(array_file, 8, cache_dir=cache_dir)
 
@@ -173,6 +174,20 @@ def test_classes_are_counted_in_both_parts(train_labels, validation_labels, expe
     parts = [np.array(train_labels), np.array(validation_labels)]
     pairs = [array for labels in parts for array in (np.zeros((len(labels), 4, 4, 3)), labels)]
     assert Dataset("flowers", *pairs, names).num_classes == expected
+
+
+def test_classes_that_one_part_lacks_are_named(tmp_path, cache_dir, capsys):
+    images, _ = draw_flowers(20, 8)
+    labels = np.repeat([0, 1, 2, -1], [12, 2, 4, 2])
+    arrays = {"labels": labels, "class_names": ["rose", "lily", "tulip"], "num_train": 12}
+    np.savez(tmp_path / "a.npz", images=images, **arrays)
+    for _ in range(2):  # also when it comes from the cache
+        load_dataset(tmp_path / "a.npz", 8, cache_dir=cache_dir)
+        lines = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+        assert lines == [
+            "warning: 2 of 3 classes of a have no training image: lily, tulip",
+            "warning: 1 of 3 classes of a have no validation image: rose",
+        ]
 
 
 class TestCache:
@@ -407,3 +422,12 @@ def test_validation_batches_show_each_image_once():
     np.testing.assert_array_equal(np.concatenate(labels), order)
     assert [len(batch) for batch in shown] == [5, 5, 5, 5, 5]
     np.testing.assert_array_equal(np.concatenate(shown), images[order])
+
+
+def test_random_images_are_drawn_without_repetition_and_the_same_each_time():
+    images = np.arange(50)
+    drawn = random_images(images, 20)
+    assert len({*drawn}) == 20
+    assert drawn.max() > 40
+    np.testing.assert_array_equal(random_images(images, 20), drawn)
+    np.testing.assert_array_equal(random_images(images, 60), images)

@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from ddim_keras import InputError, KernelInceptionDistance, draw_flowers
+from ddim_keras import (
+    InputError,
+    KernelInceptionDistance,
+    compact_encoder,
+    draw_flowers,
+    load_dataset,
+)
+from ddim_keras.data import random_images
 from ddim_keras.kid import squared_mmd
 
 
@@ -41,8 +48,6 @@ def test_squared_mmd_is_unbiased_for_gaussians():
 
 def test_kid_is_about_zero_for_two_halves_of_one_set_and_large_for_another(encoder):
     images, _ = draw_flowers(512, 24)
-    # In their order every batch holds each species equally often: less varied than chance.
-    images = np.random.default_rng(0).permutation(images)
     kid = KernelInceptionDistance(encoder, images[:256])
     same = kid(images[256:])
     other = kid(255 - images[256:])
@@ -51,22 +56,64 @@ def test_kid_is_about_zero_for_two_halves_of_one_set_and_large_for_another(encod
     assert other.value > 5 * other.standard_error
 
 
-def test_kid_is_the_mean_over_batches_with_its_standard_error(encoder):
+def test_kid_is_the_mean_over_random_batches_with_its_standard_error(encoder):
     images, _ = draw_flowers(96, 24)
     real, generated = images[:32], images[32:]
     distance = KernelInceptionDistance(encoder, real, batch_size=16)(generated)
     a, b = encoder.features(real), encoder.features(generated)
-    values = [  # the real batches are used twice
-        squared_mmd(a[16 * (i % 2) : 16 * (i % 2) + 16], b[16 * i : 16 * i + 16]) for i in range(4)
-    ]
+    random = np.random.default_rng(0)
+    a = np.concatenate([a[random.permutation(32)], a[random.permutation(32)]])  # used twice
+    b = b[np.random.default_rng(1).permutation(64)]
+    values = [squared_mmd(a[i : i + 16], b[i : i + 16]) for i in range(0, 64, 16)]
     assert distance.value == pytest.approx(np.mean(values))
     assert distance.standard_error == pytest.approx(np.std(values, ddof=1) / 2)
 
 
+@pytest.fixture(scope="module")
+def fresh_flowers():
+    return draw_flowers(640, 16, seed=1)
+
+
+@pytest.fixture(scope="module")
+def sorted_flowers(tmp_path_factory):
+    """640 flowers, one class after the other as in folders of classes, prepared for a training."""
+    place = tmp_path_factory.mktemp("sorted")
+    images, labels = draw_flowers(640, 16)
+    order = np.argsort(labels, kind="stable")
+    np.savez(place / "flowers.npz", images=images[order], labels=labels[order])
+    return load_dataset(place / "flowers.npz", 16, cache_dir=place)
+
+
+@pytest.mark.parametrize("is_sorted", [False, True])
+def test_a_perfect_generator_on_sorted_data_scores_the_floor(
+    sorted_flowers, fresh_flowers, is_sorted
+):
+    images, labels = fresh_flowers
+    order = np.argsort(labels, kind="stable") if is_sorted else np.arange(len(labels))
+    kid = KernelInceptionDistance(compact_encoder(), sorted_flowers.validation_images, 16)
+    floor = kid(random_images(sorted_flowers.train_images, 128))
+    perfect = kid(images[order])
+    error = np.hypot(floor.standard_error, perfect.standard_error)
+    assert abs(perfect.value - floor.value) < 2 * error
+    assert abs(perfect.value) < 2 * perfect.standard_error
+    for species in (0, 7):
+        one_class = kid(images[labels == species])
+        assert one_class.value - floor.value > 5 * error
+        assert one_class.value > 5 * one_class.standard_error
+
+
+def test_few_real_images_make_smaller_batches_which_the_protocol_names(encoder):
+    images, _ = draw_flowers(64, 16)
+    assert KernelInceptionDistance(encoder, images).protocol == "KID, random convolution, 64"
+    kid = KernelInceptionDistance(encoder, images[:20])
+    assert kid.protocol == "KID, random convolution, 64, batches of 20"
+    assert np.isfinite(kid(images[20:]).standard_error)
+
+
 def test_too_few_images_are_refused(encoder):
     images, _ = draw_flowers(20, 16)
-    with pytest.raises(InputError, match="64 real images, not 20"):
-        KernelInceptionDistance(encoder, images)
+    with pytest.raises(InputError, match="at least 2 real images, not 1"):
+        KernelInceptionDistance(encoder, images[:1])
     kid = KernelInceptionDistance(encoder, images, batch_size=16)
     with pytest.raises(InputError, match="at least 16 generated images, not 3"):
         kid(images[:3])

@@ -151,7 +151,7 @@ def test_kid_grids_and_report(run, dataset):
     encoder = Encoder("colours", keras.Model(pixels, keras.layers.Flatten()(features)))
     kid = KernelInceptionDistance(encoder, dataset.validation_images, batch_size=8)
     callbacks = [KIDCallback(kid, 16, diffusion_steps=2), SampleGrid(run, 4, diffusion_steps=2)]
-    model = train(run, CONFIG, dataset, protocol=encoder.protocol, callbacks=callbacks)
+    model = train(run, CONFIG, dataset, protocol=kid.protocol, callbacks=callbacks)
 
     history = run.read_history()
     assert all(row["kid_standard_error"] > 0 for row in history)
@@ -164,7 +164,7 @@ def test_kid_grids_and_report(run, dataset):
     assert grids == [f"epoch_{epoch:04d}.png" for epoch in (1, 2, 3)]
 
     floor = kid(dataset.train_images[:16])
-    write_report(run, CONFIG, dataset, model, history, encoder.protocol, floor)
+    write_report(run, CONFIG, dataset, model, history, kid.protocol, floor)
     report = (run.folder / "report.md").read_text()
     for expected in (
         "KID, colours, 27",
@@ -178,7 +178,7 @@ def test_kid_grids_and_report(run, dataset):
 
     # Resumed without KID, the floor is not known; and KID need not fall.
     history[0]["kid"] = 0.0
-    write_report(run, CONFIG, dataset, model, history, encoder.protocol, None)
+    write_report(run, CONFIG, dataset, model, history, kid.protocol, None)
     report = (run.folder / "report.md").read_text()
     assert "the floor: not measured" in report
     assert "KID did not fall below the 0.000 of its first epoch" in report
