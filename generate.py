@@ -393,7 +393,7 @@ def encode_and_decode(
     from keras import ops
 
     from ddim_keras import plots
-    from ddim_keras.editing import decode, encode
+    from ddim_keras.editing import decode, encode, image_noises
     from ddim_keras.guidance import guided
     from ddim_keras.samplers import SAMPLERS, sampler_signal_rates
 
@@ -405,8 +405,9 @@ def encode_and_decode(
     if model.num_classes:
         denoise = guided(denoise, labels, arguments.guidance)
     sampler = SAMPLERS[arguments.sampler]
-    noise = encode(denoise, model.normalize(image[None]), rates, sampler)
-    decoded = decode(denoise, noise, rates, sampler)
+    added_noises = image_noises(image.shape, arguments.seed, [0])
+    noise = encode(denoise, model.normalize(image[None]), added_noises, rates, sampler)
+    decoded = decode(denoise, noise, rates, sampler, added_noises)
     pictures = [ops.convert_to_numpy(model.denormalize(each))[0] for each in (noise, decoded)]
     error = 255 * np.sqrt(np.mean((pictures[1] - image / 255.0) ** 2))
     deviation = float(np.std(ops.convert_to_numpy(noise)))

@@ -1,8 +1,11 @@
-"""What DDIM's fixed path between noise and image is good for: interpolating, encoding, filling in.
+"""Editing with a trained denoiser: interpolation, encoding, image to image, inpainting.
 
-All of it works with any `denoise` and any deterministic sampler of `samplers`.
+Nothing is trained for it. All functions take any `denoise`; all except `inpaint`, which is
+stochastic, take any deterministic sampler of `samplers`.
 """
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +13,7 @@ import numpy as np
 from keras import ops
 
 from ddim_keras.config import InputError
-from ddim_keras.samplers import Denoise, ddim
+from ddim_keras.samplers import Callback, Denoise, ddim
 
 
 def interpolate(start: np.ndarray, end: np.ndarray, num_images: int) -> np.ndarray:
@@ -37,28 +40,67 @@ def interpolate(start: np.ndarray, end: np.ndarray, num_images: int) -> np.ndarr
     return ((weights[0] * start + weights[1] * end) / np.sin(angle)).astype(start.dtype)
 
 
+def image_noises(shape: tuple[int, ...], seed: int, images: Sequence[int], *key: int) -> np.ndarray:
+    """Standard normal noises of which each belongs to one image.
+
+    They depend on the seed, the image's number and the key alone, so that neither the batch size
+    nor the backend changes them.
+
+    Args:
+        shape: of the noise of one image.
+        seed: 0 or more.
+        images: numbers of the images, each 0 or more.
+        key: tells the noises of one image apart, such as the step and the repetition.
+
+    Returns:
+        (len(images), *shape), float32.
+    """
+    sequences = (np.random.SeedSequence(seed, spawn_key=(image, *key)) for image in images)
+    generators = map(np.random.default_rng, sequences)
+    return np.stack([each.standard_normal(shape, dtype="float32") for each in generators])
+
+
+def add_noise(images: Any, noises: Any, signal_rate: float) -> Any:
+    """Noisy images: `signal_rate * images + noise_rate * noises`, the squares summing to 1."""
+    images = ops.convert_to_tensor(images, dtype="float32")
+    return signal_rate * images + _noise_rate(signal_rate) * noises
+
+
+def remove_noise(noisy_images: Any, noises: Any, signal_rate: float) -> Any:
+    """The inverse of `add_noise`."""
+    return (noisy_images - _noise_rate(signal_rate) * noises) / signal_rate
+
+
+def _noise_rate(signal_rate: float) -> float:
+    return math.sqrt((1.0 - signal_rate) * (1.0 + signal_rate))
+
+
 def encode(
     denoise: Denoise,
     images: Any,
+    added_noises: Any,
     signal_rates: Sequence[float],
     sampler: Callable[..., Any] = ddim,
 ) -> Any:
     """Follows the reverse process backwards, from images to the noises that lead to them.
 
     DDIM inversion (Song et al. 2020, section 4.3 and equation 14). The path starts at the last
-    signal rate below 1, where the little noise of real noisy images is missing: that, and the
-    error of the steps, which falls with the sampler's order, is what `decode` cannot undo.
+    signal rate below 1. There the network expects images with the noise of that level, so that
+    noise is added first, and is a part of the code: without it the result is no noise but a faint
+    copy of the image. What `decode` cannot undo is the error of the steps, which falls with their
+    number and the sampler's order.
 
     Args:
         images: (B, H, W, C), normalised.
-        signal_rates: rising, as `schedules.sampling_signal_rates` makes them.
+        added_noises: (B, H, W, C), standard normal.
+        signal_rates: rising up to 1, as `schedules.sampling_signal_rates` makes them.
         sampler: a deterministic one.
 
     Returns:
         Noises (B, H, W, C) for `decode`.
     """
     rates = list(signal_rates[:-1])
-    return sampler(denoise, rates[-1] * ops.convert_to_tensor(images), rates[::-1])
+    return sampler(denoise, add_noise(images, added_noises, rates[-1]), rates[::-1])
 
 
 def decode(
@@ -66,10 +108,120 @@ def decode(
     noises: Any,
     signal_rates: Sequence[float],
     sampler: Callable[..., Any] = ddim,
+    added_noises: Any = None,
 ) -> Any:
-    """The inverse of `encode`, with the same arguments: noises to images, normalised."""
+    """The way back from the noises of `encode`, with the same signal rates and sampler.
+
+    Args:
+        added_noises: those of `encode`, which are subtracted at the end: the images that were
+            encoded, up to the error of the steps. None: the images that the network predicts, for
+            noises that no image was encoded as, such as those between two.
+
+    Returns:
+        Images (B, H, W, C), normalised.
+    """
+    if added_noises is None:
+        return sampler(denoise, noises, signal_rates)
     rates = list(signal_rates[:-1])
-    return sampler(denoise, noises, rates) / rates[-1]
+    return remove_noise(sampler(denoise, noises, rates), added_noises, rates[-1])
+
+
+def redraw(
+    denoise: Denoise,
+    images: Any,
+    noises: Any,
+    signal_rates: Sequence[float],
+    sampler: Callable[..., Any] = ddim,
+    **options: Any,
+) -> Any:
+    """Image to image: adds noise up to a middle level, and follows the reverse process from there.
+
+    SDEdit (Meng et al. 2021, https://arxiv.org/abs/2108.01073, algorithm 1). What is larger than
+    the noise stays, such as colours and composition; the rest is drawn anew. Removes noise from a
+    noisy image, or makes variations of a clean one.
+
+    Args:
+        images: (B, H, W, C), normalised.
+        noises: (B, H, W, C), standard normal.
+        signal_rates: rising up to 1; the first is the middle level.
+        sampler, options: the sampler and its options.
+
+    Returns:
+        Images (B, H, W, C), normalised.
+    """
+    return sampler(denoise, add_noise(images, noises, signal_rates[0]), signal_rates, **options)
+
+
+def inpaint(
+    denoise: Denoise,
+    images: Any,
+    mask: Any,
+    initial_noise: Any,
+    signal_rates: Sequence[float],
+    draw_noises: Callable[[int, int], Any],
+    *,
+    resample: int = 5,
+    clip_range: tuple[Any, Any] | None = None,
+    callback: Callback | None = None,
+) -> Any:
+    """Fills in a part of images by resampling (RePaint).
+
+    Lugmayr et al. 2022, https://arxiv.org/abs/2201.09865, algorithm 1. Each step is one of
+    ancestral sampling, after which the known pixels are replaced by noisy ones of the image. What
+    was filled in does not fit to them yet: so the step is taken back, by adding noise, and
+    repeated. Costs `resample` network calls per step, and one in the last step.
+
+    The mask may be grey: such a pixel counts as known while the share of the steps that remain
+    exceeds its value, so that the image is changed the more, the lighter the mask (Levin and Fried
+    2023, https://arxiv.org/abs/2306.00950).
+
+    Args:
+        images: (B, H, W, C), normalised.
+        mask: broadcastable to `images`: 0 where they are known, and returned as they are, 1 where
+            they are to be filled in, or between.
+        initial_noise: (B, H, W, C), standard normal.
+        signal_rates: rising up to 1.
+        draw_noises: called as `draw_noises(step, repetition)`, returns three standard normal noises
+            of the shape of `images`: for the unknown pixels, the known ones, and the way back.
+        resample: how often each step except the last is made, at least 1.
+        clip_range: as for `samplers.ddim`.
+        callback: called as `callback(call, noisy_images, pred_images)` in each network call.
+
+    Returns:
+        Images (B, H, W, C), normalised.
+    """
+    if resample < 1:
+        raise InputError(f"resample must be at least 1, not {resample}")
+    images = ops.convert_to_tensor(images, dtype="float32")
+    noisy_images = ops.convert_to_tensor(initial_noise, dtype="float32")
+    calls = itertools.count()
+    steps = len(signal_rates) - 1
+    for step, (rate, next_rate) in enumerate(itertools.pairwise(signal_rates)):
+        known = ops.convert_to_tensor(np.asarray(mask) < 1 - step / steps)
+        repetitions = resample if step < steps - 1 else 1
+        for repetition in range(repetitions):
+            unknown_noises, known_noises, noises_back = draw_noises(step, repetition)
+            noisy_images = ddim(
+                denoise,
+                noisy_images,
+                (rate, next_rate),
+                clip_range=clip_range,
+                callback=_numbered(callback, next(calls)),
+                eta=1.0,
+                fresh_noises=[unknown_noises],
+            )
+            known_images = add_noise(images, known_noises, next_rate)
+            noisy_images = ops.where(known, known_images, noisy_images)
+            if repetition < repetitions - 1:
+                noisy_images = add_noise(noisy_images, noises_back, rate / next_rate)
+    return noisy_images
+
+
+def _numbered(callback: Callback | None, call: int) -> Callback | None:
+    """A callback for a sampler of one step, which is a call of a longer process."""
+    if callback is None:
+        return None
+    return lambda _, noisy_images, pred_images: callback(call, noisy_images, pred_images)
 
 
 def filled_in(denoise: Denoise, images: Any, mask: Any) -> Denoise:

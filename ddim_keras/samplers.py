@@ -36,7 +36,7 @@ become the noise that encodes them ("DDIM inversion"), and the same rates, risin
 import functools
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -75,6 +75,7 @@ def ddim(
     eta: float = 0.0,
     variance: str = "small",
     seed: int | keras.random.SeedGenerator | None = None,
+    fresh_noises: Iterable[Any] | None = None,
 ) -> Any:
     """DDIM (Song et al. 2020, equations 12 and 16). Order 1, one network call a step.
 
@@ -88,6 +89,8 @@ def ddim(
             DDPM), exact where the data is a single image; "large" as in the forward step (beta of
             DDPM, sigma-hat of Song et al. 2020, section 5), exact for standard normal data.
         seed: of the fresh noise; a generator draws other noise for each batch.
+        fresh_noises: the noises themselves in place of a seed, one for each step that adds noise,
+            each of the shape of `initial_noise`.
     """
     if not 0 <= eta <= 1:
         raise InputError(f"eta must be in [0, 1], not {eta}")
@@ -96,7 +99,11 @@ def ddim(
     noisy_images, levels, predict = _start(denoise, initial_noise, signal_rates, clip_range)
     if eta > 0 and levels[-1].signal_rate < levels[0].signal_rate:
         raise InputError("signal rates that fall need eta 0: encoding adds no fresh noise")
-    seed = as_generator(seed)
+    shape, dtype = ops.shape(noisy_images), noisy_images.dtype
+    if fresh_noises is None:
+        draw = functools.partial(keras.random.normal, shape, dtype=dtype, seed=as_generator(seed))
+        fresh_noises = (draw() for _ in levels)
+    fresh_noises = iter(fresh_noises)
 
     for step, (level, next_level) in enumerate(itertools.pairwise(levels)):
         pred_noises, pred_images = predict(noisy_images, level)
@@ -104,17 +111,15 @@ def ddim(
             callback(step, noisy_images, pred_images)
 
         kept_rate = next_level.noise_rate
-        fresh_noises = 0.0
+        added_noises = 0.0
         if eta > 0 and next_level.noise_rate > 0:
             snr_ratio = math.exp(level.log_snr - next_level.log_snr)
             fresh_rate = eta * next_level.noise_rate * math.sqrt(1 - snr_ratio)
             kept_rate = math.sqrt(next_level.noise_rate**2 - fresh_rate**2)
             if variance == "large":
                 fresh_rate = eta * math.sqrt(1 - (level.signal_rate / next_level.signal_rate) ** 2)
-            fresh_noises = fresh_rate * keras.random.normal(
-                ops.shape(noisy_images), dtype=noisy_images.dtype, seed=seed
-            )
-        noisy_images = next_level.signal_rate * pred_images + kept_rate * pred_noises + fresh_noises
+            added_noises = fresh_rate * ops.convert_to_tensor(next(fresh_noises), dtype=dtype)
+        noisy_images = next_level.signal_rate * pred_images + kept_rate * pred_noises + added_noises
     return noisy_images
 
 
