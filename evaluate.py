@@ -14,21 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddim_keras.command_line import (
+from ddim_keras.atomic import written_whole
+from ddim_keras.cli.options import (
     add_backend_option,
     add_data_options,
     add_kid_weights_option,
     add_run_option,
     add_sampling_options,
     at_least,
-    choose_backend,
     finite,
-    import_keras,
-    run_command,
 )
+from ddim_keras.cli.startup import choose_backend, import_keras, run_command
 from ddim_keras.config import InputError
-from ddim_keras.files import written_whole
-from ddim_keras.runs import PRETRAINED, Run, RunConfig, load_model, newest_run
+from ddim_keras.runs.configuration import RunConfig
+from ddim_keras.runs.folder import PRETRAINED, Run, load_model, newest_run
 
 METRICS = ("kid", "frechet", "precision_recall")
 AXES = {
@@ -297,7 +296,7 @@ def evaluate(
     settings: Sequence[Setting],
 ) -> None:
     """Measures each setting; prints a table, and writes it and a plot after each measurement."""
-    from ddim_keras import plots
+    from ddim_keras.plots import figures
     from ddim_keras.progress import sampling_progress
     from ddim_keras.samplers import network_calls
 
@@ -357,7 +356,7 @@ def evaluate(
             for row in earlier
             if row.items() >= conditions.items() and row.keys() >= axes.keys()
         ]
-        figure = plots.by_network_calls([*comparable, *results], axes, floor)
+        figure = figures.by_network_calls([*comparable, *results], axes, floor)
         write_results(output, [*earlier, *results], figure)
     print("\n" + table([*comparable, *results], floor))
     print(f"wrote {output}/evaluation.csv and {output}/evaluation.png")
@@ -385,9 +384,10 @@ def as_number(text: str) -> Any:
 
 def load_kid(arguments: argparse.Namespace, config: RunConfig, split: str) -> tuple[Any, Any]:
     """The KID against the images of a split, and as many of the other one."""
-    from ddim_keras.data import load_dataset, random_images
-    from ddim_keras.encoders import choose_encoder
-    from ddim_keras.kid import KernelInceptionDistance
+    from ddim_keras.data.batches import random_images
+    from ddim_keras.data.cache import load_dataset
+    from ddim_keras.metrics.encoders import choose_encoder
+    from ddim_keras.metrics.kid import KernelInceptionDistance
 
     dataset = load_dataset(
         config.dataset,
@@ -404,7 +404,7 @@ def load_kid(arguments: argparse.Namespace, config: RunConfig, split: str) -> tu
 
 def measured(metrics: Sequence[str], kid: Any, images: Any) -> dict[str, float]:
     """The metrics of images against the real ones that `kid` holds."""
-    from ddim_keras.feature_distances import frechet_distance, precision_and_recall
+    from ddim_keras.metrics.feature_distances import frechet_distance, precision_and_recall
 
     features = kid.encoder.features(images)
     values = {}
@@ -453,7 +453,7 @@ def table(results: Sequence[dict[str, Any]], floor: dict[str, float]) -> str:
 
 def write_results(output: Path, results: Sequence[dict[str, Any]], figure: Any) -> None:
     """Writes the table and the plot, after each measurement, so that none is lost."""
-    from ddim_keras.plots import save_figure
+    from ddim_keras.plots.figures import save_figure
 
     with written_whole(output / "evaluation.csv") as part, open(part, "w", newline="") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(itertools.chain(*results))))

@@ -7,20 +7,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ddim_keras.command_line import (
+from ddim_keras.atomic import written_whole
+from ddim_keras.cli.options import (
     add_backend_option,
     add_run_option,
     add_sampling_options,
     at_least,
-    choose_backend,
     class_index,
     finite,
-    import_keras,
-    run_command,
 )
+from ddim_keras.cli.startup import choose_backend, import_keras, run_command
 from ddim_keras.config import GUIDANCE, InputError
-from ddim_keras.files import written_whole
-from ddim_keras.runs import Run, RunConfig, load_model, newest_run, read_config
+from ddim_keras.runs.configuration import RunConfig, read_config
+from ddim_keras.runs.folder import Run, load_model, newest_run
 
 MOST_IN_GRID = 400  # images; a larger figure takes minutes and gigabytes
 MOST_IN_ANIMATION = 32  # images
@@ -175,7 +174,7 @@ def main() -> None:
     import_keras()
     import keras
 
-    from ddim_keras import plots
+    from ddim_keras.plots import figures
     from ddim_keras.progress import sampling_progress
 
     keras.config.set_dtype_policy(arguments.precision)
@@ -232,11 +231,11 @@ def main() -> None:
             with written_whole(arguments.images_dir / f"{index:05d}.png") as part:
                 Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(part)
         print(f"wrote {len(pixels)} images into {arguments.images_dir}")
-    figure = plots.image_grid(pixels[:MOST_IN_GRID], title, columns, names=names)
-    plots.save_figure(figure, arguments.output)
+    figure = figures.image_grid(pixels[:MOST_IN_GRID], title, columns, names=names)
+    figures.save_figure(figure, arguments.output)
     print(f"wrote {arguments.output}")
     if arguments.trajectory:
-        plots.save_animation(trajectory.frames, arguments.trajectory)
+        figures.save_animation(trajectory.frames, arguments.trajectory)
         print(f"wrote {arguments.trajectory}")
 
 
@@ -368,7 +367,7 @@ class Trajectory:
 
     def add(self, noisy_images: Any, pred_images: Any) -> None:
         """Adds a frame, until the steps of the first batch are complete."""
-        from ddim_keras.plots import tiled
+        from ddim_keras.plots.figures import tiled
 
         if len(self.frames) < self.steps:
             halves = (
@@ -392,9 +391,9 @@ def encode_and_decode(
     """Writes an image, the noise that DDIM encodes it as, and what that is decoded to."""
     from keras import ops
 
-    from ddim_keras import plots
     from ddim_keras.editing import decode, encode, image_noises
     from ddim_keras.guidance import guided
+    from ddim_keras.plots import figures
     from ddim_keras.samplers import SAMPLERS, sampler_signal_rates
 
     image = image_for(model, arguments.encode)
@@ -417,14 +416,14 @@ def encode_and_decode(
         f"noise {deviation:.2f}, of true noise 1"
     )
     title = f"image, its noise, decoded (error {error:.1f} of 255)"
-    figure = plots.image_grid(np.stack([image / 255.0, *pictures]), title, columns=3, zoom=4)
-    plots.save_figure(figure, arguments.output)
+    figure = figures.image_grid(np.stack([image / 255.0, *pictures]), title, columns=3, zoom=4)
+    figures.save_figure(figure, arguments.output)
     print(f"wrote {arguments.output}")
 
 
 def image_for(model: Any, path: Path) -> np.ndarray:
     """Reads an image, cropped and resized to the model's: (H, W, C) uint8."""
-    from ddim_keras.data import load_image
+    from ddim_keras.data.images import load_image
 
     size, _, channels = model.network.output_shape[1:]
     return load_image(path, size, channels)

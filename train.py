@@ -10,18 +10,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ddim_keras.command_line import (
+from ddim_keras.cli.options import (
     add_backend_option,
     add_data_options,
     add_kid_weights_option,
     at_least,
-    choose_backend,
-    import_keras,
-    run_command,
     whole_path,
 )
-from ddim_keras.config import COMPARED, LOSSES, PREDICTIONS, PRESETS, InputError, Preset
-from ddim_keras.runs import RUNS, Run, RunConfig, newest_run
+from ddim_keras.cli.startup import choose_backend, import_keras, run_command
+from ddim_keras.config import COMPARED, LOSSES, PREDICTIONS, InputError
+from ddim_keras.presets import PRESETS, Preset
+from ddim_keras.runs.configuration import RunConfig
+from ddim_keras.runs.folder import RUNS, Run, newest_run
 
 EXAMPLES = """examples:
   python train.py --epochs 50                    the assignment, on Oxford Flowers 102
@@ -257,12 +257,18 @@ def main() -> None:
     import_keras()
     import keras
 
-    from ddim_keras.callbacks import Interrupted, KIDCallback, SampleGrid
-    from ddim_keras.data import load_dataset, steps_per_epoch
-    from ddim_keras.devices import choose_devices, connect_hosts, fast_precision, process_id
-    from ddim_keras.report import write_report
-    from ddim_keras.steps import describe_device
-    from ddim_keras.training import require_same_network, train
+    from ddim_keras.backends.devices import (
+        choose_devices,
+        connect_hosts,
+        fast_precision,
+        process_id,
+    )
+    from ddim_keras.backends.steps import describe_device
+    from ddim_keras.data.batches import steps_per_epoch
+    from ddim_keras.data.cache import load_dataset
+    from ddim_keras.runs.report import write_report
+    from ddim_keras.training.callbacks import Interrupted, KIDCallback, SampleGrid
+    from ddim_keras.training.loop import require_same_network, train
 
     connect_hosts()
     is_first = process_id() == 0
@@ -375,9 +381,9 @@ def resuming_command(arguments: argparse.Namespace, run: Run) -> str:
 
 def prepare_kid(arguments: argparse.Namespace, dataset: Any) -> tuple[Any, Any]:
     """The KID against the validation images, and its floor; None, None where it cannot be had."""
-    from ddim_keras.data import random_images
-    from ddim_keras.encoders import choose_encoder
-    from ddim_keras.kid import KernelInceptionDistance
+    from ddim_keras.data.batches import random_images
+    from ddim_keras.metrics.encoders import choose_encoder
+    from ddim_keras.metrics.kid import KernelInceptionDistance
 
     if arguments.no_kid:
         return None, None

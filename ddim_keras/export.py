@@ -10,10 +10,11 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from ddim_keras.command_line import add_run_option, run_command
+from ddim_keras.atomic import written_whole
+from ddim_keras.cli.options import add_run_option
+from ddim_keras.cli.startup import run_command
 from ddim_keras.config import InputError
-from ddim_keras.files import written_whole
-from ddim_keras.runs import Run, newest_run
+from ddim_keras.runs.folder import Run, newest_run
 
 SMALL = 1024  # arrays of fewer numbers keep their precision: they cost nothing
 

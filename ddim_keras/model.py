@@ -15,11 +15,11 @@ import keras
 import numpy as np
 from keras import ops
 
+from ddim_keras.backends.steps import CompiledSteps
 from ddim_keras.config import COMPARED, ModelConfig
 from ddim_keras.guidance import guided
 from ddim_keras.network import residual_unet
 from ddim_keras.schedules import SCHEDULES, offset_cosine
-from ddim_keras.steps import CompiledSteps
 
 
 @keras.saving.register_keras_serializable(package="ddim_keras")

@@ -12,8 +12,8 @@ from typing import Any
 import keras
 from keras import layers, ops
 
+from ddim_keras.backends.devices import are_replicas
 from ddim_keras.config import NetworkConfig
-from ddim_keras.devices import are_replicas
 
 GROUPS = 8  # of the group norm
 FINE_WIDTH = 24  # channels of the last, full-resolution block after patches

@@ -17,15 +17,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 
-from ddim_keras.command_line import (
-    add_backend_option,
-    at_least,
-    choose_backend,
-    import_keras,
-    run_command,
-)
-from ddim_keras.config import PRESETS, InputError
-from ddim_keras.runs import Run, RunConfig
+from ddim_keras.cli.options import add_backend_option, at_least
+from ddim_keras.cli.startup import choose_backend, import_keras, run_command
+from ddim_keras.config import InputError
+from ddim_keras.presets import PRESETS
+from ddim_keras.runs.configuration import RunConfig
+from ddim_keras.runs.folder import Run
 
 FAST = PRESETS["fast"]
 WIDTHS = (32, 64, 128)  # of the network, for 32 pixels and a CPU
@@ -103,7 +100,7 @@ def main() -> None:
     from classifier import trained_classifier
 
     from ddim_keras import load_dataset
-    from ddim_keras.plots import save_figure
+    from ddim_keras.plots.figures import save_figure
 
     dataset = load_dataset(
         arguments.dataset, arguments.image_size, arguments.data_dir, arguments.cache_dir
@@ -156,7 +153,7 @@ def run_config(arguments: argparse.Namespace, dataset: Any) -> RunConfig:
 def trained_model(run: Run, config: RunConfig, dataset: Any) -> Any:
     """Trains the model of a run folder, or goes on with that, or finds it trained."""
     from ddim_keras import train
-    from ddim_keras.callbacks import Interrupted
+    from ddim_keras.training.callbacks import Interrupted
 
     if not run.config_file.exists():
         run.require_new()

@@ -15,7 +15,8 @@ from ddim_keras import Dataset, DiffusionModel, SinusoidalEmbedding, training_ba
 from ddim_keras.config import InputError
 from ddim_keras.network import adaptive_block
 from ddim_keras.progress import verbosity
-from ddim_keras.runs import Run, load_weights, save_weights
+from ddim_keras.runs.folder import Run
+from ddim_keras.runs.weights import load_weights, save_weights
 
 WIDTHS = (32, 64, 128)
 BATCH_SIZE = 64

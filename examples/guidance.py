@@ -22,9 +22,9 @@ from class_conditional import (
     image_rows,
 )
 
-from ddim_keras.command_line import choose_backend, import_keras, run_command
+from ddim_keras.cli.startup import choose_backend, import_keras, run_command
 from ddim_keras.config import InputError
-from ddim_keras.runs import Run, load_model
+from ddim_keras.runs.folder import Run, load_model
 
 CLASSIFIER_FREE, BY_CLASSIFIER = "classifier-free guidance", "classifier guidance"
 MOST_COLUMNS = 12  # images of one noise
@@ -83,8 +83,8 @@ def main() -> None:
     from classifier import trained_classifier
 
     from ddim_keras import KernelInceptionDistance, load_dataset
-    from ddim_keras.data import random_images
-    from ddim_keras.plots import save_figure
+    from ddim_keras.data.batches import random_images
+    from ddim_keras.plots.figures import save_figure
 
     model = load_model(weights)
     dataset = load_dataset(

@@ -15,13 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 
-from ddim_keras.command_line import (
-    add_backend_option,
-    at_least,
-    choose_backend,
-    import_keras,
-    run_command,
-)
+from ddim_keras.cli.options import add_backend_option, at_least
+from ddim_keras.cli.startup import choose_backend, import_keras, run_command
 from ddim_keras.config import InputError, ModelConfig, NetworkConfig
 
 NETWORK = NetworkConfig(
@@ -64,7 +59,7 @@ def main() -> None:
     import keras
 
     from ddim_keras.model import DiffusionModel
-    from ddim_keras.plots import save_figure
+    from ddim_keras.plots.figures import save_figure
     from ddim_keras.progress import verbosity
 
     roll = swiss_roll(arguments.points, arguments.seed)

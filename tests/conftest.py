@@ -1,7 +1,6 @@
-"""What the tests share: the Keras backend, and a tiny data set and recipe for whole trainings."""
+"""Fixtures for all tests; sets the Keras backend before anything imports it."""
 
 import os
-import sys
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -9,27 +8,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import pytest
 
-from ddim_keras.command_line import run_command
-from ddim_keras.config import ModelConfig, NetworkConfig, Preset, TrainingConfig
-from ddim_keras.drawn_flowers import draw_flowers
-
-# With everything whose state a resumed training must find again: batch norm, flips, schedule.
-TINY = Preset(
-    model=ModelConfig(network=NetworkConfig(image_size=16, widths=(8,), depths=(1,)), ema=0.9),
-    training=TrainingConfig(batch_size=16, repetitions=1, flip=True, cosine_decay=True),
-    summary="for tests",
-)
-
-
-def run(command, *arguments):
-    """Runs a command in this process; returns its exit status, or its one line of error."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [f"{command.__name__}.py", *map(str, arguments)])
-        try:
-            run_command(command.main)
-        except SystemExit as ending:
-            return ending.code
-    return 0
+from ddim_keras.data.drawn_flowers import draw_flowers
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +33,7 @@ def encoder():
     """An encoder for the KID that needs no download: convolutions with random weights."""
     import keras
 
-    from ddim_keras.kid import Encoder
+    from ddim_keras.metrics.encoders import Encoder
 
     pixels = keras.Input((75, 75, 3))
     features = keras.layers.Conv2D(32, 7, strides=4, activation="relu")(pixels)

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from keras import layers
 
-from benchmarks import ablation, compact_encoder, contenders, profile_steps, throughput
-from benchmarks.flops import forward_flops
-from ddim_keras.config import PRESETS, NetworkConfig
+from benchmarks.quality import ablation, compact_encoder
+from benchmarks.speed import contenders, profile_steps, throughput
+from benchmarks.speed.flops import forward_flops
+from ddim_keras.config import NetworkConfig
 from ddim_keras.network import residual_unet
-from tests.conftest import TINY, run
+from ddim_keras.presets import PRESETS
+from tests.helpers import TINY, run
 
 
 def test_flops_of_convolutions():
@@ -70,7 +72,7 @@ def test_contender_trains_and_samples(monkeypatch):
 def test_keras_example_has_the_operations_of_lab():
     if keras.backend.backend() != "tensorflow":
         pytest.skip("the example's loop is TensorFlow's")
-    from benchmarks.keras_example import unet
+    from benchmarks.speed.keras_example import unet
 
     ours = residual_unet(PRESETS["lab"].model.network)
     example = unet(64)

@@ -3,14 +3,8 @@ import json
 
 import pytest
 
-from ddim_keras.config import (
-    PRESETS,
-    InputError,
-    ModelConfig,
-    NetworkConfig,
-    TrainingConfig,
-    from_dict,
-)
+from ddim_keras.config import InputError, ModelConfig, NetworkConfig, TrainingConfig, from_dict
+from ddim_keras.presets import PRESETS
 
 
 def test_the_lab_is_the_assignment():

@@ -6,9 +6,10 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import TINY, run
 from keras import ops
 from PIL import Image
+
+from tests.helpers import TINY, run
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
@@ -17,7 +18,8 @@ import classifier
 import guidance
 import swiss_roll
 
-from ddim_keras.config import NetworkConfig, Preset
+from ddim_keras.config import NetworkConfig
+from ddim_keras.presets import Preset
 
 SETTINGS = ("--steps", 2, "--samples", 2, "--classifier-epochs", 1)
 

@@ -9,7 +9,7 @@ from test_generate import make_run
 
 from ddim_keras import DiffusionModel, InputError
 from ddim_keras.export import SMALL, export
-from ddim_keras.runs import load_weights
+from ddim_keras.runs.weights import load_weights
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from keras import ops
 
 from ddim_keras import DiffusionModel, InputError, ModelConfig, NetworkConfig, draw_flowers
-from ddim_keras.config import PRESETS
+from ddim_keras.presets import PRESETS
 
 SIZE = 8
 PLAIN = NetworkConfig(image_size=SIZE, widths=(8,), depths=(1,))

@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image
 
 import generate
-from ddim_keras.command_line import run_command
-from ddim_keras.runs import PRETRAINED, Run
+from ddim_keras.cli.startup import run_command
+from ddim_keras.runs.folder import PRETRAINED, Run
 
 
 def test_it_stands_in_where_nothing_was_trained(tmp_path, monkeypatch, capsys):

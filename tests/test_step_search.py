@@ -4,7 +4,6 @@ import itertools
 
 import numpy as np
 import pytest
-from conftest import TINY
 from keras import ops
 from test_samplers import denoiser, mixture, root_mean_square, standard_normal
 
@@ -21,6 +20,7 @@ from ddim_keras.step_search import (
     search_steps,
     step_costs,
 )
+from tests.helpers import TINY
 
 CANDIDATE_RATES = sampling_signal_rates(40, max_signal_rate=0.995)
 

@@ -1,0 +1,322 @@
+"""Where images come from: a data set of TFDS, a folder, an array file, or drawn flowers.
+
+A source is found at once, and read only where its images have not been prepared before. Reading
+gives the names of the classes, and one sample at a time, never all of them.
+"""
+
+import contextlib
+import difflib
+import functools
+import hashlib
+import itertools
+import os
+import re
+import struct
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import keras
+import numpy as np
+
+from ddim_keras.config import InputError
+from ddim_keras.data.drawn_flowers import SPECIES, draw_flowers
+from ddim_keras.data.images import first_line, read_image
+from ddim_keras.data.parallel import map_in_order
+
+DRAWN_FLOWERS = "drawn_flowers"
+NUM_DRAWN_FLOWERS = 8000
+VALIDATION_PERCENT = 20  # of every official split, as in the Keras example
+ARRAY_SUFFIXES = {".npz", ".npy"}
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"}
+TFDS_NAME = re.compile(r"\w+(/[\w.-]+)?(:[\d.*]+)?")  # name, configuration, version
+SMALLEST_SIDE = 8  # pixels
+NETWORK_TIMEOUT = 10.0  # seconds
+
+# An image (H, W) or (H, W, C) uint8, its label or -1, and whether it is for validation.
+Sample = tuple[np.ndarray, int, bool]
+
+
+class Reading(NamedTuple):
+    """What a source holds, before any of its images has been read."""
+
+    class_names: tuple[str, ...]
+    num_samples: int  # more than there are, where some cannot be read
+    samples: Iterator[Sample]
+
+
+class Unobtainable(InputError):
+    """A data set that exists, but cannot be had on this machine now."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set that has been found, but not been read."""
+
+    name: str
+    fingerprint: str  # changes when the data does; empty where the name says it all
+    read: Callable[[], Reading]
+
+
+def find_source(source: str | Path, image_size: int, data_dir: str | Path | None) -> Source:
+    """Tells what a `--dataset` means; a file or folder goes before a data set of the same name.
+
+    Args:
+        source: a folder, an .npz or .npy file, "drawn_flowers", or a name of TFDS.
+        image_size: of the flowers, where they are to be drawn.
+        data_dir: where TFDS finds or puts its prepared data sets.
+    """
+    path, name = Path(source), str(source)
+    if path.suffix.lower() in ARRAY_SUFFIXES:
+        if not path.is_file():
+            raise InputError(f"there is no file {path}")
+        return Source(path.stem, _fingerprint([path]), functools.partial(read_array, path))
+    if path.is_dir():
+        files = sorted(
+            file
+            for file in path.rglob("*")
+            if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
+        )
+        if not files:
+            raise InputError(f"folder {path} holds no images ({' '.join(sorted(IMAGE_SUFFIXES))})")
+        read = functools.partial(read_folder, path, files)
+        return Source(path.resolve().name, _fingerprint(files), read)
+    if name == DRAWN_FLOWERS:
+        first_flowers, _ = draw_flowers(len(SPECIES), image_size)
+        fingerprint = hashlib.sha256(first_flowers).hexdigest()
+        return Source(name, fingerprint, functools.partial(read_drawn_flowers, image_size))
+    if TFDS_NAME.fullmatch(name):
+        return Source(name, "", functools.partial(read_tfds, name, data_dir))
+    raise InputError(f"there is no folder or file {name}, and no data set of TFDS has such a name")
+
+
+def read_tfds(name: str, data_dir: str | Path | None) -> Reading:
+    """Reads every official split of an image data set of TFDS, downloading it where needed."""
+    try:
+        import tensorflow as tf
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise Unobtainable(
+            f"{name} is to be had from TFDS, which is not installed: pip install tensorflow "
+            "tensorflow-datasets, or give a prepared .npz"
+        ) from error
+    if keras.backend.backend() != "tensorflow":
+        # Reading needs no GPU, of which TensorFlow would take the whole memory.
+        with contextlib.suppress(RuntimeError):  # too late: TensorFlow is in use already
+            tf.config.set_visible_devices([], "GPU")
+
+    builder = _tfds_builder(name, data_dir)
+    features = builder.info.features
+    if (
+        not isinstance(features, tfds.features.FeaturesDict)
+        or "image" not in features
+        or not isinstance(features["image"], tfds.features.Image)
+        or features["image"].np_dtype != np.uint8
+    ):
+        raise InputError(f"data set {name} of TFDS has no feature 'image' that is an 8-bit image")
+    label = "label" in features and features["label"]
+    has_labels = isinstance(label, tfds.features.ClassLabel)
+    if not builder.info.splits:
+        _download(builder, name, data_dir)
+
+    percent = 100 - VALIDATION_PERCENT
+    parts = ((f"[:{percent}%]", False), (f"[{percent}%:]", True))
+
+    def samples() -> Iterator[Sample]:
+        try:
+            for split, (part, is_validation) in itertools.product(builder.info.splits, parts):
+                for sample in builder.as_dataset(split=split + part).as_numpy_iterator():
+                    yield sample["image"], sample["label"] if has_labels else -1, is_validation
+        except tf.errors.OpError as error:
+            raise InputError(
+                f"the copy of {name} in {builder.data_path} is damaged ({first_line(error)}): "
+                "remove that folder, to download it again"
+            ) from error
+
+    class_names = tuple(label.names) if has_labels else ()
+    num_samples = sum(split.num_examples for split in builder.info.splits.values())
+    return Reading(class_names, num_samples, samples())
+
+
+def _tfds_builder(name: str, data_dir: str | Path | None) -> Any:
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder(name, data_dir=data_dir)
+    except Exception as error:  # of a dozen kinds: name, configuration, version, missing packages
+        known = {*tfds.list_builders(with_community_datasets=False)}
+        similar = {*difflib.get_close_matches(name, known)} - {re.split("[/:]", name)[0]}
+        hint = f"; similar names: {', '.join(sorted(similar))}" if similar else ""
+        raise InputError(
+            f"{name} is neither a folder, nor an .npz or .npy file, nor a data set of TFDS "
+            f"({first_line(error)}){hint}"
+        ) from error
+
+
+def _download(builder: Any, name: str, data_dir: str | Path | None) -> None:
+    try:
+        _require_network(builder.url_infos or ())
+        builder.download_and_prepare()
+    except Exception as error:  # whatever its own code, the network or the disk raise
+        raise Unobtainable(
+            f"{name} is not prepared in {data_dir or '~/tensorflow_datasets'}, and its download "
+            f"failed ({first_line(error)}): connect to a network, or pass --data-dir DIR with a "
+            "prepared copy"
+        ) from error
+
+
+def _require_network(urls: Iterable[str]) -> None:
+    """Raises an OSError within seconds where none of the hosts answers; TFDS tries for minutes."""
+    import requests  # what TFDS downloads with: the same proxies and certificates
+
+    hosts = {urlsplit(url).netloc: url for url in urls if url.startswith("http")}
+    for url in hosts.values():
+        with contextlib.suppress(requests.RequestException):
+            requests.head(url, timeout=NETWORK_TIMEOUT)
+            return
+    if hosts:
+        raise ConnectionError(f"no answer from {' or '.join(hosts)}")
+
+
+def read_array(path: Path) -> Reading:
+    """Reads an array file.
+
+    Its arrays are `images` (N, H, W) or (N, H, W, C) uint8 and, at will, `labels` (N,) integers,
+    `class_names`, and `num_train`: the number of images, the first ones, that are for training. An
+    .npy file holds the images alone.
+    """
+    try:
+        loaded = np.load(path, allow_pickle=False, mmap_mode="r")
+        if isinstance(loaded, np.ndarray):
+            arrays = {"images": loaded}
+        else:
+            with loaded:
+                names = {"images", "labels", "class_names", "num_train"} & {*loaded}
+                arrays = {name: _read_member(path, loaded, name) for name in names}
+                contents = ", ".join(loaded) or "nothing"
+    except Exception as error:  # NumPy and zipfile raise a dozen kinds for damaged files
+        raise InputError(
+            f"{path} is damaged, or no array file that reads without pickle ({first_line(error)})"
+        ) from error
+
+    if "images" not in arrays:
+        raise InputError(f"{path} must hold an array 'images', but holds {contents}")
+    images = arrays["images"]
+    if (
+        images.dtype != np.uint8
+        or images.ndim not in (3, 4)
+        or min(images.shape[1:3]) < SMALLEST_SIDE
+        or images.shape[3:] not in ((), (1,), (3,), (4,))
+    ):
+        raise InputError(
+            f"images in {path} must be uint8 of shape (N, H, W) or (N, H, W, C), with H and W at "
+            f"least {SMALLEST_SIDE} and C one of 1, 3 and 4, not {images.dtype} of shape "
+            f"{images.shape}"
+        )
+    labels = arrays.get("labels", np.full(len(images), -1))
+    if (
+        labels.shape != images.shape[:1]
+        or labels.dtype.kind not in "iu"
+        or not np.array_equal(labels, labels.astype("int32"))
+    ):
+        raise InputError(
+            f"labels in {path} must be 32-bit integers of shape ({len(images)},), "
+            f"not {labels.dtype} of shape {labels.shape}"
+        )
+    is_validation = _marks()
+    if "num_train" in arrays:
+        num_train = arrays["num_train"]
+        if num_train.shape != () or num_train.dtype.kind not in "iu":
+            raise InputError(f"num_train in {path} must be a whole number, not {num_train}")
+        is_validation = iter(np.arange(len(images)) >= num_train)
+    class_names = tuple(str(name) for name in arrays.get("class_names", ()))
+    return Reading(class_names, len(images), zip(images, labels, is_validation, strict=False))
+
+
+def _read_member(path: Path, archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
+    """Reads an array of an .npz file; maps the images where they are not compressed."""
+    member = archive.zip.getinfo(f"{name}.npy")
+    if name != "images" or member.compress_type != zipfile.ZIP_STORED:
+        return archive[name]
+    with archive.zip.open(member) as contents:  # checks the sum, holding a little at a time
+        while contents.read(2**20):
+            pass
+    return map_array(path, member)
+
+
+def map_array(path: Path, member: zipfile.ZipInfo) -> np.ndarray:
+    """Maps an array of an uncompressed .npz file, which NumPy itself only reads as a whole."""
+    if member.compress_type != zipfile.ZIP_STORED:
+        raise ValueError("the array is compressed")
+    with open(path, "rb") as file:
+        # A local zip header: 30 bytes, of which the last 4 give the lengths of name and extra.
+        file.seek(member.header_offset + 26)
+        name_length, extra_length = struct.unpack("<HH", file.read(4))
+        file.seek(name_length + extra_length, os.SEEK_CUR)
+        np.lib.format.read_magic(file)
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+        if dtype.hasobject:
+            raise ValueError("the array holds Python objects")
+        order = "F" if fortran_order else "C"
+        return np.memmap(path, dtype, mode="r", offset=file.tell(), shape=shape, order=order)
+
+
+def read_folder(folder: Path, files: Sequence[Path]) -> Reading:
+    """Reads image files as RGB; the first folder below `folder` that a file is in is its class."""
+    parents = [(*file.relative_to(folder).parts[:-1], "")[0] for file in files]
+    class_names = tuple(sorted({*parents} - {""}))
+
+    def read(file: Path) -> np.ndarray | Exception:
+        try:
+            return read_image(file)
+        except Exception as error:  # Pillow's readers raise a dozen kinds for damaged files
+            return error
+
+    def samples() -> Iterator[Sample]:
+        is_validation = _marks()
+        num_skipped = 0
+        for file, parent, pixels in zip(files, parents, map_in_order(read, files), strict=True):
+            if isinstance(pixels, Exception):
+                num_skipped += 1
+                print(f"skipping {file}: no readable image ({first_line(pixels)})", flush=True)
+                continue
+            yield pixels, class_names.index(parent) if parent else -1, next(is_validation)
+        if num_skipped:
+            print(f"skipped {num_skipped} of {len(files)} files", flush=True)
+        if num_skipped == len(files):
+            raise InputError(f"folder {folder} holds no readable image")
+
+    return Reading(class_names, len(files), samples())
+
+
+def read_drawn_flowers(image_size: int) -> Reading:
+    """Draws the built-in flowers, a few at a time."""
+
+    def samples() -> Iterator[Sample]:
+        num_at_once = 10 * len(SPECIES)
+        is_validation = _marks()
+        for seed in range(NUM_DRAWN_FLOWERS // num_at_once):
+            images, labels = draw_flowers(num_at_once, image_size, seed)
+            yield from zip(images, labels, is_validation, strict=False)
+
+    class_names = tuple(species.name for species in SPECIES)
+    return Reading(class_names, NUM_DRAWN_FLOWERS, samples())
+
+
+def _marks() -> Iterator[bool]:
+    """Marks for validation the first sample, so that two suffice, then one in five at random."""
+    random = np.random.default_rng(0)
+    marks = np.arange(100 // VALIDATION_PERCENT) == 0
+    while True:
+        yield from marks
+        marks = random.permutation(marks)
+
+
+def _fingerprint(files: Sequence[Path]) -> str:
+    """Changes when a file does; cheap, since no file is read."""
+    status = [(str(file.resolve()), file.stat()) for file in files]
+    lines = [f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in status]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

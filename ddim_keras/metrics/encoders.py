@@ -1,0 +1,163 @@
+"""The networks in whose features generated images are compared with real ones.
+
+Inception v3 (Szegedy et al. 2015, https://arxiv.org/abs/1512.00567), trained on ImageNet, as in the
+Keras DDIM example; and a compact network that comes with the project, for where Inception can be
+had neither by download nor by file. Distances in the features of two encoders do not compare.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import layers
+
+from ddim_keras.config import InputError
+
+INCEPTION_IMAGE_SIZE = 75  # pixels, the smallest that Inception v3 takes
+COMPACT_IMAGE_SIZE = 64  # pixels
+COMPACT_FEATURES = 768  # as many as Inception has at mixed7
+COMPACT_CONVOLUTIONS = ((32, 1), (64, 2), (64, 1), (128, 2), (128, 1), (160, 2), (160, 1))
+COMPACT_WEIGHTS = Path(__file__).parents[1] / "pretrained" / "compact_encoder.weights.h5"
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Maps images to feature vectors; `name` and the feature count name the protocol."""
+
+    name: str
+    network: keras.Model  # (B, S, S, 3) in [-1, 1] -> (B, D)
+
+    @property
+    def image_size(self) -> int:
+        """S, in pixels; images of other sizes are resized to it."""
+        return self.network.input_shape[1]
+
+    @property
+    def description(self) -> str:
+        """What the features are, such as "Keras InceptionV3, 2048"."""
+        return f"{self.name}, {self.network.output_shape[-1]}"
+
+    def features(self, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
+        """Encodes images, uint8 or float in [0, 1], of 1 or 3 channels: (N, H, W, C) -> (N, D)."""
+        features = []
+        for start in range(0, len(images), batch_size):
+            batch = np.asarray(images[start : start + batch_size])
+            pixels = batch.astype("float32") / (255 if batch.dtype == np.uint8 else 1)
+            pixels = np.broadcast_to(pixels, (*pixels.shape[:-1], 3))  # grey to RGB
+            pixels = 2.0 * resize_bilinear(pixels, self.image_size) - 1.0
+            features.append(self.network.predict_on_batch(pixels))
+        return np.concatenate(features).astype("float64")
+
+
+def choose_encoder(weights: str | None = None) -> Encoder:
+    """The encoder that `--kid-weights` names.
+
+    Args:
+        weights: a file for `inception_encoder`, or "compact" for `compact_encoder`. By default
+            Inception, downloaded, or the compact encoder where it cannot be, with a note.
+    """
+    if weights == "compact":
+        return compact_encoder()
+    try:
+        return inception_encoder(weights)
+    except InputError as error:
+        if weights:
+            raise
+        print(f"{error}; measuring with the compact encoder instead", flush=True)
+        return compact_encoder()
+
+
+def inception_encoder(weights: str | Path | None = None) -> Encoder:
+    """Builds the encoder of the KID.
+
+    Args:
+        weights: by default Keras's ImageNet weights of InceptionV3, downloaded once: 2048 features,
+            the protocol of the Keras DDIM example. Or a `.weights.h5` file of the network up to
+            its layer `mixed7`: 768 features, such as those of the Inception that FID is defined on.
+
+    Raises:
+        InputError: if the weights cannot be downloaded or read.
+    """
+    source = "imagenet" if weights is None else None
+    if weights is not None and not Path(weights).is_file():
+        raise InputError(f"there is no file {weights} of encoder weights")
+    try:
+        with _full_precision():
+            backbone = keras.applications.InceptionV3(
+                include_top=False,
+                weights=source,
+                input_shape=(INCEPTION_IMAGE_SIZE, INCEPTION_IMAGE_SIZE, 3),
+            )
+            last_layer = "mixed10" if weights is None else "mixed7"
+            features = layers.GlobalAveragePooling2D()(backbone.get_layer(last_layer).output)
+            network = keras.Model(backbone.input, features)
+        if weights is not None:
+            network.load_weights(weights)
+    except Exception as error:  # Keras raises bare Exception for a failed download
+        if weights is None:
+            message = "Keras's InceptionV3 weights cannot be downloaded; --kid-weights takes a file"
+        else:
+            message = f"{weights} does not hold InceptionV3 up to mixed7 in Keras's .weights.h5"
+        raise InputError(message) from error
+    return Encoder("Keras InceptionV3" if weights is None else "FID Inception", network)
+
+
+@contextlib.contextmanager
+def _full_precision() -> Iterator[None]:
+    """Features are measured in float32, whatever the model is trained in."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+def compact_encoder() -> Encoder:
+    """Builds the encoder that comes with the project, 768 features of 64 px.
+
+    `benchmarks/quality/compact_encoder.py` taught it to tell the species of Oxford Flowers, and to
+    see images, sharp or degraded, as the Inception of FID does. How well it ranks models is
+    measured by `benchmarks/quality/compare_encoders.py`.
+    """
+    with _full_precision():
+        network = compact_network()
+    network.load_weights(COMPACT_WEIGHTS)
+    return Encoder("compact flower encoder", network)
+
+
+def compact_network() -> keras.Model:
+    """The network of the compact encoder: (B, 64, 64, 3) in [-1, 1] -> (B, 768).
+
+    With batch norm, since norms of single images hide their noise and contrast.
+    """
+    pixels = keras.Input((COMPACT_IMAGE_SIZE, COMPACT_IMAGE_SIZE, 3))
+    x = pixels
+    for width, stride in COMPACT_CONVOLUTIONS:
+        x = layers.Conv2D(width, kernel_size=3, strides=stride, padding="same", use_bias=False)(x)
+        x = layers.Activation("relu")(layers.BatchNormalization()(x))
+    x = layers.Conv2D(COMPACT_FEATURES, kernel_size=1, activation="relu")(x)
+    return keras.Model(pixels, layers.GlobalAveragePooling2D(dtype="float32")(x))
+
+
+def resize_bilinear(images: np.ndarray, size: int) -> np.ndarray:
+    """Resizes (N, H, W, C) images to (N, size, size, C) by two matrix products.
+
+    The same on every backend, unlike their own resize operations. Where it shrinks, the triangle
+    widens to cover all pixels.
+    """
+    rows = _interpolation_matrix(images.shape[1], size)
+    columns = _interpolation_matrix(images.shape[2], size)
+    return np.einsum("yh,xw,nhwc->nyxc", rows, columns, images, optimize=True)
+
+
+def _interpolation_matrix(size_from: int, size_to: int) -> np.ndarray:
+    """(size_to, size_from) weights of linear interpolation between pixel centres."""
+    scale = size_from / size_to
+    centres = (np.arange(size_to) + 0.5) * scale - 0.5
+    distances = np.abs(centres[:, None] - np.arange(size_from)[None, :])
+    weights = np.maximum(0.0, 1.0 - distances / max(1.0, scale))
+    return (weights / weights.sum(axis=1, keepdims=True)).astype("float32")

@@ -1,0 +1,261 @@
+"""Figures of the course, made from the real schedules and samples."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ddim_keras.cli.options import add_backend_option, add_run_option, at_least
+from ddim_keras.cli.startup import choose_backend, import_keras, run_command
+from ddim_keras.config import GUIDANCE, InputError
+from ddim_keras.plots import figures
+from ddim_keras.runs.folder import Run, load_model, newest_run
+
+SCHEDULE_NAMES = ("linear", "cosine", "offset_cosine")
+
+EXAMPLES = """examples:
+  python -m ddim_keras.plots forward                                    a drawn flower
+  python -m ddim_keras.plots forward --image cat.jpg --schedule linear --columns 12
+  python -m ddim_keras.plots forward --dataset oxford_flowers102 --index 7
+  python -m ddim_keras.plots schedules --output schedules.png
+  python -m ddim_keras.plots reverse --steps 10 --seed 1          noise that becomes an image
+  python -m ddim_keras.plots evolution --run runs/mine            the same noises over the epochs
+  python -m ddim_keras.plots curves --run runs/mine               its losses and KID
+"""
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m ddim_keras.plots",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="FIGURE")
+    help_texts = {
+        "forward": "an image along the forward process: a row for each schedule",
+        "schedules": "alpha-bar and log signal-to-noise ratio of the schedules",
+        "reverse": "a noise that DDIM turns into an image: in each step the noisy image, and the "
+        "image that the network sees in it",
+        "evolution": "what a model makes of the same noises while it is trained: a row for each",
+        "curves": "losses and KID of a run over its epochs",
+    }
+    forward, schedules, reverse, evolution, curves = (
+        commands.add_parser(name, help=text, description=text) for name, text in help_texts.items()
+    )
+    for command in (forward, schedules):
+        command.add_argument(
+            "--schedule",
+            nargs="+",
+            choices=SCHEDULE_NAMES,
+            default=SCHEDULE_NAMES,
+            help=f"one or more of {', '.join(SCHEDULE_NAMES)} (default: all)",
+            metavar="NAME",
+        )
+    for name, command in commands.choices.items():
+        command.add_argument(
+            "--output",
+            type=Path,
+            metavar="FILE",
+            default=Path(f"{name}.png"),
+            help=f"a .png file; one that exists is replaced (default: {name}.png)",
+        )
+        add_backend_option(command)
+
+    source = forward.add_mutually_exclusive_group()
+    source.add_argument("--image", type=Path, metavar="FILE", help="an image file")
+    source.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help="a data set as for train.py: a name of TFDS, a folder or an array file "
+        "(default: drawn flowers)",
+    )
+    forward.add_argument(
+        "--cache-dir", type=Path, metavar="DIR", help="where prepared data sets are kept"
+    )
+    forward.add_argument(
+        "--index",
+        type=at_least(0),
+        default=0,
+        metavar="N",
+        help="which flower, or training image of the data set (default: 0)",
+    )
+    forward.add_argument(
+        "--image-size", type=at_least(8), default=64, metavar="N", help="in pixels (default: 64)"
+    )
+    forward.add_argument(
+        "--columns",
+        type=at_least(2),
+        default=9,
+        metavar="N",
+        help="images in a row, at even times from 0 to 1 (default: 9)",
+    )
+    for command in (forward, reverse):
+        command.add_argument(
+            "--seed", type=at_least(0), default=0, metavar="N", help="of the noise (default: 0)"
+        )
+
+    add_run_option(reverse)
+    for command in (evolution, curves):
+        command.add_argument(
+            "--run", type=Path, metavar="DIR", help="run folder (default: the newest in runs/)"
+        )
+    reverse.add_argument(
+        "--steps",
+        type=at_least(1),
+        default=10,
+        metavar="N",
+        help="network calls, a column for each (default: 10)",
+    )
+    evolution.add_argument(
+        "--rows", type=at_least(1), default=4, metavar="N", help="noises (default: 4)"
+    )
+    evolution.add_argument(
+        "--columns",
+        type=at_least(2),
+        default=10,
+        metavar="N",
+        help="epochs, from the first to the last, closer together at first (default: 10)",
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse_arguments(arguments)
+    if options.output.suffix.lower() != ".png":
+        raise InputError(f"--output must end in .png, not {options.output.name!r}")
+    choose_backend(options.backend)
+    # Keras is imported from here on, after the backend has been chosen and --help answered.
+    import_keras()
+    figures = {
+        "forward": forward_figure,
+        "schedules": schedules_figure,
+        "reverse": reverse_figure,
+        "evolution": evolution_figure,
+        "curves": curves_figure,
+    }
+    figure = figures[options.command](options)
+    figures.save_figure(figure, options.output)
+    print(f"wrote {options.output}")
+
+
+def forward_figure(options: argparse.Namespace) -> figures.Figure:
+    """One image with one noise, mixed at even times, as the model would see it in training."""
+    from keras import ops
+
+    from ddim_keras.ddpm import sample_xt
+
+    pixels = find_image(options).astype("float32") / 255
+    means, deviations = pixels.mean((0, 1)), np.maximum(pixels.std((0, 1)), 1e-3)
+    noise = np.random.default_rng(options.seed).standard_normal(pixels.shape, dtype="float32")
+    images, noises = (
+        np.repeat(values[None], options.columns, axis=0)
+        for values in ((pixels - means) / deviations, noise)
+    )
+    times = np.linspace(0, 1, options.columns)
+    rows, signal_rates = {}, {}
+    for name, (_, rates) in schedule_rates(options.schedule, times).items():
+        noisy_images = sample_xt(images, np.arange(options.columns), noises, rates**2)
+        rows[name] = means + deviations * ops.convert_to_numpy(noisy_images)
+        signal_rates[name] = rates
+    return figures.process_rows(rows, times, signal_rates)
+
+
+def schedules_figure(options: argparse.Namespace) -> figures.Figure:
+    """The schedules at a thousand times."""
+    times = np.linspace(0, 1, 1001)
+    return figures.schedule_curves(times, schedule_rates(options.schedule, times))
+
+
+def reverse_figure(options: argparse.Namespace) -> figures.Figure:
+    """The first image that `generate.py` makes with the seed, step by step."""
+    from keras import ops
+
+    from ddim_keras.samplers import model_signal_rates
+
+    run = Run(options.run) if options.run else newest_run()
+    model = load_model(run.weights_to_show())
+    rows: dict[str, list[np.ndarray]] = {"noisy image": [], "predicted image": []}
+
+    def add_column(_: int, *noisy_and_predicted: Any) -> None:
+        for row, images in zip(rows.values(), noisy_and_predicted, strict=True):
+            row.append(ops.convert_to_numpy(model.denormalize(images))[0])
+
+    guidance = GUIDANCE if model.num_classes else 0.0
+    model.generate(1, options.steps, seed=options.seed, callback=add_column, guidance=guidance)
+    return figures.process_rows(
+        {name: np.stack(row) for name, row in rows.items()},
+        1 - np.arange(options.steps) / options.steps,
+        dict.fromkeys(rows, model_signal_rates(model, options.steps)[:-1]),
+    )
+
+
+def evolution_figure(options: argparse.Namespace) -> figures.Figure:
+    """The first samples of some epochs of a run, from the grids that the training left."""
+    from ddim_keras.training.callbacks import GRID_IMAGES
+
+    run = Run(options.run) if options.run else newest_run(with_weights=False)
+    image_size = run.read_config().model.network.image_size
+    grids = sorted((run.folder / "samples").glob("epoch_[0-9][0-9][0-9][0-9].png"))
+    if not grids:
+        raise InputError(f"{run.folder} holds no samples yet: its first epoch has not ended")
+    chosen = np.unique(np.round(np.geomspace(1, len(grids), options.columns)).astype(int)) - 1
+    epochs = [grids[index] for index in chosen]
+    columns = []
+    for grid in epochs:
+        with Image.open(grid) as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+        columns.append(figures.tiles_of(pixels, image_size, GRID_IMAGES)[: options.rows])
+    rows = np.stack(columns, axis=1)
+    numbers = ", ".join(str(int(grid.stem.removeprefix("epoch_"))) for grid in epochs)
+    title = f"after epochs {numbers}, from the same noises"
+    return figures.image_grid(rows.reshape(-1, *rows.shape[2:]), title, columns=len(epochs))
+
+
+def curves_figure(options: argparse.Namespace) -> figures.Figure:
+    """Losses and KID of a run, as they stand in its history."""
+    run = Run(options.run) if options.run else newest_run(with_weights=False)
+    protocol = run.read_config().protocol
+    if not (history := run.read_history()):
+        raise InputError(f"{run.folder} has no history yet: its first epoch has not ended")
+    return figures.training_curves(history, protocol or "KID")
+
+
+def schedule_rates(
+    names: Sequence[str], times: np.ndarray
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """`noise_rates, signal_rates` of each schedule, as arrays."""
+    from keras import ops
+
+    from ddim_keras.schedules import SCHEDULES
+
+    tensor = ops.convert_to_tensor(times, dtype="float32")
+    return {name: tuple(map(ops.convert_to_numpy, SCHEDULES[name](tensor))) for name in names}
+
+
+def find_image(options: argparse.Namespace) -> np.ndarray:
+    """The image that was asked for: (S, S, C) uint8."""
+    if options.image:
+        from ddim_keras.data.images import load_image
+
+        return load_image(options.image, options.image_size)
+    if options.dataset:
+        from ddim_keras.data.cache import load_dataset
+
+        dataset = load_dataset(options.dataset, options.image_size, cache_dir=options.cache_dir)
+        if options.index >= len(dataset.train_images):
+            raise InputError(
+                f"{dataset.name} has {len(dataset.train_images)} training images, "
+                f"and so none of index {options.index}"
+            )
+        return np.asarray(dataset.train_images[options.index])
+    from ddim_keras.data.drawn_flowers import draw_flowers
+
+    return draw_flowers(options.index + 1, options.image_size)[0][-1]
+
+
+if __name__ == "__main__":
+    run_command(main)

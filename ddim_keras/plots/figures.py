@@ -1,0 +1,271 @@
+"""Figures: arrays in, matplotlib figures out."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, MaxNLocator
+from PIL import Image
+
+from ddim_keras.atomic import written_whole
+
+PIXELS_PER_INCH = 100
+
+
+def tiled(images: np.ndarray, columns: int | None = None, zoom: int = 2) -> np.ndarray:
+    """Puts images side by side, with white lines between them, each pixel `zoom` x `zoom` large.
+
+    Args:
+        images: (N, H, W, C), uint8 or float in [0, 1]; 1 or 3 channels.
+        columns: images in a row, by default about twice as many as rows.
+
+    Returns:
+        (height, width, 3) uint8.
+    """
+    images = np.asarray(images)
+    if images.dtype != np.uint8:
+        images = np.round(255 * np.clip(images, 0, 1)).astype("uint8")
+    num_images, height, width, _ = images.shape
+    columns = columns or grid_columns(num_images)
+    rows = -(-num_images // columns)
+    gap = 1  # white pixels around each image
+    canvas = np.full(
+        (rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 255, dtype="uint8"
+    )
+    for index, image in enumerate(images):
+        top = gap + index // columns * (height + gap)
+        left = gap + index % columns * (width + gap)
+        canvas[top : top + height, left : left + width] = image
+    return canvas.repeat(zoom, axis=0).repeat(zoom, axis=1)
+
+
+def grid_columns(num_images: int) -> int:
+    """How many images `tiled` puts in a row: about twice as many as rows."""
+    return max(1, round(np.sqrt(2 * num_images)))
+
+
+def tiles_of(picture: np.ndarray, image_size: int, num_images: int, zoom: int = 2) -> np.ndarray:
+    """Cuts the images out again, of an `image_grid` of square images.
+
+    Args:
+        picture: (height, width, 3) uint8, the grid with its title.
+        image_size: height and width of an image.
+        num_images: how many the grid was made of; they fill its rows.
+
+    Returns:
+        (num_images, image_size, image_size, 3) uint8.
+    """
+    columns = grid_columns(num_images)
+    edge = image_size + 1  # with the line beside it
+    height, width = (zoom * (count * edge + 1) for count in (num_images // columns, columns))
+    canvas = picture[picture.shape[0] - height :, :width][::zoom, ::zoom]  # below the title
+    tiles = canvas[1:, 1:].reshape(-1, edge, columns, edge, 3).swapaxes(1, 2)
+    return tiles.reshape(-1, edge, edge, 3)[:, :-1, :-1]
+
+
+def image_grid(
+    images: np.ndarray,
+    title: str,
+    columns: int | None = None,
+    zoom: int = 2,
+    names: Sequence[str] = (),
+) -> Figure:
+    """A grid of images, as `tiled` makes it, under one title.
+
+    Args:
+        names: of equal parts of the rows, written to the left of each.
+    """
+    canvas = tiled(images, columns, zoom)
+    height, width, _ = canvas.shape
+    title_height, character_width = 30, 8
+    left = character_width * (max(map(len, names)) + 1) if names else 0
+    size = np.array([max(left + width, character_width * len(title)), height + title_height])
+    figure = Figure(figsize=size / PIXELS_PER_INCH, dpi=PIXELS_PER_INCH)
+    figure.figimage(canvas, xo=left, resize=False)
+
+    def write(x: float, y: float, text: str, **options: Any) -> None:
+        figure.text(x / size[0], y / size[1], text, size=9, parse_math=False, **options)
+
+    write(size[0] / 2, height + title_height / 2, title, ha="center", va="center")
+    for part, name in enumerate(names):
+        y = height * (1 - (part + 0.5) / len(names))
+        write(left - character_width / 2, y, name, ha="right", va="center")
+    return figure
+
+
+def training_curves(history: Sequence[dict[str, Any]], protocol: str) -> Figure:
+    """Losses and KID over the epochs of a run, side by side.
+
+    Args:
+        history: one dictionary an epoch, with `epoch`, the losses, and `kid` and
+            `kid_standard_error` where a KID was measured.
+        protocol: what the KID was measured with, for its axis.
+    """
+    figure = Figure(figsize=(10, 4), dpi=PIXELS_PER_INCH, layout="constrained")
+    loss_axes, kid_axes = figure.subplots(1, 2)
+    for name, colour in (("noise_loss", "tab:blue"), ("image_loss", "tab:orange")):
+        for prefix, style in (("", "-"), ("val_", "--")):
+            points = _points(history, prefix + name)
+            label = f"{name.replace('_', ' ')}, {'validation, EMA' if prefix else 'training'}"
+            loss_axes.plot(*points, style, color=colour, marker=".", label=label)
+    loss_axes.set(xlabel="epoch", ylabel="loss (normalised pixels)", title="losses", yscale="log")
+    loss_axes.legend()
+
+    epochs, values = _points(history, "kid")
+    if epochs:
+        _, errors = _points(history, "kid_standard_error")
+        kid_axes.errorbar(epochs, values, yerr=errors, marker=".", capsize=2, color="tab:green")
+        # A logarithmic axis of less than a decade has hardly a number beside it.
+        if 0 < 10 * min(values) < max(values):
+            kid_axes.set(yscale="log")
+        else:
+            kid_axes.set_ylim(bottom=min(0, *values))
+    else:
+        kid_axes.text(0.5, 0.5, "not measured", ha="center", transform=kid_axes.transAxes)
+    kid_axes.set(xlabel="epoch", ylabel=protocol, title="Kernel Inception Distance")
+    for axes in (loss_axes, kid_axes):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if axes.get_yscale() == "log":
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("{x:g}")
+        axes.grid(alpha=0.3, which="both")
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a PNG, whole or not at all, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as part:
+        figure.savefig(part, format="png")
+
+
+def save_animation(frames: Sequence[np.ndarray], path: Path, milliseconds: int = 150) -> None:
+    """Writes frames (H, W, 3) uint8 as a GIF or, ending in .png, an APNG; the last stays longest.
+
+    Whole or not at all, making its folder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pictures = [Image.fromarray(frame) for frame in frames]
+    with written_whole(path) as part:
+        pictures[0].save(
+            part,
+            save_all=True,
+            append_images=pictures[1:],
+            duration=[milliseconds] * (len(pictures) - 1) + [10 * milliseconds],
+            loop=0,
+        )
+
+
+def _points(history: Sequence[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    rows = [row for row in history if row.get(name) not in (None, "")]
+    return [row["epoch"] for row in rows], [row[name] for row in rows]
+
+
+# Ticks: whole numbers, about evenly spread on a logarithmic axis, however short it is.
+NETWORK_CALLS = (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 700, 1000)
+
+
+def by_network_calls(
+    results: Sequence[dict[str, Any]], axes_labels: Mapping[str, str], floor: Mapping[str, float]
+) -> Figure:
+    """What was measured against the network calls an image: a panel each, a line for each setting.
+
+    Args:
+        results: dictionaries with `setting`, `sampler`, `network_calls` and what was measured;
+            where there is a `name_standard_error`, it is drawn as the error of `name`.
+        axes_labels: for each quantity to draw, what its axis says.
+        floor: what real images score in each, the best to hope for.
+    """
+    columns = min(2, len(axes_labels))
+    rows = -(-len(axes_labels) // columns)
+    figure = Figure(
+        figsize=(5.5 * columns + 2.5, 4.5 * rows), dpi=PIXELS_PER_INCH, layout="constrained"
+    )
+    # A colour for each sampler, a dash for each choice of where its steps lie.
+    settings = {row["setting"]: row["sampler"] for row in results}
+    samplers = list(dict.fromkeys(settings.values()))
+    for panel, (name, label) in enumerate(axes_labels.items(), start=1):
+        axes = figure.add_subplot(rows, columns, panel)
+        dashes = {sampler: itertools.cycle(("-", "--", ":", "-.")) for sampler in samplers}
+        for setting, sampler in settings.items():
+            line = [row for row in results if row["setting"] == setting]
+            line.sort(key=lambda row: row["network_calls"])
+            axes.errorbar(
+                [row["network_calls"] for row in line],
+                [row[name] for row in line],
+                yerr=[row.get(f"{name}_standard_error", 0) for row in line],
+                marker=".",
+                capsize=2,
+                color=f"C{samplers.index(sampler)}",
+                linestyle=next(dashes[sampler]),
+                label=setting,
+            )
+        axes.axhline(floor[name], color="grey", linewidth=1, label="training against validation")
+        axes.set(xlabel="network calls an image", ylabel=label, xscale="log")
+        axes.xaxis.set_major_locator(FixedLocator(NETWORK_CALLS))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
+        # From 0 on, with the floor, which may lie just above or below, in view.
+        axes.set_ylim(bottom=min(0, floor[name]) - 0.02 * axes.get_ylim()[1])
+        axes.grid(alpha=0.3)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper")
+    return figure
+
+
+def process_rows(
+    rows: Mapping[str, np.ndarray], times: np.ndarray, signal_rates: Mapping[str, np.ndarray]
+) -> Figure:
+    """Images along the diffusion process, a column for each time.
+
+    Args:
+        rows: for the name of each row (N, H, W, C) images in [0, 1]; 1 or 3 channels.
+        times: (N,) diffusion times of the columns.
+        signal_rates: for each row (N,), written below the images.
+    """
+    figure = Figure(
+        figsize=(1.3 * len(times) + 1.2, 1.45 * len(rows) + 0.2),
+        dpi=PIXELS_PER_INCH,
+        layout="constrained",
+    )
+    panels = figure.subplots(len(rows), len(times), squeeze=False)
+    for row_panels, (name, images) in zip(panels, rows.items(), strict=True):
+        for axes, image, rate in zip(row_panels, images, signal_rates[name], strict=True):
+            pixels = np.broadcast_to(np.clip(image, 0, 1), (*image.shape[:2], 3))
+            axes.imshow(pixels, interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+            axes.set_xlabel(f"signal {rate:.3f}", size=7, labelpad=2)
+        row_panels[0].set_ylabel(
+            name.replace("_", " "), rotation=0, ha="right", va="center", labelpad=8
+        )
+    for axes, time in zip(panels[0], times, strict=True):
+        axes.set_title(f"time {time:.3g}", size=8, pad=4)
+    return figure
+
+
+def schedule_curves(
+    times: np.ndarray, rates: Mapping[str, tuple[np.ndarray, np.ndarray]]
+) -> Figure:
+    """Alpha-bar and the log signal-to-noise ratio of schedules, side by side.
+
+    Args:
+        times: (N,) diffusion times.
+        rates: for the name of each schedule `noise_rates, signal_rates`, each (N,).
+    """
+    figure = Figure(figsize=(10, 4), dpi=PIXELS_PER_INCH, layout="constrained")
+    signal_axes, ratio_axes = figure.subplots(1, 2)
+    for name, (noise_rates, signal_rates) in rates.items():
+        label = name.replace("_", " ")
+        signal_axes.plot(times, signal_rates**2, label=label)
+        ratio_axes.plot(times, 2 * np.log(signal_rates / noise_rates), label=label)
+    signal_axes.set(ylabel="alpha-bar: signal rate squared", title="signal", ylim=(0, 1.02))
+    ratio_axes.set(ylabel="log (signal rate / noise rate)\u00b2", title="log signal-to-noise ratio")
+    ratio_axes.axhline(0, color="grey", linewidth=0.8)
+    for axes in (signal_axes, ratio_axes):
+        axes.set(xlabel="diffusion time", xlim=(0, 1))
+        axes.grid(alpha=0.3)
+    signal_axes.legend()
+    return figure

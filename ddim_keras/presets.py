@@ -1,0 +1,63 @@
+"""Presets: complete recipes of a model and its training, as data.
+
+`lab` is the assignment, unchanged; `fast` is the recipe for minutes of training and for a CPU, and
+`best` the same recipe for a network that wants a GPU.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+
+from ddim_keras.config import ModelConfig, NetworkConfig, TrainingConfig
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A complete recipe: a model and its training."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    summary: str = ""  # one line for --help
+
+
+FAST = Preset(
+    summary="velocity prediction, adaptive group norm, attention; for a CPU or a few minutes",
+    model=ModelConfig(
+        network=NetworkConfig(
+            widths=(48, 96, 192),
+            depths=(1, 2, 2),
+            block="adaptive",
+            attention_sizes=(8,),
+            patch_size=2,
+        ),
+        prediction="velocity",
+    ),
+    training=TrainingConfig(
+        batch_size=16,
+        repetitions=1,
+        # Of the noise, so that weak noise counts, and with it texture. The strongest noise is told
+        # with errors below the delta, whose squares find the mean colour; MAE's median is darker.
+        loss="huber",
+        loss_on="noise",
+        optimizer="muon",
+        learning_rate=2e-3,
+        warmup_steps=200,
+        cosine_decay=True,
+        flip=True,
+        kid_images=640,
+    ),
+)
+BEST_NETWORK = NetworkConfig(
+    widths=(64, 96, 128, 192),
+    depths=(2, 2, 3, 3),
+    block="adaptive",
+    attention_sizes=(16, 8),
+)
+PRESETS = {
+    "lab": Preset(summary="the assignment: noise prediction, MSE, batch norm; for a GPU"),
+    "fast": FAST,
+    "best": Preset(
+        summary="as fast, with a larger network at full resolution; for an hour on a GPU",
+        model=dataclasses.replace(FAST.model, network=BEST_NETWORK),
+        training=dataclasses.replace(FAST.training, batch_size=64, repetitions=5),
+    ),
+}

@@ -1,0 +1,206 @@
+"""The run folder: everything that a training leaves behind, and how it is found and read again.
+
+    runs/<name>/
+      config.json         the model, the recipe, the data set: what `--resume` and generate.py need
+      last.weights.h5     weights, EMA, optimizer and random state after the last saved step
+      best.weights.h5     the same at the epoch of the best KID
+      sampling_steps.json where few steps should lie, once `evaluate.py --search-steps` found it;
+                          removed when further training changes the weights to show
+      history.csv         a row an epoch
+      curves.png          losses and KID
+      samples/            a grid an epoch, always from the same noise
+      report.md           the summary, written at the end
+
+Files are written beside their final name and renamed, so that each is always whole.
+"""
+
+import csv
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ddim_keras.atomic import written_whole
+from ddim_keras.config import InputError
+from ddim_keras.runs.configuration import RunConfig, read_config
+from ddim_keras.runs.weights import load_weights, save_weights
+
+RUNS = Path("runs")
+PRETRAINED = Path(__file__).parents[1] / "pretrained" / "flowers"  # comes with the project
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder."""
+
+    folder: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.folder / "config.json"
+
+    @property
+    def last_weights(self) -> Path:
+        return self.folder / "last.weights.h5"
+
+    @property
+    def best_weights(self) -> Path:
+        return self.folder / "best.weights.h5"
+
+    @property
+    def history_file(self) -> Path:
+        return self.folder / "history.csv"
+
+    @property
+    def sampling_steps_file(self) -> Path:
+        return self.folder / "sampling_steps.json"
+
+    def require_new(self) -> None:
+        """Refuses a folder that holds anything, so that nothing is lost."""
+        if self.config_file.exists():
+            raise InputError(
+                f"{self.folder} already holds a run; add --resume to continue it, or choose "
+                "another --output"
+            )
+        if self.folder.exists() and not (self.folder.is_dir() and not any(self.folder.iterdir())):
+            raise InputError(f"{self.folder} is not an empty folder; choose another --output")
+
+    def save_config(self, config: RunConfig) -> None:
+        """Writes config.json, making the folder."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with written_whole(self.config_file) as part:
+            part.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+
+    def read_config(self) -> RunConfig:
+        """Reads config.json; raises InputError where the folder is not a run."""
+        return read_config(self.folder)
+
+    def save_last(self, model: Any) -> None:
+        """Saves the whole state of a training."""
+        if not self.best_weights.exists():
+            self.forget_sampling_steps()
+        save_weights(model, self.last_weights)
+
+    def keep_last_as_best(self) -> None:
+        """Copies the last weights to the best ones."""
+        self.forget_sampling_steps()
+        with written_whole(self.best_weights) as part:
+            shutil.copyfile(self.last_weights, part)
+
+    def weights_to_show(self) -> Path:
+        """The best weights or, where no KID was measured, the last."""
+        self.read_config()
+        for weights in (self.best_weights, self.last_weights):
+            if weights.exists():
+                return weights
+        raise InputError(f"{self.folder} holds no weights yet: its first epoch has not ended")
+
+    def save_sampling_steps(self, signal_rates: Mapping[int, Sequence[float]]) -> None:
+        """Adds searched signal rates, for each number of steps, to sampling_steps.json."""
+        known = self.read_sampling_steps() if self.sampling_steps_file.exists() else {}
+        with written_whole(self.sampling_steps_file) as part:
+            part.write_text(json.dumps({**known, **signal_rates}, indent=2) + "\n")
+
+    def forget_sampling_steps(self) -> None:
+        """Removes sampling_steps.json: to be called before the weights it was searched for go."""
+        self.sampling_steps_file.unlink(missing_ok=True)
+
+    def read_sampling_steps(self) -> dict[int, list[float]]:
+        """Reads sampling_steps.json: the searched signal rates for each number of steps.
+
+        Raises:
+            InputError: if none were searched yet, or the file is broken.
+        """
+        path = self.sampling_steps_file
+        if not path.exists():
+            raise InputError(
+                f"no steps have been searched for {self.folder}; first: "
+                f"python evaluate.py --run {self.folder} --search-steps 5 10 20"
+            )
+        try:
+            signal_rates = {
+                int(steps): [float(rate) for rate in rates]
+                for steps, rates in json.loads(path.read_text()).items()
+            }
+            if any(len(rates) != steps + 1 for steps, rates in signal_rates.items()):
+                raise ValueError("N steps need N + 1 signal rates")
+        except (ValueError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{path} does not hold searched steps ({error}); remove it, and search again"
+            ) from error
+        return signal_rates
+
+    def write_history(self, rows: list[dict[str, Any]]) -> None:
+        """Writes history.csv anew: a row an epoch, empty cells where nothing was measured."""
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        with written_whole(self.history_file) as part, open(part, "w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def read_history(self) -> list[dict[str, Any]]:
+        """Reads history.csv, without its empty cells; an empty list where there is no file."""
+        if not self.history_file.exists():
+            return []
+        try:
+            with open(self.history_file, newline="") as file:
+                rows = [
+                    {name: _number(cell) for name, cell in row.items() if cell}
+                    for row in csv.DictReader(file, strict=True)
+                ]
+            if not all(isinstance(row["epoch"], int) for row in rows):
+                raise ValueError("an epoch is no whole number")
+        except (ValueError, KeyError, AttributeError, csv.Error) as error:
+            raise InputError(
+                f"{self.history_file} is not the history of a run ({type(error).__name__}: "
+                f"{error}); mend it, or move it away to start another"
+            ) from error
+        return rows
+
+
+def _number(cell: str) -> int | float:
+    return int(cell) if cell.isdigit() else float(cell)
+
+
+def newest_run(runs: Path = RUNS, with_weights: bool = True) -> Run:
+    """The run under `runs` that was started or saved last.
+
+    Args:
+        with_weights: whether it must have weights; where there is none, the model that comes with
+            the project stands in.
+    """
+    file = "last.weights.h5" if with_weights else "config.json"
+    folders = {path.parent for path in runs.glob(f"*/{file}")}
+    if not folders and with_weights and PRETRAINED.exists():
+        return Run(PRETRAINED)
+    if not folders:
+        what = "no run with weights" if with_weights else "no run"
+        raise InputError(f"{what} under {runs}/; train one with: python train.py")
+
+    def last_saved(folder: Path) -> float:
+        files = (folder / "config.json", folder / "last.weights.h5")
+        return max(path.stat().st_mtime for path in files if path.exists())
+
+    return Run(max(folders, key=last_saved))
+
+
+def load_model(weights: Path = PRETRAINED / "best.weights.h5") -> Any:
+    """The model of a weights file with its config.json beside it, ready to generate.
+
+    Args:
+        weights: such as `Run(folder).weights_to_show()`; by default the flowers that come with the
+            project.
+
+    Returns:
+        A `DiffusionModel` of the averaged weights alone.
+
+    Raises:
+        InputError: where a file is missing or damaged.
+    """
+    from ddim_keras.model import DiffusionModel  # not before: run folders are read without Keras
+
+    model = DiffusionModel(read_config(weights.parent).model, only_average=True)
+    load_weights(model, weights)
+    return model

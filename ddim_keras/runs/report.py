@@ -1,0 +1,172 @@
+"""The summary of a run: what was trained, how it performed, and what the numbers mean."""
+
+import datetime
+import math
+import os
+from typing import Any
+
+import keras
+
+from ddim_keras.atomic import written_whole
+from ddim_keras.backends.steps import describe_device
+from ddim_keras.config import TrainingConfig
+from ddim_keras.data.cache import Dataset
+from ddim_keras.metrics.kid import Distance
+from ddim_keras.model import DiffusionModel
+from ddim_keras.progress import duration
+from ddim_keras.runs.configuration import RunConfig
+from ddim_keras.runs.folder import Run
+
+LOSS_NAMES = {"mse": "MSE", "mae": "MAE", "huber": "Huber loss"}
+
+
+def write_report(
+    run: Run,
+    config: RunConfig,
+    dataset: Dataset,
+    model: DiffusionModel,
+    history: list[dict[str, Any]],
+    protocol: str | None,
+    floor: Distance | None,
+) -> None:
+    """Writes report.md into the run folder, whole or not at all.
+
+    Args:
+        history: the rows of history.csv, at least one.
+        protocol: of the KID, or None where none was measured.
+        floor: KID between training and validation images.
+    """
+    text = "\n\n".join(
+        [
+            f"# {run.folder.resolve().name}",
+            _what_was_trained(config, dataset, model, history),
+            _results(config, history, protocol, floor),
+            "## Curves\n\n![losses and KID over the epochs](curves.png)",
+            _samples(run, history),
+            _explanation(config.training, history, floor),
+        ]
+    )
+    with written_whole(run.folder / "report.md") as part:
+        part.write_text(text + "\n")
+
+
+def _what_was_trained(
+    config: RunConfig, dataset: Dataset, model: DiffusionModel, history: list[dict[str, Any]]
+) -> str:
+    network, recipe = config.model.network, config.training
+    seconds = sum(row["seconds"] for row in history)
+    images = history[-1]["images"]
+    rates = f"{config.model.max_signal_rate} to {config.model.min_signal_rate}"
+    schedule = f"{config.model.schedule.replace('_', ' ')} schedule"
+    if config.model.schedule == "offset_cosine":
+        schedule += f", signal rates {rates}"
+    return f"""## What was trained
+
+- Data: {dataset.describe()}.
+- Model (preset `{config.preset}`): residual U-Net, widths {list(network.widths)}, residual blocks
+  {list(network.depths)}, {model.network.count_params():,} parameters; predicts the
+  {config.model.prediction}; {schedule}.
+- Training: {LOSS_NAMES[recipe.loss]} on the {model.loss_on}, {recipe.optimizer} at learning
+  rate {recipe.learning_rate}, batch {recipe.batch_size}, EMA {config.model.ema}, seed
+  {config.model.seed}, {recipe.precision}.
+- Length: {history[-1]["epoch"]} epochs, {images:,} images seen, {duration(seconds)} with all
+  evaluation ({images / seconds:.1f} images a second).
+- Hardware: {describe_device()}, {os.cpu_count()} CPU cores; Keras {keras.__version__} on
+  {keras.backend.backend()}; {datetime.date.today()}."""
+
+
+def _results(
+    config: RunConfig,
+    history: list[dict[str, Any]],
+    protocol: str | None,
+    floor: Distance | None,
+) -> str:
+    last = history[-1]
+    lines = [
+        "## Results\n",
+        "| after epoch | noise loss | image loss | noise loss, validation | "
+        "image loss, validation | KID |",
+        "|---|---|---|---|---|---|",
+    ]
+    measured = [row for row in history if "kid" in row]
+    best = min(measured, key=lambda row: row["kid"], default=last)
+    for name, row in (("first", history[0]), ("best KID", best), ("last", last)):
+        kid = f"{row['kid']:.4f} ± {row['kid_standard_error']:.4f}" if "kid" in row else "-"
+        losses = " | ".join(
+            f"{row[key]:.4f}"
+            for key in ("noise_loss", "image_loss", "val_noise_loss", "val_image_loss")
+        )
+        lines.append(f"| {row['epoch']} ({name}) | {losses} | {kid} |")
+    lines.append(
+        f"\nLosses: {LOSS_NAMES[config.training.loss]}, mean over normalised pixels; validation "
+        "with the moving average of the weights."
+    )
+    if protocol is None:
+        lines.append("KID was not measured.")
+    else:
+        lines.append(
+            f'"{protocol}": 5 steps of deterministic DDIM, EMA weights, against validation images; '
+            "mean and standard error over batches, of 64 images if none are named. Between "
+            f"training and validation images, the floor: {floor or 'not measured'}."
+        )
+    return "\n".join(lines)
+
+
+def _samples(run: Run, history: list[dict[str, Any]]) -> str:
+    grid = f"samples/epoch_{history[-1]['epoch']:04d}.png"
+    return f"## Samples\n\nNot picked: the first noises of seed 0, DDIM.\n\n![samples]({grid})"
+
+
+def loss_of_no_prediction(recipe: TrainingConfig) -> float:
+    """The mean loss of predicting zeros for standard normal noise."""
+    if recipe.loss == "mse":
+        return 1.0
+    if recipe.loss == "mae":
+        return math.sqrt(2 / math.pi)
+    delta = recipe.huber_delta
+    share_within = math.erf(delta / math.sqrt(2))
+    density = math.exp(-(delta**2) / 2) / math.sqrt(2 * math.pi)
+    return share_within / 2 + delta * density - delta**2 / 2 * (1 - share_within)
+
+
+def _explanation(
+    recipe: TrainingConfig, history: list[dict[str, Any]], floor: Distance | None
+) -> str:
+    first, last = history[0], history[-1]
+    points = [
+        f"- Noise loss: {first['noise_loss']:.3g} in the first epoch, {last['noise_loss']:.3g} in "
+        f"the last. Predicting no noise at all gives {loss_of_no_prediction(recipe):.3g}: what is "
+        "gone is the noise that the network can tell from the image."
+    ]
+    gap = last["val_noise_loss"] / last["noise_loss"] - 1
+    if gap > 0.1:
+        points.append(
+            f"- On validation images the noise loss is {gap:.0%} higher: either the moving average "
+            "still lags behind, as early in a training, or the network begins to memorise."
+        )
+    else:
+        points.append(
+            f"- On validation images the noise loss differs by {gap:+.0%}: no sign of memorising."
+        )
+    measured = [row for row in history if "kid" in row]
+    if len(measured) > 1:
+        best = min(measured, key=lambda row: row["kid"])
+        if best is measured[0]:
+            points.append(f"- KID did not fall below the {best['kid']:.3f} of its first epoch.")
+        else:
+            late = best["epoch"] >= 0.9 * measured[-1]["epoch"]
+            points.append(
+                f"- KID fell from {measured[0]['kid']:.3f} to {best['kid']:.3f} at epoch "
+                f"{best['epoch']}"
+                + (
+                    ": it was still falling, and longer training should help."
+                    if late
+                    else ", and no further after that: take the best weights, not the last."
+                )
+            )
+    if floor:
+        points.append(
+            f"- Training images score {floor.value:.4f}; what is above that is missing "
+            "sharpness, structure or variety. Look at the samples to tell which."
+        )
+    return "## What the results say\n\n" + "\n".join(points)

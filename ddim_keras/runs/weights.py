@@ -1,0 +1,76 @@
+"""Weights files: saved whole or not at all, and checked when they are loaded."""
+
+import contextlib
+import errno
+import math
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ddim_keras.atomic import written_whole
+from ddim_keras.config import InputError
+
+# In weights files, from their names in earlier versions, with the same weights.
+RENAMED_LAYERS = {"conv2d_transpose": "patches_to_pixels"}
+
+
+def save_weights(model: Any, path: Path) -> None:
+    """Saves all weights of a Keras model as `.weights.h5`, whole or not at all.
+
+    Raises:
+        OSError: if the disk is full.
+    """
+    optimizer = getattr(model, "optimizer", None)
+    variables = [*model.variables, *(optimizer.variables if optimizer else ())]
+    size = sum(4 * math.prod(variable.shape) + 4096 for variable in variables)  # bytes, generously
+    # HDF5 does not survive a full disk: after a failed write the process ends in a crash.
+    if shutil.disk_usage(path.parent).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    with written_whole(path) as part:
+        model.save_weights(part, overwrite=True)
+
+
+def load_weights(model: Any, path: Path) -> None:
+    """Loads weights; raises InputError where they are missing, damaged or of another model."""
+    if not path.is_file():
+        raise InputError(f"there is no weights file {path}")
+    try:
+        with warnings.catch_warnings():
+            # What Keras would skip, and leave at its initial values.
+            warnings.filterwarnings("error", "Skipping", UserWarning)
+            with under_new_names(path) as renamed:
+                model.load_weights(renamed)
+    except (ValueError, OSError, KeyError, RuntimeError, UserWarning) as error:
+        raise InputError(
+            f"{path} does not hold the weights of this model: it is damaged, or its config.json "
+            f"describes another architecture ({type(error).__name__})"
+        ) from error
+
+
+@contextlib.contextmanager
+def under_new_names(path: Path) -> Iterator[Path]:
+    """Gives a weights file, or a copy of it where layers had other names when it was written."""
+    import h5py  # a part of Keras, which --help should not wait for
+
+    with h5py.File(path) as file:
+        found = [
+            (group, old, new)
+            for group in ("ema_network", *(f"layers/{name}" for name in file["layers"]))
+            for old, new in RENAMED_LAYERS.items()
+            if f"{group}/layers/{old}" in file
+        ]
+    if not found:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        shutil.copyfile(path, copy)
+        with h5py.File(copy, "r+") as file:
+            for group, old, new in found:
+                if f"{group}/layers/{old}" in file:  # one group may have two names
+                    file.move(f"{group}/layers/{old}", f"{group}/layers/{new}")
+        yield copy

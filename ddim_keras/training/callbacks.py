@@ -1,0 +1,227 @@
+"""What happens while a DiffusionModel trains: KID, sample grids, the record, time and interruption.
+
+Keras callbacks, in the order in which they must run at the end of an epoch: `KIDCallback` adds to
+the logs what `RunRecord` writes down.
+"""
+
+import math
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+
+from ddim_keras.backends.devices import alone, any_process, num_processes
+from ddim_keras.config import InputError
+from ddim_keras.metrics.kid import KernelInceptionDistance
+from ddim_keras.plots import figures
+from ddim_keras.progress import duration
+from ddim_keras.runs.folder import Run
+
+GRID_IMAGES = 32  # samples drawn each epoch
+
+
+class Interrupted(Exception):
+    """Training was asked to stop, and has stopped after a whole step."""
+
+
+class KIDCallback(keras.callbacks.Callback):
+    """Measures the KID of the EMA network, always from the same initial noise.
+
+    Adds `kid` and `kid_standard_error` to the epoch's logs.
+
+    Args:
+        kid: holds the encoder and the real features.
+        num_images: generated for each measurement.
+        diffusion_steps: of deterministic DDIM; 5 in the Keras example.
+    """
+
+    def __init__(
+        self, kid: KernelInceptionDistance, num_images: int, diffusion_steps: int = 5
+    ) -> None:
+        super().__init__()
+        self.kid = kid
+        self.num_images = num_images
+        self.diffusion_steps = diffusion_steps
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        images = self.model.generate(self.num_images, self.diffusion_steps, seed=0)
+        distance = self.kid(images)
+        logs["kid"] = distance.value
+        logs["kid_standard_error"] = distance.standard_error
+
+
+class DrawingCallback(keras.callbacks.Callback):
+    """Draws figures in a thread, one after the other, while the training goes on."""
+
+    thread: ClassVar = ThreadPoolExecutor(max_workers=1, thread_name_prefix="figures")
+    drawing: Future | None = None
+
+    def draw(self, figure: Callable[[], None]) -> None:
+        """Calls `figure` in the thread; raises what went wrong in the call before."""
+        self.on_train_end()
+        self.drawing = self.thread.submit(figure)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        if self.drawing is not None:
+            self.drawing.result()
+
+
+class SampleGrid(DrawingCallback):
+    """Draws a grid of generated images each epoch, always from the same initial noise."""
+
+    def __init__(self, run: Run, num_images: int = GRID_IMAGES, diffusion_steps: int = 20) -> None:
+        super().__init__()
+        self.run = run
+        self.num_images = num_images
+        self.diffusion_steps = diffusion_steps
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        images = self.model.generate(self.num_images, self.diffusion_steps, seed=0)
+        title = f"epoch {epoch + 1}, DDIM {self.diffusion_steps} steps, seed 0"
+        path = self.run.folder / "samples" / f"epoch_{epoch + 1:04d}.png"
+        self.draw(lambda: figures.save_figure(figures.image_grid(images, title), path))
+
+
+class RunRecord(DrawingCallback):
+    """Writes checkpoints, history and curves at the end of each epoch.
+
+    Args:
+        run: the folder, created.
+        protocol: what the KID is measured with.
+        images_per_epoch: training images seen in a whole epoch.
+    """
+
+    def __init__(self, run: Run, protocol: str, images_per_epoch: int) -> None:
+        super().__init__()
+        self.run = run
+        self.protocol = protocol
+        self.images_per_epoch = images_per_epoch
+        self.history: list[dict[str, Any]] = []
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        # The checkpoint says how far a run is; rows beyond it belong to an epoch that was lost.
+        self.history = [row for row in self.run.read_history() if row["epoch"] <= epoch]
+        self.start = time.monotonic()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        _require_finite(logs)
+        row = {
+            "epoch": epoch + 1,
+            "images": (epoch + 1) * self.images_per_epoch,
+            "seconds": round(time.monotonic() - self.start, 1),
+            **{name: float(value) for name, value in logs.items()},
+        }
+        self.history.append(row)
+        self.run.write_history(self.history)
+        with alone():
+            self.run.save_last(self.model)
+        kids = [row["kid"] for row in self.history if "kid" in row]
+        if "kid" in row and row["kid"] == min(kids):
+            self.run.keep_last_as_best()
+        rows, path = list(self.history), self.run.folder / "curves.png"
+        self.draw(lambda: figures.save_figure(figures.training_curves(rows, self.protocol), path))
+
+
+class FinishEpoch(keras.callbacks.Callback):
+    """Ends the epoch that a resumed run starts within: its steps before the interruption count."""
+
+    def __init__(self, metric_values: list[np.ndarray]) -> None:
+        super().__init__()
+        self.metric_values = metric_values
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        for variable, value in zip(self.model.metrics_variables, self.metric_values, strict=True):
+            variable.assign(value)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self.model.stop_training = True  # the epochs to come have more steps
+
+
+class StopCleanly(keras.callbacks.Callback):
+    """Ends training after the current step when interrupted, and at once when the loss diverges.
+
+    The first Ctrl-C (SIGINT, or SIGTERM) raises Interrupted at the end of the step; a second one
+    acts as usual. A loss that is not finite raises InputError, before it reaches a checkpoint.
+    Processes that train together agree whether one was interrupted. Here a step is a call of the
+    compiled program, which may make many.
+
+    Args:
+        check_every: steps from one look at the loss, and one agreement, to the next.
+    """
+
+    def __init__(self, check_every: int = 50) -> None:
+        super().__init__()
+        self.check_every = check_every
+        self.steps = 0
+        self.requested = False
+        self.previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopCleanly":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.previous[number] = signal.signal(number, self._request)
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def _request(self, number: int, frame: Any) -> None:
+        self.requested = True
+        print("\nstopping after this step; once more to stop at once", flush=True)
+        self.__exit__()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        # Reading a loss, and agreeing, wait for the device, so not in every step.
+        is_check = self.steps % self.check_every == 0
+        self.steps += 1
+        # After the last step of an epoch, its evaluation and record still belong to it.
+        if batch + 1 < self.params["steps"] and (is_check or num_processes() == 1):
+            self._stop_if_requested()
+        if is_check:
+            _require_finite(logs)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        _require_finite(logs)
+        self._stop_if_requested()
+
+    def _stop_if_requested(self) -> None:
+        if any_process(self.requested):
+            raise Interrupted
+
+
+class TimeEstimate(keras.callbacks.Callback):
+    """Says once, after a few steps, how long the whole training will take."""
+
+    def __init__(self, total_steps: int, after_steps: int = 10) -> None:
+        super().__init__()
+        self.total_steps = total_steps
+        self.after_steps = after_steps
+        self.steps_in_a_call = 1
+        self.calls = 0
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.calls += 1
+        calls = math.ceil(self.after_steps / self.steps_in_a_call)
+        if self.calls == 2:  # the first call or two compile
+            float(next(iter(logs.values())))  # waits for the device
+            self.start = time.monotonic()
+        elif self.calls == 2 + calls:
+            float(next(iter(logs.values())))
+            seconds = (time.monotonic() - self.start) / (calls * self.steps_in_a_call)
+            print(
+                f"\n{seconds:.2g} s a step: about {duration(seconds * self.total_steps)} for "
+                f"{self.total_steps:,} steps, evaluation not counted",
+                flush=True,
+            )
+
+
+def _require_finite(logs: dict[str, Any]) -> None:
+    if not all(math.isfinite(logs[name]) for name in logs if name.endswith("loss")):
+        raise InputError(
+            "the loss is not finite any more: training diverged; the last checkpoint is kept. Try "
+            "a smaller learning rate or --precision float32"
+        )

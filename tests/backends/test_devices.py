@@ -1,0 +1,110 @@
+"""One batch shared by several devices: the losses, weights and KID of one device."""
+
+import importlib.util
+from pathlib import Path
+
+import keras
+import pytest
+
+import train
+from ddim_keras.backends.devices import (
+    choose_devices,
+    connect_hosts,
+    cpu_has_bfloat16,
+    device_names,
+    fast_precision,
+    process_id,
+)
+from ddim_keras.config import InputError
+from ddim_keras.presets import PRESETS
+from tests.helpers import TINY, run
+
+BACKEND = keras.backend.backend()
+PROGRAM = Path(__file__).parents[2] / "benchmarks" / "speed" / "devices.py"
+needs_devices = pytest.mark.skipif(BACKEND == "torch", reason="torch trains on one device")
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    """The program that trains on virtual devices, in processes of its own."""
+    spec = importlib.util.spec_from_file_location("benchmark", PROGRAM)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def assert_same_results(results):
+    first, *others = results.values()
+    assert len(first) == 14  # losses of training and validation, KID and its error, twice; weights
+    for result in others:
+        assert result == pytest.approx(first, rel=1e-4)
+
+
+@needs_devices
+def test_two_devices_end_as_one_what_one_began(benchmark, tmp_path):
+    results = benchmark.results_of(BACKEND, "plain", ["1 then 2"])
+    assert_same_results({"1": benchmark.train_case("plain", "1", tmp_path), **results})
+
+
+@needs_devices
+@pytest.mark.slow
+@pytest.mark.parametrize("block", ["plain", "adaptive"])
+def test_any_number_of_devices_trains_alike(benchmark, block):
+    assert_same_results(benchmark.results_of(BACKEND, block, list(benchmark.CASES)))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BACKEND != "jax", reason="several hosts need JAX")
+def test_two_processes_train_as_one(benchmark):
+    assert_same_results(benchmark.results_of(BACKEND, "plain", ["1", benchmark.TWO_PROCESSES]))
+
+
+def test_one_device_needs_nothing():
+    assert len(choose_devices(None, batch_size=7)) == len(choose_devices(1, batch_size=7)) == 1
+    assert process_id() == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("fpu avx2 avx512_bf16 sse", True), ("fpu amx_bf16", True), ("fpu avx2 avx512f", False)],
+)
+def test_bfloat16_is_used_where_the_processor_has_it(flags, expected, monkeypatch, tmp_path):
+    path = tmp_path / "cpuinfo"
+    path.write_text(f"flags : {flags}\n")
+    assert cpu_has_bfloat16(path) == expected
+    assert not cpu_has_bfloat16(tmp_path / "absent")
+    monkeypatch.setattr("ddim_keras.backends.devices.cpu_has_bfloat16", lambda: expected)
+    if choose_devices(None, batch_size=1)[0].lower().startswith(("cpu", "default")):
+        is_used = expected and BACKEND != "jax"
+        assert fast_precision() == ("mixed_bfloat16" if is_used else "float32")
+
+
+@needs_devices
+def test_mistakes():
+    with pytest.raises(InputError, match="batch size 64 cannot be shared equally by 3 devices"):
+        choose_devices(3, 64)
+    there = len(device_names())
+    with pytest.raises(InputError, match=f"--devices 64: there are {there} .*XLA_FLAGS"):
+        choose_devices(64, 64)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="of torch")
+def test_torch_says_which_backends_can():
+    with pytest.raises(InputError, match="--backend tensorflow or --backend jax, not torch"):
+        choose_devices(2, 64)
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="of the others")
+def test_hosts_need_jax(monkeypatch):
+    monkeypatch.setenv("KERAS_DISTRIBUTION_NUM_PROCESSES", "2")
+    with pytest.raises(InputError, match=f"need --backend jax, not {BACKEND}"):
+        connect_hosts()
+
+
+def test_the_command_refuses_devices_that_are_not_there(monkeypatch, flowers_file, tmp_path):
+    monkeypatch.setitem(PRESETS, "tiny", TINY)
+    output = tmp_path / "run"
+    options = ("--preset", "tiny", "--dataset", flowers_file, "--image-size", 16)
+    message = run(train, *options, "--output", output, "--devices", 16)
+    assert "devices" in message
+    assert not output.exists()

@@ -1,0 +1,161 @@
+import argparse
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ddim_keras.cli import startup
+from ddim_keras.cli.options import at_least, finite
+from ddim_keras.cli.startup import choose_backend, run_command
+from ddim_keras.config import InputError
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(script, *arguments, flags=()):
+    return subprocess.run(
+        [sys.executable, *flags, ROOT / script, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent,
+    )
+
+
+def raising(error):
+    def main():
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (InputError("no such thing"), "error: no such thing"),
+        (InputError("several\n  lines"), "error: several lines"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/disk/file"),
+            "error: /disk/file: No space left on device; what was saved before is kept",
+        ),
+        (OSError("a failure"), "error: a failure; what was saved before is kept"),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_failures_become_an_exit_status(error, status):
+    # A text as status is what Python writes to stderr as a line, exiting with 1.
+    with pytest.raises(SystemExit) as caught:
+        run_command(raising(error))
+    assert caught.value.code == status
+
+
+def test_success_and_defects_pass_through():
+    run_command(lambda: None)
+    with pytest.raises(ZeroDivisionError):
+        run_command(raising(ZeroDivisionError()))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("2", "must be at least 3, not 2"),
+        ("-7", "must be at least 3, not -7"),
+        ("3.5", "'3.5' is not a whole number"),
+        ("many", "'many' is not a whole number"),
+        ("", "'' is not a whole number"),
+        ("99999999999", "must be at most 2147483647"),
+    ],
+)
+def test_numbers_have_a_minimum(text, message):
+    with pytest.raises(argparse.ArgumentTypeError, match=message):
+        at_least(3)(text)
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf"])
+def test_guidance_is_finite(text):
+    with pytest.raises(argparse.ArgumentTypeError, match=f"must be finite, not {text}"):
+        finite(text)
+    assert finite("-0.5") == -0.5
+
+
+def test_numbers_from_the_minimum_on_are_taken():
+    assert at_least(3)("3") == 3
+    assert at_least(3)("1000") == 1000
+
+
+class TestBackend:
+    @pytest.fixture(autouse=True)
+    def environment(self, monkeypatch):
+        monkeypatch.setenv("KERAS_BACKEND", "torch")  # restored at the end in any case
+        monkeypatch.setattr(startup.importlib.util, "find_spec", lambda name: name != "jax")
+
+    def test_an_argument_goes_before_the_environment(self, monkeypatch):
+        assert choose_backend("tensorflow") == "tensorflow"
+        assert startup.os.environ["KERAS_BACKEND"] == "tensorflow"
+
+    def test_the_environment_goes_before_what_is_installed(self):
+        assert choose_backend(None) == "torch"
+
+    def test_the_first_installed_one_is_taken(self, monkeypatch):
+        monkeypatch.delenv("KERAS_BACKEND")
+        assert choose_backend(None) == "tensorflow"
+
+    def test_unknown(self, monkeypatch):
+        monkeypatch.setenv("KERAS_BACKEND", "theano")
+        with pytest.raises(InputError, match="one of tensorflow, jax, torch, not 'theano'"):
+            choose_backend(None)
+
+    def test_not_installed(self):
+        with pytest.raises(InputError, match="jax is not installed: pip install jax"):
+            choose_backend("jax")
+
+    def test_none_installed(self, monkeypatch):
+        monkeypatch.delenv("KERAS_BACKEND")
+        monkeypatch.setattr(startup.importlib.util, "find_spec", lambda name: None)
+        with pytest.raises(InputError, match="no Keras backend is installed"):
+            choose_backend(None)
+
+
+@pytest.mark.parametrize("script", ["train.py", "generate.py", "evaluate.py"])
+def test_help_imports_nothing_slow(script):
+    result = run(script, "--help", flags=("-X", "importtime"))
+    assert result.returncode == 0
+    assert "examples:" in result.stdout
+    assert "default" in result.stdout
+    imported = {line.split("|")[-1].strip() for line in result.stderr.splitlines()}
+    assert "argparse" in imported
+    assert not imported & {"keras", "tensorflow", "jax", "torch", "matplotlib", "matplotlib.figure"}
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("train.py --epochs 0", "--epochs: must be at least 1, not 0"),
+        ("train.py --batch-size 1.5", "--batch-size: '1.5' is not a whole number"),
+        ("train.py --preset slow", "--preset: invalid choice: 'slow'"),
+        ("generate.py --steps 0", "--steps: must be at least 1, not 0"),
+        ("generate.py --run a --weights b", "--weights: not allowed with argument --run"),
+    ],
+)
+def test_bad_arguments(command, message):
+    result = run(*command.split())
+    assert result.returncode == 2
+    assert message in result.stderr.splitlines()[-1]
+    assert not result.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("generate.py --run nowhere", "nowhere is not a run folder: it holds no config.json"),
+        ("train.py --resume --output nowhere", "nowhere is not a run folder"),
+    ],
+)
+def test_mistakes_are_one_line(command, message):
+    result = run(*command.split())
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"error: {message}")
+    assert not result.stdout

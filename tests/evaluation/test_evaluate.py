@@ -1,0 +1,270 @@
+"""evaluate.py end to end, on a tiny model and an encoder with random weights."""
+
+import csv
+import dataclasses
+import os
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_generate import make_run
+
+import evaluate
+from ddim_keras.config import InputError
+from ddim_keras.data.drawn_flowers import draw_flowers
+from ddim_keras.metrics import encoders
+from ddim_keras.samplers import LAST_SIGNAL_RATE
+from ddim_keras.schedules import offset_cosine
+from tests.helpers import run
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_download(encoder):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoders, "choose_encoder", lambda weights: encoder)
+        yield
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with 80 images for validation, and the cache of prepared images."""
+    place = tmp_path_factory.mktemp("place")
+    images, labels = draw_flowers(400, 16)
+    np.savez(place / "flowers.npz", images=images, labels=labels)
+    return place
+
+
+@pytest.fixture(params=[0])
+def finished(request, place, tmp_path):
+    """A run, class-conditional where a number of classes is given."""
+    finished = make_run(tmp_path / "run", num_classes=request.param)
+    config = dataclasses.replace(finished.read_config(), dataset=str(place / "flowers.npz"))
+    finished.save_config(config)
+    return finished
+
+
+@pytest.fixture
+def measure(finished, place):
+    """Runs the command on the run; returns its exit status, or its line of error."""
+    options = ("--run", finished.folder, "--cache-dir", place / "cache", "--num-images", 128)
+    return lambda *arguments: run(evaluate, *options, *arguments)
+
+
+def rows_of(folder):
+    with open(folder / "evaluation.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_row_for_each_sampler_last_rate_and_number_of_steps(measure, finished, capsys):
+    where = ("--spacing", "rho", "--last-signal-rate", 0.9, 0.98, "--steps", 2, 1)
+    assert measure("--samplers", "ddim", "heun", *where) == 0
+    rows = rows_of(finished.folder)
+    assert [(row["setting"], row["network_calls"]) for row in rows[:4]] == [
+        ("ddim, rho to 0.9", "1"),
+        ("ddim, rho to 0.9", "2"),
+        ("ddim, rho to 0.98", "1"),
+        ("ddim, rho to 0.98", "2"),
+    ]
+    assert len(rows) == 8
+    assert (rows[-1]["setting"], rows[-1]["network_calls"]) == ("heun, rho to 0.98", "3")
+    for row in rows:
+        assert float(row["last_signal_rate"]) == (
+            0.02 if row["steps"] == "1" else pytest.approx(float(row["setting"].split()[-1]))
+        )
+        assert float(row["kid_standard_error"]) > 0
+        assert float(row["images_per_second"]) > 0
+        assert row["features"] == "random convolution, 64"
+        assert "frechet" not in row
+    # Of one step every setting makes the same images.
+    kids = {round(float(row["kid"]), 5) for row in rows if row["steps"] == "1"}
+    assert len(kids) == 1
+
+    title, *lines = capsys.readouterr().out.splitlines()[-11:-1]
+    assert title.split() == ["setting", "steps", "calls", "last", "rate", "images/s", "KID"]
+    assert lines[3].split()[:6] == ["ddim,", "rho", "to", "0.98", "2", "2"]
+    assert f"{float(rows[3]['kid']):.4f}  ± {float(rows[3]['kid_standard_error']):.4f}" in lines[3]
+    assert lines[-1].startswith("training against validation ")
+    assert np.asarray(Image.open(finished.folder / "evaluation.png")).std() > 10
+
+
+def test_without_a_spacing_each_sampler_has_its_own(measure, finished):
+    assert measure("--samplers", "ddim", "ipndm", "--steps", 2) == 0
+    rows = rows_of(finished.folder)
+    assert [(row["setting"], row["spacing"]) for row in rows] == [
+        ("ddim", "usual"),
+        ("ipndm", "usual"),
+    ]
+    config = finished.read_config().model
+    _, halfway = offset_cosine(np.float32(0.5), config.max_signal_rate, config.min_signal_rate)
+    assert float(rows[0]["last_signal_rate"]) == pytest.approx(float(halfway), abs=1e-5)
+    assert float(rows[1]["last_signal_rate"]) == LAST_SIGNAL_RATE
+
+
+def test_other_metrics_of_the_same_images(measure, tmp_path, finished, encoder, place):
+    output = tmp_path / "new" / "folder"
+    metrics = ("--metrics", "precision_recall", "frechet")
+    assert measure(*metrics, "--steps", 1, "--batch-size", 50, "--output", output) == 0
+    (row,) = rows_of(output)
+    assert "kid" not in row
+    assert float(row["frechet"]) > 0
+    # Of a model that was not trained, no image lies among the real ones.
+    assert (float(row["precision"]), float(row["recall"])) == (0, 0)
+    wide = Image.open(output / "evaluation.png")
+    assert wide.width > wide.height
+    assert not (finished.folder / "evaluation.csv").exists()
+
+
+def test_searched_steps_are_stored_and_used(measure, finished, capsys, monkeypatch):
+    assert measure("--spacing", "searched") == (
+        f"error: no steps have been searched for {finished.folder}; first: "
+        f"python evaluate.py --run {finished.folder} --search-steps 5 10 20"
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr("ddim_keras.data.cache.load_dataset", None)  # it needs no images
+        assert measure("--search-steps", 3, 2) == 0
+    stored = finished.read_sampling_steps()
+    assert list(stored) == [2, 3]
+    printed = capsys.readouterr().out
+    assert "3 steps at signal rates " + ", ".join(f"{x:.3f}" for x in stored[3][:-1]) in printed
+    assert f"wrote {finished.folder}/sampling_steps.json, for --spacing searched" in printed
+
+    by_kid = ("--search-by", "kid", "--samplers", "ipndm", "--spacing", "rho")
+    assert measure("--search-steps", 2, *by_kid) == 0
+    assert finished.read_sampling_steps()[2] != stored[2]
+    first, least = re.search(
+        r"ipndm, 2 steps: KID (\S+) at the start, (\S+) now", capsys.readouterr().out
+    ).groups()
+    assert float(least) <= float(first)
+
+    # They have a last signal rate of their own, once.
+    rates = ("--last-signal-rate", 0.9, 0.95)
+    assert measure("--spacing", "searched", "time", *rates, "--steps", 3) == 0
+    rows = rows_of(finished.folder)
+    assert [row["setting"] for row in rows] == [
+        "ddim, searched",
+        "ddim, time to 0.9",
+        "ddim, time to 0.95",
+    ]
+    assert float(rows[0]["last_signal_rate"]) == pytest.approx(stored[3][-2], abs=1e-6)
+    assert measure("--spacing", "searched", "--steps", 3, 5) == (
+        "error: there are searched signal rates for 2, 3 steps, not for 5; find them with: "
+        "python evaluate.py --search-steps 5"
+    )
+
+
+def test_steps_of_the_provided_model_are_not_written_into_the_package(
+    measure, finished, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(evaluate, "PRETRAINED", finished.folder)
+    monkeypatch.chdir(tmp_path)
+    finished.forget_sampling_steps()
+    assert measure("--search-steps", 2) == 0
+    assert not finished.sampling_steps_file.exists()
+    assert (tmp_path / "sampling_steps.json").exists()
+    assert f"once it lies in {finished.folder}" in capsys.readouterr().out
+
+
+def test_a_search_goes_on_from_searched_steps(measure, finished, capsys, monkeypatch):
+    finished.save_sampling_steps({2: [0.02, 0.5, 1.0]})
+    starts = []
+
+    def coordinate_search(measure, start):
+        starts.append(start)
+        return start, measure(start)
+
+    monkeypatch.setattr("ddim_keras.step_search.coordinate_search", coordinate_search)
+    search = ("--search-steps", 2, "--search-by", "kid", "--samplers", "ipndm")
+    assert measure(*search, "--spacing", "searched") == 0
+    assert starts == [[0.02, 0.5, 1.0]]
+
+
+@pytest.mark.parametrize("finished", [3], indirect=True)
+def test_guidance_reaches_the_images(measure, finished):
+    for guidance in (0, 2):
+        assert measure("--steps", 2, "--guidance", guidance) == 0
+    plain, guided = rows_of(finished.folder)
+    assert (plain["setting"], float(plain["guidance"])) == ("ddim", 0)
+    assert (guided["setting"], float(guided["guidance"])) == ("ddim, guidance 2", 2)
+    assert plain["kid"] != guided["kid"]
+
+
+def test_what_was_measured_before_stays(measure, finished, capsys):
+    def measured_now(*arguments):
+        assert measure(*arguments) == 0
+        table = capsys.readouterr().out.split("\n\n")[-1].splitlines()[1:-2]
+        return [(row["setting"], row["steps"], row["split"]) for row in rows_of(finished.folder)], [
+            line.split()[0] for line in table
+        ]
+
+    ddim = ("ddim", "1", "validation")
+    ipndm = ("ipndm", "2", "validation")
+    assert measured_now("--steps", 1) == ([ddim], ["ddim"])
+    assert measured_now("--samplers", "ipndm", "--steps", 2) == ([ddim, ipndm], ["ddim", "ipndm"])
+    assert measured_now("--steps", 1) == ([ipndm, ddim], ["ipndm", "ddim"])
+    # Kept, but not beside what it does not compare with.
+    assert measured_now("--steps", 1, "--split", "train") == (
+        [ipndm, ddim, ("ddim", "1", "train")],
+        ["ddim"],
+    )
+    # Other weights, which the old values say nothing about.
+    later = (finished.folder / "evaluation.csv").stat().st_mtime + 1
+    os.utime(finished.weights_to_show(), (later, later))
+    assert measured_now("--steps", 1) == ([ddim], ["ddim"])
+
+
+def test_what_was_measured_before_a_failure_is_kept(measure, finished, monkeypatch):
+    original = evaluate.measured
+    calls = []
+
+    def measured(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:  # the floor, the first setting, the second
+            raise InputError("no more")
+        return original(*arguments)
+
+    monkeypatch.setattr(evaluate, "measured", measured)
+    assert measure("--steps", 1, 2) == "error: no more"
+    assert [row["steps"] for row in rows_of(finished.folder)] == ["1"]
+    assert (finished.folder / "evaluation.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--samplers", "ddim", "nope"], "sampler must be one of ddim, adams_bashforth, "),
+        (["--spacing", "nope"], "spacing must be one of time, log_snr, rho, "),
+        (["--last-signal-rate", 2], "the last signal rate must be between 0.02 and 1, not 2.0"),
+        (["--search-steps", 65], "steps can be searched for 1 to 64 of them, not 65"),
+        (["--guidance", 1], "{folder} is not class-conditional; leave --guidance away"),
+        (["--run", "nowhere"], "nowhere is not a run folder: it holds no config.json"),
+    ],
+)
+def test_mistakes_are_named_before_the_work(measure, finished, arguments, message, monkeypatch):
+    monkeypatch.setattr("ddim_keras.data.cache.load_dataset", None)
+    error = measure(*arguments)
+    assert error.startswith("error: " + message.format(folder=finished.folder))
+    assert "\n" not in error
+    assert not list(finished.folder.glob("evaluation.*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--num-images", 63], "--num-images: must be at least 128, not 63"),
+        (["--steps", 0], "--steps: must be at least 1, not 0"),
+        (["--metrics", "fid"], "--metrics: invalid choice: 'fid'"),
+        (["--last-signal-rate", "high"], "--last-signal-rate: invalid float value: 'high'"),
+    ],
+)
+def test_bad_arguments(measure, arguments, message, capsys):
+    assert measure(*arguments) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_few_validation_images(measure, finished, tmp_path):
+    np.save(tmp_path / "few.npy", draw_flowers(100, 16)[0])
+    few = dataclasses.replace(finished.read_config(), dataset=str(tmp_path / "few.npy"))
+    finished.save_config(few)
+    assert measure("--steps", 1) == 0
+    assert float(rows_of(finished.folder)[0]["kid"]) > 0

@@ -1,0 +1,296 @@
+import dataclasses
+import errno
+import json
+import math
+import os
+import shutil
+from types import SimpleNamespace
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+from ddim_keras.config import InputError, ModelConfig, NetworkConfig, TrainingConfig
+from ddim_keras.model import DiffusionModel
+from ddim_keras.runs.configuration import RunConfig, read_config
+from ddim_keras.runs.folder import PRETRAINED, Run, load_model, newest_run
+from ddim_keras.runs.weights import load_weights, save_weights
+
+CONFIG = RunConfig(
+    preset="lab",
+    model=ModelConfig(network=NetworkConfig(image_size=8, widths=(8,), depths=(1,))),
+    training=TrainingConfig(batch_size=8, loss="mae"),
+    dataset="photos/",
+    data_dir=None,
+    epochs=3,
+    num_images=100,
+)
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = Run(tmp_path / "runs" / "mine")
+    run.save_config(CONFIG)
+    return run
+
+
+@pytest.fixture(scope="module")
+def model():
+    return DiffusionModel(CONFIG.model)
+
+
+@pytest.fixture(scope="module")
+def weights_file(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "last.weights.h5"
+    save_weights(model, path)
+    return path
+
+
+def test_a_configuration_survives_its_file(run):
+    assert run.read_config() == CONFIG
+    assert [path.name for path in run.folder.iterdir()] == ["config.json"]
+
+
+def test_searched_steps_survive_their_file_and_are_added_to(run):
+    with pytest.raises(InputError, match=r"no steps have been searched .* --search-steps 5 10 20"):
+        run.read_sampling_steps()
+    run.save_sampling_steps({2: [0.02, 0.7, 1.0], 1: [0.02, 1.0]})
+    run.save_sampling_steps({2: [0.02, 0.8, 1.0]})
+    assert run.read_sampling_steps() == {1: [0.02, 1.0], 2: [0.02, 0.8, 1.0]}
+
+
+def test_searched_steps_go_with_the_weights_that_they_were_searched_for(run, model):
+    def is_kept_after(action):
+        run.save_sampling_steps({1: [0.02, 1.0]})
+        action()
+        return run.sampling_steps_file.exists()
+
+    assert not is_kept_after(lambda: run.save_last(model))
+    assert not is_kept_after(run.keep_last_as_best)
+    # From now on the best weights are those to show, and an epoch that is not better leaves them.
+    assert is_kept_after(lambda: run.save_last(model))
+    assert not is_kept_after(run.keep_last_as_best)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"2": [0.1, 1.0]}', '{"one": [0.1, 1]}', '{"1": 3}'])
+def test_broken_searched_steps_are_named(run, text):
+    run.sampling_steps_file.write_text(text)
+    with pytest.raises(InputError, match=r"sampling_steps\.json does not hold searched steps"):
+        run.read_sampling_steps()
+
+
+def test_a_configuration_of_before_the_number_of_images_was_kept(run):
+    values = CONFIG.to_dict()
+    del values["num_images"]
+    run.config_file.write_text(json.dumps(values))
+    assert run.read_config().num_images is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda values: values.pop("epochs"), "epochs"),
+        (lambda values: values.update(epochs=0), "epochs must be at least 1"),
+        (lambda values: values.update(colour="red"), "RunConfig has no field colour"),
+        (lambda values: values["training"].update(rate=1), "TrainingConfig has no field rate"),
+        (lambda values: values["model"].update(depth=1), "ModelConfig has no field depth"),
+        (lambda values: values["model"].pop("network"), "network"),
+        (lambda values: values["model"]["network"].update(image_size="8"), ""),
+        (lambda values: values.update(model=[]), ""),
+    ],
+)
+def test_broken_configurations_are_refused(run, change, message):
+    values = CONFIG.to_dict()
+    change(values)
+    run.config_file.write_text(json.dumps(values))
+    with pytest.raises(InputError, match=f"is not the configuration of a run.*{message}"):
+        run.read_config()
+
+
+@pytest.mark.parametrize("contents", [b"", b"{", b"[]", b"3", b"\xff\xfe"])
+def test_a_file_that_is_no_configuration(run, contents):
+    run.config_file.write_bytes(contents)
+    with pytest.raises(InputError, match=r"config\.json is not the configuration of a run"):
+        read_config(run.folder)
+
+
+def test_a_folder_that_is_no_run(tmp_path):
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(InputError, match=r"is not a run folder: it holds no config\.json"):
+            read_config(folder)
+        with pytest.raises(InputError, match="is not a run folder"):
+            Run(folder).weights_to_show()
+
+
+def test_a_new_run_needs_an_empty_place(run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    Run(tmp_path / "empty").require_new()
+    Run(tmp_path / "missing").require_new()
+    with pytest.raises(InputError, match="already holds a run; add --resume"):
+        run.require_new()
+    with pytest.raises(InputError, match="is not an empty folder"):
+        Run(tmp_path).require_new()
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is not an empty folder"):
+        Run(tmp_path / "file").require_new()
+
+
+def test_history_survives_its_file(run):
+    rows = [
+        {"epoch": 1, "noise_loss": 0.1 + 0.2, "kid": -1e-05},
+        {"epoch": 2, "noise_loss": 1e30},
+        {"epoch": 3, "noise_loss": 0.5, "kid": 2.0, "late": -3.0},
+    ]
+    run.write_history(rows)
+    assert run.read_history() == rows
+    assert run.history_file.read_text().splitlines()[0] == "epoch,noise_loss,kid,late"
+    assert {path.name for path in run.folder.iterdir()} == {"config.json", "history.csv"}
+
+
+def test_history_keeps_what_is_not_finite(run):
+    run.write_history([{"epoch": 1, "loss": math.nan, "other": math.inf}])
+    ((epoch, loss, other),) = (row.values() for row in run.read_history())
+    assert (epoch, other) == (1, math.inf)
+    assert math.isnan(loss)
+
+
+def test_no_history(run):
+    assert run.read_history() == []
+    run.write_history([])
+    assert run.read_history() == []
+
+
+@pytest.mark.parametrize(
+    "text", ["epoch,loss\n1,abc\n", "loss\n0.5\n", "epoch\nx\n", "epoch\n1,2,3\n", "epoch\n1.5\n"]
+)
+def test_a_broken_history_is_refused(run, text):
+    run.history_file.write_text(text)
+    with pytest.raises(InputError, match=r"history\.csv is not the history of a run"):
+        run.read_history()
+
+
+def test_the_newest_run(tmp_path):
+    with pytest.raises(InputError, match=r"no run under .*train one with"):
+        newest_run(tmp_path / "missing", with_weights=False)
+    assert newest_run(tmp_path / "missing").folder == PRETRAINED
+    for time, name in enumerate(["a", "c", "b"], start=1):
+        folder = tmp_path / name
+        folder.mkdir()
+        for file in (folder / "config.json", folder / "last.weights.h5"):
+            file.touch()
+            os.utime(file, (time, time))
+    (tmp_path / "a" / "config.json").touch()  # resumed, or copied: now
+    assert newest_run(tmp_path) == Run(tmp_path / "a")
+    os.utime(tmp_path / "a" / "config.json", (0, 0))
+    assert newest_run(tmp_path) == Run(tmp_path / "b")
+
+    # One that was killed before its first epoch ended can be resumed, but not shown.
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / "config.json").touch()
+    assert newest_run(tmp_path) == Run(tmp_path / "b")
+    assert newest_run(tmp_path, with_weights=False) == Run(tmp_path / "killed")
+
+
+def test_the_best_weights_are_shown(run):
+    with pytest.raises(InputError, match="holds no weights yet"):
+        run.weights_to_show()
+    run.last_weights.write_bytes(b"last")
+    assert run.weights_to_show() == run.last_weights
+    run.keep_last_as_best()
+    assert run.weights_to_show() == run.best_weights
+    assert run.best_weights.read_bytes() == b"last"
+    assert not list(run.folder.glob("part-*"))
+
+
+def test_weights_survive_their_file(model, weights_file):
+    # From another seed; test_model.py compares what they generate.
+    other = DiffusionModel(ModelConfig(network=CONFIG.model.network, seed=1))
+    kernels = [m.network.trainable_variables[0] for m in (model, other)]
+    assert not np.allclose(*map(keras.ops.convert_to_numpy, kernels))
+    load_weights(other, weights_file)
+    for before, after in zip(model.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert list(weights_file.parent.iterdir()) == [weights_file]
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        NetworkConfig(image_size=8, widths=(16,), depths=(1,)),
+        NetworkConfig(image_size=8, widths=(8,), depths=(2,)),
+        NetworkConfig(image_size=8, widths=(8, 8), depths=(1, 1)),
+        NetworkConfig(image_size=8, widths=(8,), depths=(1,), channels=1),
+        NetworkConfig(image_size=8, widths=(8,), depths=(1,), block="adaptive"),
+    ],
+)
+def test_weights_of_another_architecture_are_refused(weights_file, network):
+    with pytest.raises(InputError, match="does not hold the weights of this model"):
+        load_weights(DiffusionModel(ModelConfig(network=network)), weights_file)
+
+
+def test_weights_of_a_larger_network_are_refused(model, tmp_path):
+    network = NetworkConfig(image_size=8, widths=(8, 8), depths=(1, 1))
+    path = tmp_path / "larger.weights.h5"
+    save_weights(DiffusionModel(ModelConfig(network=network)), path)
+    with pytest.raises(InputError, match="does not hold the weights of this model"):
+        load_weights(model, path)
+
+
+def test_damaged_weights_are_refused(model, weights_file, tmp_path):
+    contents = weights_file.read_bytes()
+    path = tmp_path / "damaged.weights.h5"
+    for damaged in (b"", b"text", contents[:100], contents[: len(contents) // 2], contents[:-1]):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match="does not hold the weights of this model"):
+            load_weights(model, path)
+
+
+def test_missing_weights_are_named(model, tmp_path):
+    with pytest.raises(InputError, match=r"there is no weights file .*none\.weights\.h5"):
+        load_weights(model, tmp_path / "none.weights.h5")
+
+
+def test_a_model_is_loaded_to_generate(run, model):
+    run.save_config(CONFIG)
+    save_weights(model, run.last_weights)
+    loaded = load_model(run.weights_to_show())
+    np.testing.assert_allclose(
+        loaded.generate(2, 2, seed=0), model.generate(2, 2, seed=0), atol=1e-5
+    )
+    with pytest.raises(InputError, match="not a run folder"):
+        load_model(run.folder / "elsewhere" / "best.weights.h5")
+
+
+def test_a_full_disk_leaves_the_weights_of_before(model, weights_file, monkeypatch):
+    before = weights_file.read_bytes()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(OSError, match="No space left") as caught:
+        save_weights(model, weights_file)
+    assert caught.value.errno == errno.ENOSPC
+    assert caught.value.filename == str(weights_file)
+    assert weights_file.read_bytes() == before
+    assert list(weights_file.parent.iterdir()) == [weights_file]
+
+
+def test_the_free_space_asked_for_is_enough(model, weights_file, monkeypatch):
+    asked = weights_file.stat().st_size - 1
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=asked))
+    with pytest.raises(OSError, match="No space left"):
+        save_weights(model, weights_file)
+
+
+def test_weights_with_earlier_layer_names_still_load(tmp_path):
+    network = NetworkConfig(image_size=8, widths=(16,), depths=(1,), block="adaptive", patch_size=2)
+    config = dataclasses.replace(CONFIG.model, network=network)
+    model, other = DiffusionModel(config), DiffusionModel(dataclasses.replace(config, seed=1))
+    path = tmp_path / "last.weights.h5"
+    save_weights(model, path)
+    with h5py.File(path, "r+") as file:
+        for group in ("layers/functional", "ema_network"):
+            file.move(f"{group}/layers/patches_to_pixels", f"{group}/layers/conv2d_transpose")
+    before = path.read_bytes()
+    load_weights(other, path)
+    for loaded, saved in zip(other.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (loaded, saved)))
+    assert path.read_bytes() == before

@@ -1,0 +1,73 @@
+import errno
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ddim_keras.atomic import written_whole
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def file(tmp_path):
+    file = tmp_path / "file.txt"
+    file.write_text("before")
+    return file
+
+
+def test_the_new_contents_appear_at_once(file):
+    with written_whole(file) as part:
+        part.write_text("after")
+        assert file.read_text() == "before"
+    assert file.read_text() == "after"
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_the_other_name_has_the_same_folder_and_ending(file):
+    with written_whole(file) as part:
+        assert part.parent == file.parent
+        assert part.name.endswith(".txt")
+        part.touch()
+
+
+@pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])
+def test_a_failure_leaves_what_was_there(file, failure):
+    def fail_halfway():
+        with written_whole(file) as part:
+            part.write_text("half")
+            raise failure
+
+    with pytest.raises(failure):
+        fail_halfway()
+    assert file.read_text() == "before"
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_kill_leaves_at_most_the_other_file(file):
+    script = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from ddim_keras.files import written_whole\n"
+        "with written_whole(Path(sys.argv[1])) as part:\n"
+        "    part.write_text('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, file], cwd=ROOT, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert file.read_text() == "before"
+    (part,) = {*file.parent.iterdir()} - {file}
+    assert part.name.startswith("part-")
+
+
+def test_a_full_disk_is_told_with_the_file(file):
+    with pytest.raises(OSError, match="No space left") as caught, written_whole(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(file)
+
+
+def test_a_missing_folder_is_told(tmp_path):
+    with pytest.raises(FileNotFoundError), written_whole(tmp_path / "none" / "file") as part:
+        part.write_text("after")

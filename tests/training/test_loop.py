@@ -1,0 +1,226 @@
+import dataclasses
+import signal
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from ddim_keras import (
+    Dataset,
+    InputError,
+    KernelInceptionDistance,
+    ModelConfig,
+    NetworkConfig,
+    TrainingConfig,
+    draw_flowers,
+    train,
+)
+from ddim_keras.metrics.encoders import Encoder
+from ddim_keras.runs.configuration import RunConfig
+from ddim_keras.runs.folder import Run
+from ddim_keras.runs.report import loss_of_no_prediction, write_report
+from ddim_keras.training.callbacks import Interrupted, KIDCallback, SampleGrid
+from ddim_keras.training.loop import build_model, build_optimizer, even_part
+
+CONFIG = RunConfig(
+    preset="lab",
+    model=ModelConfig(network=NetworkConfig(image_size=8, widths=(8,), depths=(1,))),
+    training=TrainingConfig(batch_size=8, repetitions=1, flip=True, cosine_decay=True),
+    dataset=None,
+    data_dir=None,
+    epochs=3,
+)
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    images, labels = draw_flowers(56, 8)
+    return Dataset("drawn", images[:40], labels[:40], images[40:], labels[40:], ("a",) * 10)
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = Run(tmp_path / "run")
+    run.save_config(CONFIG)
+    return run
+
+
+def losses(run):
+    names = ("epoch", "noise_loss", "image_loss", "val_noise_loss", "val_image_loss")
+    return [[row[name] for name in names] for row in run.read_history()]
+
+
+class InterruptAt(keras.callbacks.Callback):
+    """Presses Ctrl-C in some step."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.steps_left = steps
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps_left -= 1
+        if not self.steps_left:
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(dataset, tmp_path_factory):
+    run = Run(tmp_path_factory.mktemp("uninterrupted"))
+    run.save_config(CONFIG)
+    return run, train(run, CONFIG, dataset)
+
+
+def test_a_run_records_every_epoch(uninterrupted):
+    run, _ = uninterrupted
+    history = run.read_history()
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    assert [row["images"] for row in history] == [40, 80, 120]
+    for row in history:
+        assert np.isfinite([row["noise_loss"], row["image_loss"], row["val_noise_loss"]]).all()
+    assert run.last_weights.exists()
+    assert not run.best_weights.exists()  # no KID was measured
+    assert (run.folder / "curves.png").exists()
+    assert not list(run.folder.glob("*part*"))
+
+
+@pytest.mark.parametrize("steps", [2, 5, 7])  # within an epoch, at its end, within the next
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(run, dataset, uninterrupted, steps):
+    with pytest.raises(Interrupted):
+        train(run, CONFIG, dataset, callbacks=[InterruptAt(steps)])
+    model = train(run, CONFIG, dataset)
+    assert_same_training(run, model, uninterrupted)
+
+
+def assert_same_training(run, model, uninterrupted):
+    expected_run, expected_model = uninterrupted
+    np.testing.assert_allclose(losses(run), losses(expected_run), rtol=1e-4)
+    for weight, expected in zip(model.weights, expected_model.weights, strict=True):
+        np.testing.assert_allclose(
+            ops.convert_to_numpy(weight), ops.convert_to_numpy(expected), rtol=1e-3, atol=1e-5
+        )
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="each step is a call of its own")
+def test_many_steps_in_a_call_are_the_same_steps(run, dataset, uninterrupted):
+    # Five an epoch: JAX makes 3 and 2 of them, with the images on the device; Keras 5 under
+    # TensorFlow. Interrupted within the second epoch, and at the end of the first one.
+    steps, calls = (3, 3) if keras.backend.backend() == "jax" else (5, 1)
+    with pytest.raises(Interrupted):
+        train(run, CONFIG, dataset, callbacks=[InterruptAt(calls)], steps_in_a_call=steps)
+    model = train(run, CONFIG, dataset, steps_in_a_call=steps)
+    assert_same_training(run, model, uninterrupted)
+
+
+def test_steps_in_a_call_divide_an_epoch_or_nearly_do():
+    assert even_part(511) == 73
+    assert even_part(40) == 40
+    assert even_part(509) == 85  # prime: five times 85 and 84
+    assert even_part(1) == 1
+
+
+def test_a_killed_run_loses_the_epoch_in_progress_alone(run, dataset, uninterrupted):
+    class Killed(Exception):
+        pass
+
+    class KillAfterCheckpoint(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if run.history_file.exists() and batch == 3:
+                raise Killed  # nothing is saved any more, as with kill -9
+
+    with pytest.raises(Killed):
+        train(run, CONFIG, dataset, callbacks=[KillAfterCheckpoint()])
+    assert [row["epoch"] for row in run.read_history()] == [1]
+    # Killed after the history was written, before the checkpoint: a row too many.
+    run.write_history([*run.read_history(), {"epoch": 2, "noise_loss": 123.0}])
+    train(run, CONFIG, dataset)
+    np.testing.assert_allclose(losses(run), losses(uninterrupted[0]), rtol=1e-4)
+
+
+def test_a_diverging_loss_is_an_error_and_keeps_the_checkpoint(run, dataset):
+    train(run, dataclasses.replace(CONFIG, epochs=1), dataset)
+    before = run.last_weights.read_bytes()
+    recipe = dataclasses.replace(CONFIG.training, learning_rate=1e30)
+    with pytest.raises(InputError, match="diverged"):
+        train(run, dataclasses.replace(CONFIG, training=recipe), dataset)
+    assert run.last_weights.read_bytes() == before
+
+
+def test_kid_grids_and_report(run, dataset):
+    pixels = keras.Input((75, 75, 3))
+    features = keras.layers.AveragePooling2D(25)(pixels)
+    encoder = Encoder("colours", keras.Model(pixels, keras.layers.Flatten()(features)))
+    kid = KernelInceptionDistance(encoder, dataset.validation_images, batch_size=8)
+    callbacks = [KIDCallback(kid, 16, diffusion_steps=2), SampleGrid(run, 4, diffusion_steps=2)]
+    model = train(run, CONFIG, dataset, protocol=kid.protocol, callbacks=callbacks)
+
+    history = run.read_history()
+    assert all(row["kid_standard_error"] > 0 for row in history)
+    last = kid(model.generate(16, 2, seed=0))
+    assert history[-1]["kid"] == pytest.approx(last.value, rel=1e-3)  # EMA weights, fixed noise
+    best = min(history, key=lambda row: row["kid"])["epoch"]
+    same = run.best_weights.read_bytes() == run.last_weights.read_bytes()
+    assert same == (best == 3)
+    grids = sorted(path.name for path in (run.folder / "samples").iterdir())
+    assert grids == [f"epoch_{epoch:04d}.png" for epoch in (1, 2, 3)]
+
+    floor = kid(dataset.train_images[:16])
+    write_report(run, CONFIG, dataset, model, history, kid.protocol, floor)
+    report = (run.folder / "report.md").read_text()
+    for expected in (
+        "KID, colours, 27",
+        f"{history[-1]['kid']:.4f}",
+        str(floor),
+        "samples/epoch_0003.png",
+        "curves.png",
+        "120 images seen",
+    ):
+        assert expected in report
+
+    # Resumed without KID, the floor is not known; and KID need not fall.
+    history[0]["kid"] = 0.0
+    write_report(run, CONFIG, dataset, model, history, kid.protocol, None)
+    report = (run.folder / "report.md").read_text()
+    assert "the floor: not measured" in report
+    assert "KID did not fall below the 0.000 of its first epoch" in report
+
+
+@pytest.mark.parametrize("loss", ["mse", "mae", "huber"])
+def test_loss_of_no_prediction(loss):
+    recipe = TrainingConfig(loss=loss, huber_delta=0.5)
+    model = build_model(CONFIG.model, recipe, 10)
+    noises = np.random.default_rng(0).standard_normal((100_000, 1)).astype("float32")
+    measured = float(model.mean_error(noises, np.zeros_like(noises)))
+    assert loss_of_no_prediction(recipe) == pytest.approx(measured, rel=0.01)
+
+
+def test_half_precision_is_for_the_layers_alone(run, dataset, uninterrupted):
+    recipe = dataclasses.replace(CONFIG.training, precision="mixed_bfloat16")
+    try:
+        model = train(run, dataclasses.replace(CONFIG, training=recipe, epochs=1), dataset)
+        images = ops.convert_to_tensor(dataset.train_images[:4])
+        noisy_images = model.normalize(images)
+        times = ops.full((4, 1, 1, 1), 0.5)
+        rates = model.diffusion_schedule(times)
+        predictions = model.denoise(noisy_images, *rates, training=False)
+        for value in (noisy_images, *rates, *predictions, *model.compute_losses(images, False)[:1]):
+            assert keras.backend.standardize_dtype(value.dtype) == "float32"
+    finally:
+        keras.config.set_dtype_policy("float32")
+    # Moving averages move by a thousandth of their distance: not in half precision.
+    assert {weight.dtype for weight in model.weights if "seed" not in weight.path} == {"float32"}
+    assert any(layer.compute_dtype == "bfloat16" for layer in model.network.layers)
+    assert model.network.layers[-1].compute_dtype == "float32"
+    exact, rounded = uninterrupted[0].read_history()[0], run.read_history()[0]
+    assert rounded["noise_loss"] == pytest.approx(exact["noise_loss"], rel=0.02)
+
+
+def test_learning_rate_warms_up_and_decays():
+    recipe = TrainingConfig(learning_rate=0.1, warmup_steps=10, cosine_decay=True)
+    rate = build_optimizer(recipe, total_steps=110)._learning_rate
+    values = [float(ops.convert_to_numpy(rate(step))) for step in (0, 5, 10, 60, 110)]
+    assert values == pytest.approx([0, 0.05, 0.1, 0.05, 0], abs=1e-6)
+    constant = dataclasses.replace(recipe, cosine_decay=False)
+    rate = build_optimizer(constant, total_steps=110)._learning_rate
+    values = [float(ops.convert_to_numpy(rate(step))) for step in (0, 5, 10, 110)]
+    assert values == pytest.approx([0, 0.05, 0.1, 0.1])
