@@ -257,13 +257,13 @@ def main() -> None:
     import_keras()
     import keras
 
+    from ddim_keras.backends import describe_device
     from ddim_keras.backends.devices import (
         choose_devices,
         connect_hosts,
         fast_precision,
         process_id,
     )
-    from ddim_keras.backends.steps import describe_device
     from ddim_keras.data.batches import steps_per_epoch
     from ddim_keras.data.cache import load_dataset
     from ddim_keras.runs.report import write_report

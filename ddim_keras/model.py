@@ -15,7 +15,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ddim_keras.backends.steps import CompiledSteps
+from ddim_keras import backends
 from ddim_keras.config import COMPARED, ModelConfig
 from ddim_keras.guidance import guided
 from ddim_keras.network import residual_unet
@@ -23,7 +23,7 @@ from ddim_keras.schedules import SCHEDULES, offset_cosine
 
 
 @keras.saving.register_keras_serializable(package="ddim_keras")
-class DiffusionModel(CompiledSteps, keras.Model):
+class DiffusionModel(keras.Model):
     """A denoising network, its exponential moving average, and the diffusion around them.
 
     `network` is trained; `ema_network` follows it and is what generates. Call `adapt(images)`
@@ -227,7 +227,28 @@ class DiffusionModel(CompiledSteps, keras.Model):
         shape = (num_images, *self.network.output_shape[1:])
         return generator.standard_normal(shape, dtype="float32")
 
+    @functools.cached_property
+    def compiled_denoise(self) -> Callable[..., tuple[Any, Any]]:
+        """`denoise` with the moving average, compiled: takes no `training`, has no gradients."""
+        return backends.compile_denoise(self)
+
     # Training.
+
+    def train_step(self, *arguments: Any) -> Any:
+        """One step: the losses of a batch and their gradients, the optimizer, the moving average.
+
+        Takes and returns what Keras's trainer of the backend does, see `backends`.
+        """
+        with backends.Step(self, *arguments) as step:
+            losses = step.minimize(self.compute_losses)
+            self.update_ema()
+            return step.results(self.update_metrics(losses))
+
+    def test_step(self, *arguments: Any) -> Any:
+        """The losses of a validation batch, with the moving average."""
+        with backends.Step(self, *arguments) as step:
+            _, losses = self.compute_losses(step.images, training=False, labels=step.labels)
+            return step.results(self.update_metrics(losses))
 
     def compute_losses(
         self, images: Any, training: bool, labels: Any = None
@@ -266,8 +287,8 @@ class DiffusionModel(CompiledSteps, keras.Model):
 
         With `discrete_steps` T the times are as often each of 1/T, 2/T, ..., 1, as in DDPM.
         """
-        noises = self.draw(keras.random.normal, ops.shape(images))
-        diffusion_times = self.draw(keras.random.uniform, (ops.shape(images)[0], 1, 1, 1))
+        noises = backends.draw(self, keras.random.normal, ops.shape(images))
+        diffusion_times = backends.draw(self, keras.random.uniform, (ops.shape(images)[0], 1, 1, 1))
         if steps := self.config.discrete_steps:
             diffusion_times = (ops.floor(diffusion_times * steps) + 1.0) / steps
         return noises, diffusion_times
@@ -291,7 +312,7 @@ class DiffusionModel(CompiledSteps, keras.Model):
     def update_metrics(self, losses: dict[str, Any]) -> dict[str, Any]:
         """Adds the losses of one batch to the epoch's means, and returns the means."""
         for metric in self.metrics:
-            metric.update_state(losses[metric.name], sample_weight=self.batch_share)
+            metric.update_state(losses[metric.name], sample_weight=backends.share_of_batch(self))
         return {metric.name: metric.result() for metric in self.metrics}
 
     @property
@@ -314,7 +335,7 @@ class DiffusionModel(CompiledSteps, keras.Model):
         2022, https://arxiv.org/abs/2207.12598, algorithm 1).
         """
         labels = self.class_indices(labels, like=images)
-        draws = self.draw(keras.random.uniform, ops.shape(labels))
+        draws = backends.draw(self, keras.random.uniform, ops.shape(labels))
         return ops.where(draws < self.config.label_dropout, -1, labels)
 
     def draw_labels(self, num_images: int, generator: np.random.Generator) -> np.ndarray:
@@ -366,8 +387,8 @@ class DiffusionModel(CompiledSteps, keras.Model):
     def denormalize(self, images: Any) -> Any:
         """Maps normalised images to [0, 1], clipping what lies outside."""
         images = ops.convert_to_tensor(images)
-        means = self.local_value(self.pixel_means)
-        variances = self.local_value(self.pixel_variances)
+        means = backends.local_value(self.pixel_means)
+        variances = backends.local_value(self.pixel_variances)
         return ops.clip(means + images * ops.sqrt(variances), 0.0, 1.0)
 
     # Keras: calling, compiling, saving.

@@ -1,12 +1,18 @@
-"""Helpers that the tests share: a tiny recipe, and commands run in this process."""
+"""Helpers that the tests share: a tiny recipe and run, commands in this process, known denoisers."""
 
 import sys
 
+import numpy as np
 import pytest
+from keras import ops
 
 from ddim_keras.cli.startup import run_command
 from ddim_keras.config import ModelConfig, NetworkConfig, TrainingConfig
+from ddim_keras.model import DiffusionModel
 from ddim_keras.presets import Preset
+from ddim_keras.runs.configuration import RunConfig
+from ddim_keras.runs.folder import Run
+from ddim_keras.runs.weights import save_weights
 
 # With everything whose state a resumed training must find again: batch norm, flips, schedule.
 TINY = Preset(
@@ -25,3 +31,68 @@ def run(command, *arguments):
         except SystemExit as ending:
             return ending.code
     return 0
+
+
+NAMES = ("sunflower", "sweet pea", "rose")
+SIZE = 16
+
+
+def make_run(folder, num_classes):
+    """A run folder with a model that was not trained, but whose weights are not zero."""
+    network = NetworkConfig(image_size=SIZE, widths=(8,), depths=(1,), num_classes=num_classes)
+    config = RunConfig(
+        preset="tiny",
+        model=ModelConfig(network=network, prediction="velocity", max_signal_rate=0.99),
+        training=TrainingConfig(),
+        dataset="drawn_flowers",
+        data_dir=None,
+        epochs=1,
+        class_names=NAMES[:num_classes],
+    )
+    model = DiffusionModel(config.model)
+    random = np.random.default_rng(0)
+    for weight in model.ema_network.weights:
+        if "moving" not in weight.path:
+            weight.assign(0.1 * random.standard_normal(weight.shape))
+    model.pixel_means.assign([0.5, 0.4, 0.3])
+    model.pixel_variances.assign([0.04, 0.04, 0.04])
+    run = Run(folder)
+    run.save_config(config)
+    save_weights(model, run.last_weights)
+    return run
+
+
+# Data whose perfect denoiser is known. Images are (B, 1, 1, 2): points of the plane.
+
+
+def denoiser(pred_images_of):
+    """A `denoise` function from numpy's `pred_images_of(noisy_images, noise, signal)`."""
+
+    def denoise(*tensors):
+        noisy_images, noise_rates, signal_rates = map(ops.convert_to_numpy, tensors)
+        pred_images = pred_images_of(noisy_images, noise_rates, signal_rates)
+        pred_noises = (noisy_images - signal_rates * pred_images) / noise_rates
+        return ops.convert_to_tensor(pred_noises), ops.convert_to_tensor(pred_images)
+
+    return denoise
+
+
+def mixture(noisy_images, noise_rates, signal_rates):
+    """A mixture of three isotropic Gaussians."""
+    means = np.array([[1.2, 0.4], [-0.8, 0.9], [-0.2, -1.1]])
+    variances = np.array([0.16, 0.25, 0.36])
+    noisy_variances = signal_rates**2 * variances + noise_rates**2
+    differences = noisy_images[..., None, :] - signal_rates[..., None] * means
+    log_densities = -np.sum(differences**2, axis=-1) / (2 * noisy_variances)
+    shares = np.exp(log_densities) / noisy_variances
+    shares /= shares.sum(axis=-1, keepdims=True)
+    gains = (signal_rates * variances / noisy_variances)[..., None]
+    return np.sum(shares[..., None] * (means + gains * differences), axis=-2)
+
+
+def standard_normal(count, seed=0):
+    return np.random.default_rng(seed).standard_normal((count, 1, 1, 2))
+
+
+def root_mean_square(differences):
+    return float(np.sqrt(np.mean(np.square(differences))))

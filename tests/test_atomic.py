@@ -50,7 +50,7 @@ def test_a_kill_leaves_at_most_the_other_file(file):
     script = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from ddim_keras.files import written_whole\n"
+        "from ddim_keras.atomic import written_whole\n"
         "with written_whole(Path(sys.argv[1])) as part:\n"
         "    part.write_text('half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -5,11 +5,11 @@ import h5py
 import numpy as np
 import pytest
 from keras import ops
-from test_generate import make_run
 
 from ddim_keras import DiffusionModel, InputError
 from ddim_keras.export import SMALL, export
 from ddim_keras.runs.weights import load_weights
+from tests.helpers import make_run
 
 
 @pytest.fixture(scope="module")

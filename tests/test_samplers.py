@@ -22,6 +22,7 @@ from ddim_keras.samplers import (
     sampler_signal_rates,
 )
 from ddim_keras.schedules import sampling_signal_rates
+from tests.helpers import denoiser, mixture, root_mean_square, standard_normal
 
 FIRST, LAST = 0.2, 0.9  # signal rates between which convergence is measured
 ALL = [*SAMPLERS.items(), ("ddpm", functools.partial(ddim, eta=1.0, seed=0))]
@@ -44,18 +45,6 @@ def float64():
 # Data whose perfect denoiser is known. Images are (B, 1, 1, 2): points of the plane.
 
 
-def denoiser(pred_images_of):
-    """A `denoise` function from numpy's `pred_images_of(noisy_images, noise, signal)`."""
-
-    def denoise(*tensors):
-        noisy_images, noise_rates, signal_rates = map(ops.convert_to_numpy, tensors)
-        pred_images = pred_images_of(noisy_images, noise_rates, signal_rates)
-        pred_noises = (noisy_images - signal_rates * pred_images) / noise_rates
-        return ops.convert_to_tensor(pred_noises), ops.convert_to_tensor(pred_images)
-
-    return denoise
-
-
 def gaussian(mean, covariance):
     """Normally distributed points."""
     mean, covariance = np.asarray(mean), np.asarray(covariance)
@@ -67,23 +56,6 @@ def gaussian(mean, covariance):
         return mean + (noisy_images - signal * mean) @ gain.T
 
     return pred_images_of
-
-
-def mixture(noisy_images, noise_rates, signal_rates):
-    """A mixture of three isotropic Gaussians."""
-    means = np.array([[1.2, 0.4], [-0.8, 0.9], [-0.2, -1.1]])
-    variances = np.array([0.16, 0.25, 0.36])
-    noisy_variances = signal_rates**2 * variances + noise_rates**2
-    differences = noisy_images[..., None, :] - signal_rates[..., None] * means
-    log_densities = -np.sum(differences**2, axis=-1) / (2 * noisy_variances)
-    shares = np.exp(log_densities) / noisy_variances
-    shares /= shares.sum(axis=-1, keepdims=True)
-    gains = (signal_rates * variances / noisy_variances)[..., None]
-    return np.sum(shares[..., None] * (means + gains * differences), axis=-2)
-
-
-def standard_normal(count, seed=0):
-    return np.random.default_rng(seed).standard_normal((count, 1, 1, 2))
 
 
 # The probability-flow ordinary differential equation, and convergence to its solution.
@@ -139,10 +111,6 @@ def slope_of(error_for, step_counts=(20, 40, 80)):
     """Minus the slope of log(error) over log(steps)."""
     errors = [error_for(steps) for steps in step_counts]
     return -np.polyfit(np.log(step_counts), np.log(errors), deg=1)[0]
-
-
-def root_mean_square(differences):
-    return float(np.sqrt(np.mean(np.square(differences))))
 
 
 def multistep(name, order):

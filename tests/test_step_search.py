@@ -5,7 +5,6 @@ import itertools
 import numpy as np
 import pytest
 from keras import ops
-from test_samplers import denoiser, mixture, root_mean_square, standard_normal
 
 from ddim_keras.config import InputError
 from ddim_keras.model import DiffusionModel
@@ -20,7 +19,7 @@ from ddim_keras.step_search import (
     search_steps,
     step_costs,
 )
-from tests.helpers import TINY
+from tests.helpers import TINY, denoiser, mixture, root_mean_square, standard_normal
 
 CANDIDATE_RATES = sampling_signal_rates(40, max_signal_rate=0.995)
 

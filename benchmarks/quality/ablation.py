@@ -240,8 +240,8 @@ def train_row(arguments: argparse.Namespace) -> dict[str, Any]:
     import_keras()
     import keras
 
+    from ddim_keras import backends
     from ddim_keras.backends.devices import fast_precision
-    from ddim_keras.backends.steps import describe_device
     from ddim_keras.data.batches import random_images, training_batches
     from ddim_keras.data.cache import load_dataset
     from ddim_keras.metrics.encoders import choose_encoder
@@ -256,7 +256,7 @@ def train_row(arguments: argparse.Namespace) -> dict[str, Any]:
     name, preset = list(ROWS.items())[row - 1]
     recipe = dataclasses.replace(preset.training, precision=fast_precision())
     config = dataclasses.replace(preset.model, seed=seed)
-    clock = time.process_time if describe_device() == "CPU" else time.perf_counter
+    clock = time.process_time if backends.describe_device() == "CPU" else time.perf_counter
     dataset = load_dataset(DATASET, 64, arguments.data_dir, arguments.cache_dir)
     images = dataset.train_images
 
@@ -274,11 +274,12 @@ def train_row(arguments: argparse.Namespace) -> dict[str, Any]:
     def fit(model: keras.Model, steps: int) -> float:
         """Trains; returns the seconds that a step takes."""
         watch = Watch()
-        batches = model.feed(
+        batches = backends.feed(
+            model,
             functools.partial(
                 training_batches,
                 *(images, dataset.train_labels, recipe.batch_size, 1, recipe.flip, seed, 0),
-            )
+            ),
         )
         model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[watch])
         return watch.seconds_a_step()

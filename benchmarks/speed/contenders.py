@@ -112,7 +112,7 @@ class KerasContender:
         import keras
 
         from benchmarks.speed.flops import forward_flops
-        from ddim_keras.backends.steps import describe_device
+        from ddim_keras.backends import describe_device
         from ddim_keras.data.batches import training_batches
 
         self.model = model

@@ -28,7 +28,6 @@ from ddim_keras.data.sources import (
     Sample,
     Unobtainable,
     find_source,
-    first_line,
     map_array,
 )
 from ddim_keras.progress import progress_bar

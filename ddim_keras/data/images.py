@@ -6,7 +6,6 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ddim_keras.config import InputError
-from ddim_keras.data.sources import first_line
 
 
 def crop_and_resize(image: np.ndarray, image_size: int) -> np.ndarray:

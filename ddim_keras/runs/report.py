@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from ddim_keras.atomic import written_whole
-from ddim_keras.backends.steps import describe_device
+from ddim_keras.backends import describe_device
 from ddim_keras.config import TrainingConfig
 from ddim_keras.data.cache import Dataset
 from ddim_keras.metrics.kid import Distance

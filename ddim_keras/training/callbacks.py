@@ -196,22 +196,22 @@ class StopCleanly(keras.callbacks.Callback):
 class TimeEstimate(keras.callbacks.Callback):
     """Says once, after a few steps, how long the whole training will take."""
 
-    def __init__(self, total_steps: int, after_steps: int = 10) -> None:
+    def __init__(self, total_steps: int, feed: Any, after_steps: int = 10) -> None:
         super().__init__()
         self.total_steps = total_steps
+        self.feed = feed
         self.after_steps = after_steps
-        self.steps_in_a_call = 1
         self.calls = 0
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self.calls += 1
-        calls = math.ceil(self.after_steps / self.steps_in_a_call)
+        calls = math.ceil(self.after_steps / self.feed.steps_per_call)
         if self.calls == 2:  # the first call or two compile
             float(next(iter(logs.values())))  # waits for the device
             self.start = time.monotonic()
         elif self.calls == 2 + calls:
             float(next(iter(logs.values())))
-            seconds = (time.monotonic() - self.start) / (calls * self.steps_in_a_call)
+            seconds = (time.monotonic() - self.start) / (calls * self.feed.steps_per_call)
             print(
                 f"\n{seconds:.2g} s a step: about {duration(seconds * self.total_steps)} for "
                 f"{self.total_steps:,} steps, evaluation not counted",

@@ -9,12 +9,13 @@ import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 from keras import ops
 
+from ddim_keras import backends
 from ddim_keras.backends.devices import data_parallel, process_id
-from ddim_keras.backends.steps import dispatches_pay
 from ddim_keras.config import InputError, ModelConfig, TrainingConfig
 from ddim_keras.data.batches import (
     ValidationBatches,
@@ -38,7 +39,9 @@ from ddim_keras.training.callbacks import (
 )
 from ddim_keras.training.muon import ConvolutionMuon
 
-STEPS_IN_A_CALL = 100  # at most: what Ctrl-C waits for, and long enough for Python not to matter
+MOST_STEPS_PER_EXECUTION = (
+    100  # at most: what Ctrl-C waits for, and long enough for Python not to matter
+)
 
 
 def build_model(
@@ -108,12 +111,6 @@ def take_weights(model: DiffusionModel, source: Run) -> None:
     model.pixel_variances.assign(trained.pixel_variances)
 
 
-def even_part(steps: int, most: int = STEPS_IN_A_CALL) -> int:
-    """The largest number up to `most` that divides the steps of an epoch, or nearly does."""
-    largest = max(number for number in range(1, most + 1) if steps % number == 0)
-    return largest if largest > most // 5 else math.ceil(steps / math.ceil(steps / most))
-
-
 def train(
     run: Run,
     config: RunConfig,
@@ -122,7 +119,7 @@ def train(
     protocol: str = "KID",
     callbacks: Sequence[keras.callbacks.Callback] = (),
     devices: int | None = None,
-    steps_in_a_call: int | None = None,
+    steps_per_execution: int | None = None,
 ) -> DiffusionModel:
     """Trains until the configured number of epochs, from the run's last checkpoint if it has one.
 
@@ -135,80 +132,134 @@ def train(
         protocol: what the KID is measured with, if a callback measures it.
         callbacks: what to do at the end of an epoch before it is recorded.
         devices: how many share each batch, see `devices.choose_devices`.
-        steps_in_a_call: how many steps the compiled program makes each time it is called, by
-            default some tens on a GPU, 1 on a CPU. The results are the same. Under JAX, with more
-            than 1, the images are kept on the device.
+        steps_per_execution: steps of each call of the compiled program, by default some tens on a
+            GPU, 1 on a CPU. The results are the same.
 
     Raises:
         Interrupted: after Ctrl-C; the state of the last whole step has been saved.
         InputError: if the loss diverges; the last checkpoint is kept.
     """
     recipe = config.training
-    images = dataset.train_images
-    steps = steps_per_epoch(len(images), recipe.batch_size, recipe.repetitions)
+    steps = steps_per_epoch(len(dataset.train_images), recipe.batch_size, recipe.repetitions)
     total_steps = steps * config.epochs
     building, fitting = data_parallel(devices, recipe.batch_size)
     with building:
-        model = build_model(config.model, recipe, total_steps)
-    if run.last_weights.exists():
-        load_weights(model, run.last_weights)
-    else:
-        model.adapt(images, dataset.train_labels)
-        if config.start_from:
-            take_weights(model, Run(Path(config.start_from)))
+        model = prepare_model(run, config, dataset, total_steps)
     done = int(ops.convert_to_numpy(model.optimizer.iterations))
-    metric_values = [ops.convert_to_numpy(variable) for variable in model.metrics_variables]
-    validation = ValidationBatches(
-        dataset.validation_images, dataset.validation_labels, recipe.batch_size
-    )
-
-    if steps_in_a_call is None:
-        steps_in_a_call = even_part(steps) if dispatches_pay(images.nbytes) else 1
-    is_resident = steps_in_a_call > 1 and keras.backend.backend() == "jax"
-
-    def fit(first_step: int, steps_an_epoch: int, *more: keras.callbacks.Callback) -> None:
-        options = (recipe.batch_size, recipe.repetitions, recipe.flip, config.model.seed)
-        if is_resident:
-            estimate.steps_in_a_call = steps_in_a_call
-            orders = training_orders(len(images), *options, first_step)
-            batches = dispatches(orders, steps_an_epoch, steps_in_a_call)
-            keras_steps = math.ceil(steps_an_epoch / steps_in_a_call)
-        else:
-            # Keras would go on beyond the end of an epoch that is not divisible.
-            estimate.steps_in_a_call = math.gcd(steps_an_epoch, steps_in_a_call)
-            if model.steps_per_execution != estimate.steps_in_a_call:
-                model.steps_per_execution = estimate.steps_in_a_call
-                model.train_function = None
-            arguments = (images, dataset.train_labels, *options, first_step)
-            batches = model.feed(functools.partial(training_batches, *arguments))
-            keras_steps = steps_an_epoch
-        model.fit(
-            batches,
-            steps_per_epoch=keras_steps,
-            initial_epoch=first_step // steps,
-            epochs=config.epochs,
-            validation_data=validation,
-            shuffle=False,
-            verbose=verbosity(),
-            callbacks=[*more, *callbacks, *reports, stop],
-        )
-
-    estimate = TimeEstimate(total_steps - done)
-    reports: list[keras.callbacks.Callback] = [estimate]
+    feed = Feed(model, config, dataset, steps_per_execution)
+    reports: list[keras.callbacks.Callback] = [TimeEstimate(total_steps - done, feed)]
     if process_id() == 0:
         reports.append(RunRecord(run, protocol, images_per_epoch=steps * recipe.batch_size))
+    # The means of an epoch that was interrupted, before `fit` resets them.
+    metric_values = [ops.convert_to_numpy(variable) for variable in model.metrics_variables]
     try:
-        with fitting, StopCleanly(check_every=math.ceil(50 / steps_in_a_call)) as stop:
-            if is_resident:
-                model.keep_on_device(images, dataset.train_labels)
-            if done % steps:
-                left = steps - done % steps
-                fit(done, left, FinishEpoch(metric_values))
+        with fitting, StopCleanly(check_every=math.ceil(50 / feed.steps_per_execution)) as stop:
+            feed.start()
+            if left := -done % steps:
+                finish = FinishEpoch(metric_values)
+                fit(model, feed, done, left, config.epochs, [finish, *callbacks, *reports, stop])
                 done += left
             if done < total_steps:
-                fit(done, steps)
+                fit(model, feed, done, steps, config.epochs, [*callbacks, *reports, stop])
     except Interrupted:
         if process_id() == 0:
             run.save_last(model)
         raise
     return model
+
+
+def prepare_model(
+    run: Run, config: RunConfig, dataset: Dataset, total_steps: int
+) -> DiffusionModel:
+    """The model as the training left it, or a new one that knows its pixels and first weights."""
+    model = build_model(config.model, config.training, total_steps)
+    if run.last_weights.exists():
+        load_weights(model, run.last_weights)
+        return model
+    model.adapt(dataset.train_images, dataset.train_labels)
+    if config.start_from:
+        take_weights(model, Run(Path(config.start_from)))
+    return model
+
+
+def fit(
+    model: DiffusionModel,
+    feed: "Feed",
+    first_step: int,
+    steps: int,
+    epochs: int,
+    callbacks: Sequence[keras.callbacks.Callback],
+) -> None:
+    """Trains epochs of `steps` steps each, from a step of the whole training on."""
+    batches, calls = feed.batches(first_step, steps)
+    model.fit(
+        batches,
+        steps_per_epoch=calls,
+        initial_epoch=first_step // feed.steps_per_epoch,
+        epochs=epochs,
+        validation_data=feed.validation,
+        shuffle=False,
+        verbose=verbosity(),
+        callbacks=callbacks,
+    )
+
+
+class Feed:
+    """Batches for `fit`, from any step of the training on, and how many steps make one call.
+
+    Where the backend can keep the images on the device, and many steps are made per call, `fit`
+    gets indices of images; otherwise it gets the images.
+    """
+
+    def __init__(
+        self,
+        model: DiffusionModel,
+        config: RunConfig,
+        dataset: Dataset,
+        steps_per_execution: int | None = None,
+    ) -> None:
+        recipe = config.training
+        self.model = model
+        self.images, self.labels = dataset.train_images, dataset.train_labels
+        self.order = (recipe.batch_size, recipe.repetitions, recipe.flip, config.model.seed)
+        self.steps_per_epoch = steps_per_epoch(
+            len(self.images), recipe.batch_size, recipe.repetitions
+        )
+        self.validation = ValidationBatches(
+            dataset.validation_images, dataset.validation_labels, recipe.batch_size
+        )
+        if steps_per_execution is None:
+            pays = backends.many_steps_pay(self.images.nbytes)
+            steps_per_execution = even_part(self.steps_per_epoch) if pays else 1
+        self.steps_per_execution = steps_per_execution
+        self.keeps_data = steps_per_execution > 1 and backends.keep_data is not None
+
+    def start(self) -> None:
+        """Copies the images to the device, if they are to stay there."""
+        if self.keeps_data:
+            backends.keep_data(self.model, self.images, self.labels)
+
+    def batches(self, first_step: int, steps: int) -> tuple[Any, int]:
+        """What `fit` takes, and as how many steps it counts an epoch of `steps` steps."""
+        if self.keeps_data:
+            orders = training_orders(len(self.images), *self.order, first_step)
+            calls = math.ceil(steps / self.steps_per_execution)
+            return dispatches(orders, steps, self.steps_per_execution), calls
+        # Keras would go on beyond the end of an epoch that is not divisible.
+        divisor = math.gcd(steps, self.steps_per_execution)
+        if self.model.steps_per_execution != divisor:
+            self.model.steps_per_execution = divisor
+            self.model.train_function = None
+        arguments = (self.images, self.labels, *self.order, first_step)
+        return backends.feed(self.model, functools.partial(training_batches, *arguments)), steps
+
+    @property
+    def steps_per_call(self) -> int:
+        """Steps from one `on_train_batch_end` to the next."""
+        return self.steps_per_execution if self.keeps_data else self.model.steps_per_execution
+
+
+def even_part(steps: int, most: int = MOST_STEPS_PER_EXECUTION) -> int:
+    """The largest number up to `most` that divides the steps of an epoch, or nearly does."""
+    largest = max(number for number in range(1, most + 1) if steps % number == 0)
+    return largest if largest > most // 5 else math.ceil(steps / math.ceil(steps / most))

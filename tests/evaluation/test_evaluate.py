@@ -8,7 +8,6 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
-from test_generate import make_run
 
 import evaluate
 from ddim_keras.config import InputError
@@ -16,7 +15,7 @@ from ddim_keras.data.drawn_flowers import draw_flowers
 from ddim_keras.metrics import encoders
 from ddim_keras.samplers import LAST_SIGNAL_RATE
 from ddim_keras.schedules import offset_cosine
-from tests.helpers import run
+from tests.helpers import make_run, run
 
 
 @pytest.fixture(scope="module", autouse=True)

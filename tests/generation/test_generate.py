@@ -6,42 +6,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import generate
-from ddim_keras import DiffusionModel, ModelConfig, NetworkConfig, TrainingConfig, draw_flowers
+from ddim_keras import DiffusionModel, draw_flowers
 from ddim_keras.cli.options import class_index
 from ddim_keras.config import InputError
 from ddim_keras.data.images import crop_and_resize
-from ddim_keras.runs.configuration import RunConfig
-from ddim_keras.runs.folder import Run
-from ddim_keras.runs.weights import save_weights
-from tests.helpers import run
-
-NAMES = ("sunflower", "sweet pea", "rose")
-SIZE = 16
-
-
-def make_run(folder, num_classes):
-    """A run folder with a model that was not trained, but whose weights are not zero."""
-    network = NetworkConfig(image_size=SIZE, widths=(8,), depths=(1,), num_classes=num_classes)
-    config = RunConfig(
-        preset="tiny",
-        model=ModelConfig(network=network, prediction="velocity", max_signal_rate=0.99),
-        training=TrainingConfig(),
-        dataset="drawn_flowers",
-        data_dir=None,
-        epochs=1,
-        class_names=NAMES[:num_classes],
-    )
-    model = DiffusionModel(config.model)
-    random = np.random.default_rng(0)
-    for weight in model.ema_network.weights:
-        if "moving" not in weight.path:
-            weight.assign(0.1 * random.standard_normal(weight.shape))
-    model.pixel_means.assign([0.5, 0.4, 0.3])
-    model.pixel_variances.assign([0.04, 0.04, 0.04])
-    run = Run(folder)
-    run.save_config(config)
-    save_weights(model, run.last_weights)
-    return run
+from tests.helpers import NAMES, SIZE, make_run, run
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from keras import ops
 from PIL import Image
-from test_generate import make_run
 
 from ddim_keras.config import GUIDANCE, InputError
 from ddim_keras.data.drawn_flowers import draw_flowers
@@ -22,6 +21,7 @@ from ddim_keras.plots.__main__ import (
 )
 from ddim_keras.runs.folder import load_model
 from ddim_keras.schedules import SCHEDULES
+from tests.helpers import make_run
 
 
 def shown(axes):

@@ -102,17 +102,17 @@ def assert_same_training(run, model, uninterrupted):
 
 
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="each step is a call of its own")
-def test_many_steps_in_a_call_are_the_same_steps(run, dataset, uninterrupted):
+def test_many_steps_per_execution_are_the_same_steps(run, dataset, uninterrupted):
     # Five an epoch: JAX makes 3 and 2 of them, with the images on the device; Keras 5 under
     # TensorFlow. Interrupted within the second epoch, and at the end of the first one.
     steps, calls = (3, 3) if keras.backend.backend() == "jax" else (5, 1)
     with pytest.raises(Interrupted):
-        train(run, CONFIG, dataset, callbacks=[InterruptAt(calls)], steps_in_a_call=steps)
-    model = train(run, CONFIG, dataset, steps_in_a_call=steps)
+        train(run, CONFIG, dataset, callbacks=[InterruptAt(calls)], steps_per_execution=steps)
+    model = train(run, CONFIG, dataset, steps_per_execution=steps)
     assert_same_training(run, model, uninterrupted)
 
 
-def test_steps_in_a_call_divide_an_epoch_or_nearly_do():
+def test_steps_per_execution_divide_an_epoch_or_nearly_do():
     assert even_part(511) == 73
     assert even_part(40) == 40
     assert even_part(509) == 85  # prime: five times 85 and 84

@@ -1,0 +1,68 @@
+"""PyTorch: gradients by `backward()`, each operation run as it comes."""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from keras.utils import unpack_x_y_sample_weight
+
+keep_data = None  # steps read batches from the host
+
+
+class Step:
+    """One step on a batch; see the package for the interface."""
+
+    def __init__(self, model: Any, data: Any) -> None:
+        self.model = model
+        self.images, self.labels, _ = unpack_x_y_sample_weight(data)
+        self.without_gradients = torch.no_grad()
+
+    def __enter__(self) -> "Step":
+        self.without_gradients.__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.without_gradients.__exit__(*exception)
+
+    def minimize(self, compute_losses: Callable[..., tuple[Any, dict[str, Any]]]) -> dict[str, Any]:
+        optimizer, weights = self.model.optimizer, self.model.trainable_weights
+        self.model.zero_grad()
+        with torch.enable_grad():
+            loss, losses = compute_losses(self.images, training=True, labels=self.labels)
+            optimizer.scale_loss(loss).backward()
+        optimizer.apply([weight.value.grad for weight in weights], weights)
+        return losses
+
+    def results(self, logs: dict[str, Any]) -> dict[str, Any]:
+        return logs
+
+
+def compile_denoise(model: Any) -> Callable[..., tuple[Any, Any]]:
+    return torch.no_grad()(functools.partial(model.denoise, training=False))
+
+
+def draw(model: Any, distribution: Callable[..., Any], shape: Any) -> Any:
+    return distribution(shape, dtype="float32", seed=model.seed_generator)
+
+
+def share_of_batch(model: Any) -> float:
+    return 1.0
+
+
+def feed(model: Any, batches: Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]) -> Any:
+    return batches()
+
+
+def local_value(variable: Any) -> Any:
+    return variable.value
+
+
+def many_steps_pay(data_bytes: int) -> bool:
+    """Never: each step is a call of its own."""
+    return False
+
+
+def describe_device() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
