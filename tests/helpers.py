@@ -1,4 +1,4 @@
-"""Helpers that the tests share: a tiny recipe and run, commands in this process, known denoisers."""
+"""Helpers that the tests share: a tiny recipe and run, commands run here, known denoisers."""
 
 import sys
 
