@@ -130,14 +130,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     choose_backend(options.backend)
     # Keras is imported from here on, after the backend has been chosen and --help answered.
     import_keras()
-    figures = {
+    commands = {
         "forward": forward_figure,
         "schedules": schedules_figure,
         "reverse": reverse_figure,
         "evolution": evolution_figure,
         "curves": curves_figure,
     }
-    figure = figures[options.command](options)
+    figure = commands[options.command](options)
     figures.save_figure(figure, options.output)
     print(f"wrote {options.output}")
 

@@ -3,6 +3,7 @@ import threading
 from itertools import islice
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -209,7 +210,7 @@ class TestCache:
 
     def test_the_time_left_is_estimated(self, array_file, cache_dir, monkeypatch):
         updates = []
-        progress = data.keras.utils.Progbar
+        progress = keras.utils.Progbar
         monkeypatch.setattr(progress, "update", lambda bar, count: updates.append((count, bar)))
         load_dataset(array_file, 16, cache_dir=cache_dir)
         assert [count for count, _ in updates] == [*range(1, 51)]
