@@ -1,6 +1,6 @@
 # make train   set up a virtual environment and train the assignment's model
 # make test    set up and run the tests
-# make check   also under JAX and PyTorch, with the linter
+# make check   also under JAX and PyTorch, with the linters
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -18,10 +18,11 @@ test: $(VENV)/installed
 check: $(VENV)/installed-dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(VENV)/bin/codespell
 	KERAS_BACKEND=jax $(RUN) -m pytest
 	OMP_NUM_THREADS=1 KERAS_BACKEND=torch $(RUN) -m pytest  # two processes, a core each
 
-$(VENV)/installed: requirements.txt
+$(VENV)/installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install -r requirements.txt
 	touch $@

@@ -9,11 +9,8 @@ the command is given again; what is trained already is only drawn.
 
 import argparse
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 

@@ -8,11 +8,8 @@ of a Kernel Inception Distance. A second picture shows images from one noise, a 
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 from class_conditional import (

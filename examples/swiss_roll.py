@@ -8,10 +8,7 @@ point of the plane is an image of one pixel with two channels; nothing else chan
 
 import argparse
 import math
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 

@@ -1,25 +1,18 @@
 """The examples end to end, on the tiniest settings, and the mathematics that they add."""
 
-import sys
-from pathlib import Path
-
-import keras
-import numpy as np
-import pytest
-from keras import ops
-from PIL import Image
-
-from tests.helpers import TINY, run
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-
 import class_conditional
 import classifier
 import guidance
+import keras
+import numpy as np
+import pytest
 import swiss_roll
+from keras import ops
+from PIL import Image
 
 from ddim_keras.config import NetworkConfig
 from ddim_keras.presets import Preset
+from tests.helpers import TINY, run
 
 SETTINGS = ("--steps", 2, "--samples", 2, "--classifier-epochs", 1)
 

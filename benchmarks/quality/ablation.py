@@ -1,7 +1,7 @@
 """What each choice of the `fast` recipe is worth: one change after the other, and each taken back.
 
-    python benchmarks/quality/ablation.py --seconds 600 --kid-weights FILE
-    python benchmarks/quality/ablation.py --images 10000 --seeds 0 1 --rows 8 9 10
+    python -m benchmarks.quality.ablation --seconds 600 --kid-weights FILE
+    python -m benchmarks.quality.ablation --images 10000 --seeds 0 1 --rows 8 9 10
 
 The first rows lead to `fast`, each with all changes up to its own. They start from `lab` with an
 average of constant momentum; the second row is `lab` itself. The next rows are `fast`
@@ -21,8 +21,6 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from ddim_keras.atomic import written_whole
 from ddim_keras.cli.options import (
@@ -186,10 +184,9 @@ def main() -> None:
         if (row, seed) in done:
             continue
         print(f"{number}/{len(wanted)}: {list(ROWS)[row - 1]}, seed {seed}", flush=True)
-        worker = subprocess.run(
-            [sys.executable, *sys.argv, "--worker", "--rows", str(row), "--seeds", str(seed)],
-            check=False,
-        )
+        command = [sys.executable, "-m", "benchmarks.quality.ablation", *sys.argv[1:]]
+        which = ["--worker", "--rows", str(row), "--seeds", str(seed)]
+        worker = subprocess.run([*command, *which], check=False)
         if worker.returncode:
             raise SystemExit(worker.returncode)
     print(table(lines_within_budget(arguments)))

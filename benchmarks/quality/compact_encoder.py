@@ -1,6 +1,6 @@
 """Trains the compact encoder that measures KID where Inception cannot be had, and tests it.
 
-    python benchmarks/quality/compact_encoder.py --kid-weights FILE \\
+    python -m benchmarks.quality.compact_encoder --kid-weights FILE \\
         --output ddim_keras/pretrained/compact_encoder.weights.h5
 
 teaches a small network, at 64 px, Inception's features of photographs as they are and spoilt in
@@ -10,15 +10,12 @@ validation images, and writes it as float16. Knowledge distillation: Hinton et a
 """
 
 import argparse
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.quality.compare_encoders import noisy, pixelated
 from ddim_keras.cli.options import (

@@ -1,20 +1,17 @@
 """How alike the compact encoder and Inception rank images, from real ones to noise.
 
-    python benchmarks/quality/compare_encoders.py --kid-weights FILE --runs runs/a runs/b
+    python -m benchmarks.quality.compare_encoders --kid-weights FILE --runs runs/a runs/b
 
 measures the KID of degraded validation images, and of what models generate in 1 to 20 steps, with
 both encoders, and prints Spearman's rank correlation of the two columns.
 """
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from ddim_keras.cli.options import (
     add_backend_option,

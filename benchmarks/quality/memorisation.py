@@ -1,6 +1,6 @@
 """Checks whether a model repeats its training images, by nearest neighbours among features.
 
-    python benchmarks/quality/memorisation.py
+    python -m benchmarks.quality.memorisation
 
 For each generated image, the distance to the nearest training image; the same for validation
 images, which the model never saw. A model that copies is nearer to its training images than new
@@ -8,12 +8,8 @@ photographs are. Distances are cosine distances between the features that KID us
 """
 
 import argparse
-import sys
-from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from ddim_keras.cli.options import (
     add_backend_option,

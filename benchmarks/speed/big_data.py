@@ -1,6 +1,6 @@
 """Whether a data set larger than memory trains as fast as a small one, and in how much memory.
 
-    python benchmarks/speed/big_data.py --num-images 300000
+    python -m benchmarks.speed.big_data --num-images 300000
 
 Makes that many images in a temporary folder, prepares their cache as train.py does, and trains a
 network so small that feeding it counts. Rounds on a small data set and on the big one alternate.
@@ -19,15 +19,12 @@ import os
 import re
 import resource
 import statistics
-import sys
 import tempfile
 import threading
 import time
 from itertools import islice
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from ddim_keras.cli.options import add_backend_option, at_least
 from ddim_keras.cli.startup import choose_backend, run_command

@@ -1,7 +1,7 @@
 """Trains one tiny model on several numbers of devices, and shows that the results are the same.
 
-    python benchmarks/speed/devices.py --backend jax
-    python benchmarks/speed/devices.py --backend tensorflow
+    python -m benchmarks.speed.devices --backend jax
+    python -m benchmarks.speed.devices --backend tensorflow
 
 The devices are virtual: parts of this machine's CPU. For each block of the network the table gives
 losses, KID and sums of weights after two epochs, and the largest relative difference from one
@@ -19,12 +19,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
 from ddim_keras.cli.options import add_backend_option
 from ddim_keras.cli.startup import choose_backend, run_command
 from ddim_keras.config import ModelConfig, NetworkConfig, TrainingConfig
 
+PROJECT = Path(__file__).parents[2]
 BLOCKS = ("plain", "adaptive")
 CASES = ("1", "2", "4", "2 then 1", "1 then 2")
 TWO_PROCESSES = "2 processes"
@@ -52,7 +51,8 @@ def main() -> None:
 
 def results_of(backend: str, block: str, cases: list[str]) -> dict[str, dict[str, float]]:
     """For each case what `train_case` returns, from processes of their own."""
-    command = [sys.executable, __file__, "--backend", backend, "--blocks", block]
+    program = [sys.executable, "-m", "benchmarks.speed.devices"]
+    command = [*program, "--backend", backend, "--blocks", block]
     with tempfile.TemporaryDirectory() as folder:
         results = {}
         # TensorFlow connects as many devices as once were connected, and no more.
@@ -64,6 +64,7 @@ def results_of(backend: str, block: str, cases: list[str]) -> dict[str, dict[str
             flags = "--xla_force_host_platform_device_count=4"
             subprocess.run(
                 worker,
+                cwd=PROJECT,
                 env={**os.environ, "XLA_FLAGS": flags},
                 stdout=subprocess.DEVNULL,
                 check=True,
@@ -82,6 +83,7 @@ def results_of(backend: str, block: str, cases: list[str]) -> dict[str, dict[str
             processes = [
                 subprocess.Popen(
                     worker,
+                    cwd=PROJECT,
                     env={**os.environ, **hosts, "KERAS_DISTRIBUTION_PROCESS_ID": str(number)},
                     stdout=subprocess.DEVNULL,
                 )

@@ -1,6 +1,6 @@
 """Where the time of a preset's training steps goes: a table by kind of operation, and a trace.
 
-    python benchmarks/speed/profile_steps.py --preset lab --output trace/
+    python -m benchmarks.speed.profile_steps --preset lab --output trace/
 
 Under TensorFlow the table sums the self time of operations by kind, over all threads, and the
 speed that convolutions and matrix products reach stands beside that of large matrix products. Under
@@ -11,12 +11,9 @@ the trace in TensorBoard or Perfetto. (Not called profile.py: that would hide Py
 import argparse
 import collections
 import re
-import sys
 import time
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.speed.contenders import MatrixProducts, Settings, build
 from benchmarks.speed.throughput import TRAINING_TO_FORWARD

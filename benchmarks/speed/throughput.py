@@ -1,6 +1,6 @@
 """Speed and memory of a preset beside its peers, in one run, as a table and as JSON.
 
-    python benchmarks/speed/throughput.py --preset lab --output speed.json
+    python -m benchmarks.speed.throughput --preset lab --output speed.json
 
 Training images/s and images/s sampled with 20 steps, from noise to pixels; operations per second
 as a share of the machine's measured matrix-product speed; start-up time and peak memory. The peers
@@ -27,8 +27,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.speed.contenders import CONTENDERS, Settings
 from ddim_keras.atomic import written_whole
@@ -129,7 +127,7 @@ def main() -> None:
     recipe = PRESETS[arguments.preset].training
     report: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python", "benchmarks/speed/throughput.py", *sys.argv[1:]]),
+        "command": " ".join(["python -m benchmarks.speed.throughput", *sys.argv[1:]]),
         "hardware": hardware(),
         "load_average_before": os.getloadavg()[0],
     }
@@ -173,7 +171,8 @@ class Process:
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (as long as the process)
         self.start = time.perf_counter()
         self.process = subprocess.Popen(
-            command or [sys.executable, str(Path(__file__).with_name("worker.py"))],
+            command or [sys.executable, "-m", "benchmarks.speed.worker"],
+            cwd=PROJECT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,

@@ -11,10 +11,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.speed import contenders
 from ddim_keras.cli.startup import choose_backend, import_keras, run_command

@@ -1,12 +1,10 @@
 """One batch shared by several devices: the losses, weights and KID of one device."""
 
-import importlib.util
-from pathlib import Path
-
 import keras
 import pytest
 
 import train
+from benchmarks.speed import devices as benchmark
 from ddim_keras.backends.devices import (
     choose_devices,
     connect_hosts,
@@ -20,17 +18,7 @@ from ddim_keras.presets import PRESETS
 from tests.helpers import TINY, run
 
 BACKEND = keras.backend.backend()
-PROGRAM = Path(__file__).parents[2] / "benchmarks" / "speed" / "devices.py"
 needs_devices = pytest.mark.skipif(BACKEND == "torch", reason="torch trains on one device")
-
-
-@pytest.fixture(scope="module")
-def benchmark():
-    """The program that trains on virtual devices, in processes of its own."""
-    spec = importlib.util.spec_from_file_location("benchmark", PROGRAM)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def assert_same_results(results):
@@ -41,7 +29,7 @@ def assert_same_results(results):
 
 
 @needs_devices
-def test_two_devices_end_as_one_what_one_began(benchmark, tmp_path):
+def test_two_devices_end_as_one_what_one_began(tmp_path):
     results = benchmark.results_of(BACKEND, "plain", ["1 then 2"])
     assert_same_results({"1": benchmark.train_case("plain", "1", tmp_path), **results})
 
@@ -49,13 +37,13 @@ def test_two_devices_end_as_one_what_one_began(benchmark, tmp_path):
 @needs_devices
 @pytest.mark.slow
 @pytest.mark.parametrize("block", ["plain", "adaptive"])
-def test_any_number_of_devices_trains_alike(benchmark, block):
+def test_any_number_of_devices_trains_alike(block):
     assert_same_results(benchmark.results_of(BACKEND, block, list(benchmark.CASES)))
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "jax", reason="several hosts need JAX")
-def test_two_processes_train_as_one(benchmark):
+def test_two_processes_train_as_one():
     assert_same_results(benchmark.results_of(BACKEND, "plain", ["1", benchmark.TWO_PROCESSES]))
 
 
