@@ -1,7 +1,8 @@
-"""Files that are written whole or not at all."""
+"""Files and folders that are written whole or not at all."""
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,3 +24,25 @@ def written_whole(path: Path) -> Iterator[Path]:
         raise
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def folder_written_whole(path: Path) -> Iterator[Path]:
+    """Gives a folder to write to, beside `path`, that becomes `path` when the block ends well.
+
+    If another process makes `path` meanwhile, its folder stays, and this one is dropped.
+    """
+    part = path.with_name(f"part-{os.getpid()}-{path.name}")
+    try:
+        part.mkdir(exist_ok=True)
+        yield part
+        try:
+            part.rename(path)
+        except OSError:
+            if not path.is_dir():
+                raise
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

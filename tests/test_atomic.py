@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ddim_keras.atomic import written_whole
+from ddim_keras.atomic import folder_written_whole, written_whole
 
 ROOT = Path(__file__).parents[1]
 
@@ -71,3 +71,31 @@ def test_a_full_disk_is_told_with_the_file(file):
 def test_a_missing_folder_is_told(tmp_path):
     with pytest.raises(FileNotFoundError), written_whole(tmp_path / "none" / "file") as part:
         part.write_text("after")
+
+
+class TestFolders:
+    def test_it_appears_at_once(self, tmp_path):
+        with folder_written_whole(tmp_path / "new") as part:
+            (part / "file").write_text("contents")
+            assert not (tmp_path / "new").exists()
+        assert (tmp_path / "new" / "file").read_text() == "contents"
+        assert list(tmp_path.iterdir()) == [tmp_path / "new"]
+
+    def test_one_that_exists_stays(self, tmp_path):
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new" / "file").write_text("first")
+        with folder_written_whole(tmp_path / "new") as part:
+            (part / "file").write_text("second")
+        assert (tmp_path / "new" / "file").read_text() == "first"
+        assert list(tmp_path.iterdir()) == [tmp_path / "new"]
+
+    @pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])
+    def test_a_failure_leaves_nothing(self, tmp_path, failure):
+        def fail_halfway():
+            with folder_written_whole(tmp_path / "new") as part:
+                (part / "file").write_text("half")
+                raise failure
+
+        with pytest.raises(failure):
+            fail_halfway()
+        assert list(tmp_path.iterdir()) == []

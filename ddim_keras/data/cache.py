@@ -1,16 +1,16 @@
 """Data sets: a TFDS name, a folder or an array file becomes uint8 images, prepared once.
 
-Preparing crops the centre square of each image, resizes it with antialiasing, and writes one
-cache file; later starts map that file into memory, and need neither TensorFlow nor TFDS.
-A cache file is an ordinary uncompressed .npz with the arrays `images` (N, S, S, C) uint8, training
-images first, `labels` (N,) int32 (-1: none), `class_names` and `num_train`. It can be carried to
-another machine and be given as a data set itself.
+Preparing crops the centre square of each image, resizes it with antialiasing, shuffles the images,
+and writes a folder; later starts map its arrays into memory, and need neither TensorFlow nor TFDS.
+The folder holds `train_images.npy` (N, S, S, C) uint8, `train_labels.npy` (N,) int32 (-1: none),
+the same for validation, and `prepared.json` with the names of the classes and a checksum of each
+file. It can be copied to another machine and given as a data set itself.
 """
 
+import hashlib
+import json
 import re
-import shutil
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import IO
 
 import numpy as np
 
-from ddim_keras.atomic import written_whole
+from ddim_keras.atomic import folder_written_whole
 from ddim_keras.config import InputError
 from ddim_keras.data.images import crop_and_resize, first_line
 from ddim_keras.data.parallel import map_in_order
@@ -26,16 +26,19 @@ from ddim_keras.data.sources import (
     DRAWN_FLOWERS,
     Reading,
     Sample,
+    Source,
     Unobtainable,
     find_source,
-    map_array,
 )
 from ddim_keras.progress import progress_bar
 
 DEFAULT_DATASET = "oxford_flowers102"
-CACHE_ARRAYS = ("images", "labels", "class_names", "num_train")
+PREPARED = "prepared.json"  # in the folder of a prepared data set
+CACHE_ARRAYS = ("train_images", "train_labels", "validation_images", "validation_labels")
+CACHE_VERSION = 2  # changes when preparing does; 1 was a single .npz in the order of the source
 MOST_NAMES = 5  # of classes in a warning
-CHECKED_BYTES = 2**30  # larger cache files are not read through to check their sums
+BYTES_AT_ONCE = 2**24
+CHECKED_BYTES = 2**30  # larger files are not read through to check their sums
 
 
 @dataclass(frozen=True)
@@ -120,28 +123,53 @@ def _prepared(
     source: str | Path, image_size: int, data_dir: str | Path | None, cache_dir: str | Path | None
 ) -> Dataset:
     """The data set from its cache file, which is made first if it is missing or damaged."""
-    if is_prepared(Path(source), image_size):
-        return open_cache(Path(source), Path(source).stem)
-    found = find_source(source, image_size, data_dir)
+    if (Path(source) / PREPARED).is_file():
+        dataset = open_cache(Path(source), Path(source).resolve().name)
+        if dataset.train_images.shape[1] == image_size:
+            return dataset
+        found = prepared_source(Path(source), dataset)
+    else:
+        found = find_source(source, image_size, data_dir)
     cache_dir = Path(cache_dir or Path.home() / ".cache" / "ddim_keras")
     key = re.sub(r"[^\w.]+", "-", f"{found.name}-{image_size}px-{found.fingerprint[:8]}").strip("-")
-    cache = cache_dir / f"{key}.npz"
+    cache = cache_dir / key
     if cache.exists():
         try:
             return open_cache(cache, found.name)
         except InputError as error:
             print(f"{error}: preparing it again", flush=True)
+            remove_cache(cache)
     write_cache(cache, found.name, image_size, found.read())
     return open_cache(cache, found.name)
 
 
-# The cache file.
+def prepared_source(folder: Path, dataset: Dataset) -> Source:
+    """A data set that was prepared at one size, as a source for another; the split stays."""
+    parts = (
+        (dataset.train_images, dataset.train_labels, False),
+        (dataset.validation_images, dataset.validation_labels, True),
+    )
+
+    def samples() -> Iterator[Sample]:
+        for images, labels, is_validation in parts:
+            for image, label in zip(images, labels, strict=True):
+                yield image, label, is_validation
+
+    num_samples = len(dataset.train_images) + len(dataset.validation_images)
+    fingerprint = hashlib.sha256((folder / PREPARED).read_bytes()).hexdigest()
+    return Source(
+        dataset.name, fingerprint, lambda: Reading(dataset.class_names, num_samples, samples())
+    )
+
+
+# The folder of a prepared data set.
 
 
 def write_cache(cache: Path, name: str, image_size: int, reading: Reading) -> None:
-    """Prepares all samples and writes the cache file, whole or not at all, in bounded memory.
+    """Prepares all samples and writes the folder, whole or not at all, in bounded memory.
 
-    On all cores; the file depends on the samples alone.
+    On all cores; the files depend on the samples alone. Training images are shuffled among
+    themselves, and validation images too: a part of them is then a fair sample of all classes.
 
     Raises:
         InputError: if the samples mix grey and colour, or are fewer than two.
@@ -149,31 +177,30 @@ def write_cache(cache: Path, name: str, image_size: int, reading: Reading) -> No
     print(f"preparing {name} at {image_size} px, once, into {cache}", flush=True)
     cache.parent.mkdir(parents=True, exist_ok=True)
     with (
-        written_whole(cache) as part,
+        folder_written_whole(cache) as part,
         # Unnamed files in the target's folder: they vanish with this process, however it ends.
         tempfile.TemporaryFile(dir=cache.parent) as train_pixels,
         tempfile.TemporaryFile(dir=cache.parent) as validation_pixels,
     ):
         try:
-            shape, train_labels, validation_labels = _write_pixels(
+            shape, *labels = _write_pixels(
                 name, image_size, reading, train_pixels, validation_pixels
             )
         finally:
             print(flush=True)  # the progress bar leaves its line open
-        with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
-            with archive.open("images.npy", "w", force_zip64=True) as member:
-                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(member, header)
-                for file in (train_pixels, validation_pixels):
-                    file.seek(0)
-                    shutil.copyfileobj(file, member)
-            for array_name, array in {
-                "labels": np.array(train_labels + validation_labels, "int32"),
-                "class_names": np.array(reading.class_names, "U"),
-                "num_train": np.array(len(train_labels)),
-            }.items():
-                with archive.open(f"{array_name}.npy", "w") as member:
-                    np.lib.format.write_array(member, array, allow_pickle=False)
+        for kind, pixels, of_kind in zip(
+            ("train", "validation"), (train_pixels, validation_pixels), labels, strict=True
+        ):
+            order = np.random.default_rng(0).permutation(len(of_kind))
+            images = np.memmap(pixels, "uint8", mode="r", shape=(len(of_kind), *shape))
+            _write_in_order(part / f"{kind}_images.npy", images, order)
+            np.save(part / f"{kind}_labels.npy", np.array(of_kind, "int32")[order])
+        contents = {
+            "version": CACHE_VERSION,
+            "class_names": reading.class_names,
+            "sha256": {file.name: _checksum(file) for file in sorted(part.glob("*.npy"))},
+        }
+        (part / PREPARED).write_text(json.dumps(contents, indent=1) + "\n")
 
 
 def _write_pixels(
@@ -183,8 +210,8 @@ def _write_pixels(
     train_pixels: IO[bytes],
     validation_pixels: IO[bytes],
 ) -> tuple[tuple[int, ...], list[int], list[int]]:
-    """Returns the shape of all prepared images together, and the labels of the two parts."""
-    shape = None
+    """Returns the shape of a prepared image, and the labels of the two parts."""
+    shape: tuple[int, ...] = ()
     train_labels: list[int] = []
     validation_labels: list[int] = []
 
@@ -208,48 +235,66 @@ def _write_pixels(
             f"{name} has {len(train_labels)} training and {len(validation_labels)} validation "
             "images; at least one of each is needed"
         )
-    return (len(train_labels) + len(validation_labels), *shape), train_labels, validation_labels
+    for file in (train_pixels, validation_pixels):
+        file.flush()
+    return shape, train_labels, validation_labels
+
+
+def _write_in_order(path: Path, images: np.ndarray, order: np.ndarray) -> None:
+    """Writes images[order] as an .npy file, a few of them at a time."""
+    at_once = max(1, BYTES_AT_ONCE // images[0].nbytes)
+    with open(path, "wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": images.shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, len(order), at_once):
+            file.write(images[order[start : start + at_once]].tobytes())
+
+
+def remove_cache(cache: Path) -> None:
+    """Removes a prepared data set; raises OSError if the folder holds something else as well."""
+    for name in (*(f"{name}.npy" for name in CACHE_ARRAYS), PREPARED):
+        (cache / name).unlink(missing_ok=True)
+    cache.rmdir()
+
+
+def _checksum(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def open_cache(cache: Path, name: str) -> Dataset:
-    """Maps a cache file into memory, after checking it; raises InputError if it is damaged."""
+    """Maps a prepared data set into memory, after checking it; raises InputError if damaged."""
     try:
-        with zipfile.ZipFile(cache) as archive:
-            if archive.start_dir < CHECKED_BYTES and archive.testzip() is not None:
-                raise ValueError("wrong checksum")
-            images = map_array(cache, archive.getinfo("images.npy"))
-        with np.load(cache, allow_pickle=False) as arrays:
-            labels, names, num_train = (arrays[name] for name in CACHE_ARRAYS[1:])
-            labels, num_train = labels.astype("int32"), int(num_train)
-        if (
-            images.dtype != np.uint8
-            or images.ndim != 4
-            or labels.shape != images.shape[:1]
-            or not 0 < num_train < len(images)
+        contents = json.loads((cache / PREPARED).read_text())
+        if contents["version"] != CACHE_VERSION:
+            raise ValueError(f"version {contents['version']} instead of {CACHE_VERSION}")
+        files = [cache / f"{name}.npy" for name in CACHE_ARRAYS]
+        if sum(file.stat().st_size for file in files) < CHECKED_BYTES and any(
+            _checksum(file) != contents["sha256"][file.name] for file in files
         ):
-            raise ValueError("arrays that do not fit each other")
-    except Exception as error:  # NumPy and zipfile raise a dozen kinds for damaged files
+            raise ValueError("wrong checksum")
+        arrays = [np.load(file, mmap_mode="r", allow_pickle=False) for file in files]
+        train_images, train_labels, validation_images, validation_labels = arrays
+        for images, labels in (arrays[:2], arrays[2:]):
+            if (
+                (images.dtype, labels.dtype) != (np.uint8, np.int32)
+                or images.ndim != 4
+                or images.shape[1] != images.shape[2]
+                or images.shape[1:] != train_images.shape[1:]
+                or labels.shape != images.shape[:1]
+                or len(images) == 0
+            ):
+                raise ValueError("arrays that do not fit each other")
+        class_names = tuple(str(name) for name in contents["class_names"])
+    except Exception as error:  # NumPy and JSON raise a dozen kinds for damaged files
         raise InputError(
             f"{cache} is damaged, or no prepared data set ({first_line(error)})"
         ) from error
     return Dataset(
         name=name,
-        train_images=images[:num_train],
-        train_labels=labels[:num_train],
-        validation_images=images[num_train:],
-        validation_labels=labels[num_train:],
-        class_names=tuple(str(name) for name in names),
+        train_images=train_images,
+        train_labels=np.array(train_labels),
+        validation_images=validation_images,
+        validation_labels=np.array(validation_labels),
+        class_names=class_names,
     )
-
-
-def is_prepared(path: Path, image_size: int) -> bool:
-    """Whether a file is a cache file that holds images of that size."""
-    if not path.is_file() or not zipfile.is_zipfile(path):
-        return False
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [archive.getinfo(f"{name}.npy") for name in CACHE_ARRAYS]
-            shape = map_array(path, members[0]).shape
-    except Exception:  # as above; who reads the file will say what is wrong
-        return False
-    return shape[1:3] == (image_size, image_size)

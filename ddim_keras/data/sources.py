@@ -9,9 +9,8 @@ import difflib
 import functools
 import hashlib
 import itertools
-import os
 import re
-import struct
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -194,8 +193,10 @@ def read_array(path: Path) -> Reading:
             arrays = {"images": loaded}
         else:
             with loaded:
-                names = {"images", "labels", "class_names", "num_train"} & {*loaded}
-                arrays = {name: _read_member(path, loaded, name) for name in names}
+                names = {"labels", "class_names", "num_train"} & {*loaded}
+                arrays = {name: loaded[name] for name in names}
+                if "images" in loaded:
+                    arrays["images"] = _map_member(path, "images")
                 contents = ", ".join(loaded) or "nothing"
     except Exception as error:  # NumPy and zipfile raise a dozen kinds for damaged files
         raise InputError(
@@ -236,32 +237,17 @@ def read_array(path: Path) -> Reading:
     return Reading(class_names, len(images), zip(images, labels, is_validation, strict=False))
 
 
-def _read_member(path: Path, archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
-    """Reads an array of an .npz file; maps the images where they are not compressed."""
-    member = archive.zip.getinfo(f"{name}.npy")
-    if name != "images" or member.compress_type != zipfile.ZIP_STORED:
-        return archive[name]
-    with archive.zip.open(member) as contents:  # checks the sum, holding a little at a time
-        while contents.read(2**20):
-            pass
-    return map_array(path, member)
+def _map_member(path: Path, name: str) -> np.ndarray:
+    """Maps an array of an .npz file, of any size, from a temporary copy on the disk.
 
-
-def map_array(path: Path, member: zipfile.ZipInfo) -> np.ndarray:
-    """Maps an array of an uncompressed .npz file, which NumPy itself only reads as a whole."""
-    if member.compress_type != zipfile.ZIP_STORED:
-        raise ValueError("the array is compressed")
-    with open(path, "rb") as file:
-        # A local zip header: 30 bytes, of which the last 4 give the lengths of name and extra.
-        file.seek(member.header_offset + 26)
-        name_length, extra_length = struct.unpack("<HH", file.read(4))
-        file.seek(name_length + extra_length, os.SEEK_CUR)
-        np.lib.format.read_magic(file)
-        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
-        if dtype.hasobject:
-            raise ValueError("the array holds Python objects")
-        order = "F" if fortran_order else "C"
-        return np.memmap(path, dtype, mode="r", offset=file.tell(), shape=shape, order=order)
+    NumPy itself reads such an array as a whole. Copying checks its sum, and unpacks it if it is
+    compressed. The copy has no name any more, and vanishes with the array.
+    """
+    with (
+        zipfile.ZipFile(path) as archive,
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+    ):
+        return np.load(archive.extract(f"{name}.npy", folder), mmap_mode="r", allow_pickle=False)
 
 
 def read_folder(folder: Path, files: Sequence[Path]) -> Reading:
