@@ -27,7 +27,7 @@ from ddim_keras.cli.options import (
 from ddim_keras.cli.startup import choose_backend, import_keras, run_command
 from ddim_keras.config import InputError
 from ddim_keras.runs.configuration import RunConfig
-from ddim_keras.runs.folder import PRETRAINED, Run, load_model, newest_run
+from ddim_keras.runs.folder import PRETRAINED, Run, find_run, load_model
 
 METRICS = ("kid", "frechet", "precision_recall")
 AXES = {
@@ -143,7 +143,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
-    run = Run(arguments.run) if arguments.run else newest_run()
+    run = find_run(arguments.run)
     config = run.read_config()
     weights = run.weights_to_show()
     if arguments.guidance and not config.model.network.num_classes:

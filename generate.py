@@ -19,7 +19,7 @@ from ddim_keras.cli.options import (
 from ddim_keras.cli.startup import choose_backend, import_keras, run_command
 from ddim_keras.config import GUIDANCE, InputError
 from ddim_keras.runs.configuration import RunConfig, read_config
-from ddim_keras.runs.folder import Run, load_model, newest_run
+from ddim_keras.runs.folder import Run, find_run, load_model
 
 MOST_IN_GRID = 400  # images; a larger figure takes minutes and gigabytes
 MOST_IN_ANIMATION = 32  # images
@@ -248,7 +248,7 @@ def chosen_weights(arguments: argparse.Namespace) -> Path:
         if not arguments.weights.is_file():
             raise InputError(f"there is no weights file {arguments.weights}")
         return arguments.weights
-    return (Run(arguments.run) if arguments.run else newest_run()).weights_to_show()
+    return (find_run(arguments.run)).weights_to_show()
 
 
 def chosen_labels(arguments: argparse.Namespace, config: RunConfig) -> np.ndarray:

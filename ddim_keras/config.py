@@ -1,73 +1,137 @@
-"""Configurations as frozen dataclasses, saved as JSON, and the presets built from them.
+"""Configurations as frozen dataclasses, saved as JSON; the names of every choice.
 
-`lab` is the assignment, unchanged; `fast` is the recipe for minutes of training and for a CPU, and
-`best` the same recipe for a network that wants a GPU.
+A field made with `setting` is also an option of the commands: its type, help and limits are written
+here and nowhere else. Recipes made of these configurations are in `presets.py`.
 """
 
 import dataclasses
 import json
+import math
+import types
+import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
+SCHEDULES = ("offset_cosine", "linear", "cosine")
 PREDICTIONS = ("noise", "velocity", "image")
 LOSSES = ("mse", "mae", "huber")
 COMPARED = ("prediction", *PREDICTIONS)
+OPTIMIZERS = ("adamw", "muon")
+BLOCKS = ("plain", "adaptive")
+PRECISIONS = ("float32", "mixed_bfloat16")
 # Of pictures of classes, unless another is chosen. Against training images, 0, 1 and 2 gave the
 # provided model a KID of 0.044, 0.025 and 0.019 at 20 steps of DDIM; but the stronger, the less
 # variety (Ho and Salimans 2022, https://arxiv.org/abs/2207.12598, figure 1).
 GUIDANCE = 1.0
+
+Configuration = TypeVar("Configuration")
 
 
 class InputError(ValueError):
     """A mistake in what the user gave: shown as one line, without a traceback."""
 
 
-def _require_one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise InputError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+def setting(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[str, ...] = (),
+    least: float = -math.inf,
+    most: float = math.inf,
+    above: float = -math.inf,
+    metavar: str | None = None,
+    is_path: bool = False,
+    may_change: bool = False,
+) -> Any:
+    """A field of a configuration that is also an option of the commands.
 
-
-def _require_at_least(minimum: float, **values: float) -> None:
-    for name, value in values.items():
-        if not value >= minimum:  # NaN is refused as well
-            raise InputError(f"{name} must be at least {minimum}, not {value}")
+    Args:
+        default: in the field; an option that is not given leaves the value of the preset.
+        help: noun phrase with units, without the default.
+        choices: of a text.
+        least, most, above: limits of a number, or of each of several; the last is excluded.
+        metavar: what `--help` shows for the value.
+        is_path: whether a text may name a file or folder; then it is stored from the root on.
+        may_change: whether a resumed run may have another value than before.
+    """
+    return field(
+        default=default,
+        metadata={
+            "help": help,
+            "choices": choices,
+            "least": least,
+            "most": most,
+            "above": above,
+            "metavar": metavar,
+            "is_path": is_path,
+            "may_change": may_change,
+        },
+    )
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
     """The residual U-Net: one entry of `widths` and `depths` for each resolution, finest first."""
 
-    image_size: int = 64  # pixels, height = width
+    image_size: int = setting(
+        64,
+        "height and width in pixels; images are cropped to their centre square and resized",
+        least=1,
+        most=4096,
+        metavar="PIXELS",
+    )
     channels: int = 3  # colour channels of an image
-    widths: tuple[int, ...] = (32, 64, 96, 128)  # feature channels of each level
-    depths: tuple[int, ...] = (2, 2, 2, 2)  # residual blocks of each level, on the way down and up
-    block: str = "plain"  # "plain": batch norm; "adaptive": group norm, scaled by the noise level
-    attention_sizes: tuple[int, ...] = ()  # feature-map sizes, in pixels, that get self-attention
-    patch_size: int = 1  # pixels of the image, each way, under one cell of the first level
-    embedding_dims: int = 32  # sines and cosines of the noise variance
-    embedding_max_frequency: float = 1000.0  # periods over the unit interval of noise variances
+    widths: tuple[int, ...] = setting(
+        (32, 64, 96, 128),
+        "feature channels of each level, finest first",
+        least=1,
+        most=8192,
+        metavar="N",
+    )
+    depths: tuple[int, ...] = setting(
+        (2, 2, 2, 2),
+        "residual blocks of each level, on the way down and on the way up",
+        least=1,
+        most=64,
+        metavar="N",
+    )
+    block: str = setting(
+        "plain",
+        "residual block; plain: batch norm; adaptive: group norm, scaled by the noise level",
+        choices=BLOCKS,
+    )
+    attention_sizes: tuple[int, ...] = setting(
+        (), "sizes of the feature maps, in cells, that get self-attention", least=1, metavar="N"
+    )
+    patch_size: int = setting(
+        1,
+        "pixels of the image, each way, under one cell of the first level",
+        least=1,
+        most=64,
+        metavar="PIXELS",
+    )
+    embedding_dims: int = setting(
+        32, "sines and cosines that encode the noise variance", least=2, most=4096, metavar="N"
+    )
+    embedding_max_frequency: float = setting(
+        1000.0,
+        "largest frequency of these, in periods over all noise variances from 0 to 1",
+        least=1,
+        most=1e6,
+        metavar="F",
+    )
     num_classes: int = 0  # of a class-conditional network; 0: it takes no labels
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "widths", tuple(self.widths))
-        object.__setattr__(self, "depths", tuple(self.depths))
-        object.__setattr__(self, "attention_sizes", tuple(self.attention_sizes))
-        _require_one_of("block", self.block, ("plain", "adaptive"))
+        check_settings(self)
+        _require_at_least(1, channels=self.channels)
+        _require_at_least(0, num_classes=self.num_classes)
         if not self.widths or len(self.widths) != len(self.depths):
             raise InputError(
                 f"widths {self.widths} and depths {self.depths} must have one entry for each level"
             )
-        _require_at_least(
-            1,
-            image_size=self.image_size,
-            channels=self.channels,
-            widths=min(self.widths),
-            depths=min(self.depths),
-            patch_size=self.patch_size,
-            embedding_max_frequency=self.embedding_max_frequency,
-        )
-        _require_at_least(0, num_classes=self.num_classes)
-        if self.embedding_dims < 2 or self.embedding_dims % 2:
+        if self.embedding_dims % 2:
             raise InputError(
                 f"embedding_dims must be even and at least 2, not {self.embedding_dims}"
             )
@@ -97,20 +161,40 @@ class ModelConfig:
     """Everything that a DiffusionModel is built from."""
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
-    max_signal_rate: float = 0.95  # offset cosine: at diffusion time 0, the cleanest images
-    min_signal_rate: float = 0.02  # offset cosine: at diffusion time 1, almost pure noise
-    schedule: str = "offset_cosine"  # or "linear", "cosine": with signal rates of their own
-    discrete_steps: int = 0  # T: training times are drawn from 1/T, 2/T, ..., 1; 0: from all times
-    prediction: str = "noise"  # what the network outputs: "noise", "velocity" or "image"
-    ema: float = 0.999  # momentum of the exponential moving average of the weights, per step
-    ema_warmup: bool = True  # shorten the average at first: momentum <= (1 + step) / (10 + step)
-    label_dropout: float = 0.1  # share of training labels replaced by "any class"
-    seed: int = 0  # of the initial weights, the training noises and the diffusion times
+    max_signal_rate: float = setting(
+        0.95, "signal rate of the cleanest images, offset cosine schedule", metavar="RATE"
+    )
+    min_signal_rate: float = setting(
+        0.02, "signal rate of the noisiest images, offset cosine schedule", metavar="RATE"
+    )
+    schedule: str = setting(
+        "offset_cosine",
+        "diffusion schedule: the assignment's, DDPM's linear one, or Improved DDPM's cosine",
+        choices=SCHEDULES,
+    )
+    discrete_steps: int = setting(
+        0,
+        "number T of training times 1/T, 2/T, ..., 1, as in DDPM with T = 1000; 0: all times",
+        least=0,
+        most=10**6,
+        metavar="T",
+    )
+    prediction: str = setting("noise", "quantity that the network predicts", choices=PREDICTIONS)
+    ema: float = setting(
+        0.999, "momentum of the exponential moving average of the weights, per step", metavar="M"
+    )
+    ema_warmup: bool = setting(
+        True, "shorten the average at first: momentum at most (1 + step) / (10 + step)"
+    )
+    label_dropout: float = setting(
+        0.1, 'share of training labels replaced by "any class", for guidance', metavar="P"
+    )
+    seed: int = setting(
+        0, "random seed (initialisation, noise, shuffling)", least=0, most=2**31 - 1, metavar="N"
+    )
 
     def __post_init__(self) -> None:
-        _require_one_of("schedule", self.schedule, ("offset_cosine", "linear", "cosine"))
-        _require_at_least(0, discrete_steps=self.discrete_steps)
-        _require_one_of("prediction", self.prediction, PREDICTIONS)
+        check_settings(self)
         if not 0 < self.min_signal_rate < self.max_signal_rate <= 1:
             raise InputError(
                 "signal rates must satisfy 0 < min_signal_rate < max_signal_rate <= 1, "
@@ -135,31 +219,88 @@ class ModelConfig:
 class TrainingConfig:
     """The recipe: how a DiffusionModel is trained."""
 
-    batch_size: int = 64  # images per step
-    repetitions: int = 5  # passes over the training images that make one epoch
-    loss: str = "mse"  # "mse", "mae", or "huber": squared up to huber_delta, absolute beyond
-    huber_delta: float = 0.02  # of normalised pixels
-    loss_on: str = "prediction"  # what it compares: the network's "prediction", or what follows
-    # from that: the "noise", the "velocity" or the "image"
-    optimizer: str = "adamw"  # or "muon": see `optimizers.ConvolutionMuon`
-    learning_rate: float = 1e-3  # peak value
-    weight_decay: float = 1e-4  # times the learning rate: share of a weight lost in each step
-    warmup_steps: int = 0  # steps of linear warm-up from 0 to the learning rate
-    cosine_decay: bool = False  # decay the learning rate to 0 along a cosine over the whole run
-    flip: bool = False  # mirror each image left to right with probability 1/2
-    kid_images: int | None = None  # generated for each KID; None: as many as validation images
-    precision: str = "float32"  # or "mixed_bfloat16": layers in bfloat16, the rest in float32
+    batch_size: int = setting(
+        64, "images per step, on all devices together", least=1, most=2**20, metavar="N"
+    )
+    repetitions: int = setting(
+        5, "passes over the training images that make one epoch", least=1, most=10**6, metavar="N"
+    )
+    loss: str = setting(
+        "mse",
+        "squared error, absolute error, or squared up to a delta and absolute beyond",
+        choices=LOSSES,
+    )
+    huber_delta: float = setting(
+        0.02, "delta of the Huber loss, in normalised pixels", above=0, metavar="DELTA"
+    )
+    loss_on: str = setting(
+        "prediction",
+        "quantity the loss is computed on: the network's output, or what follows from it",
+        choices=COMPARED,
+    )
+    optimizer: str = setting(
+        "adamw", "optimizer; muon: for convolutions, with AdamW for the rest", choices=OPTIMIZERS
+    )
+    learning_rate: float = setting(1e-3, "peak learning rate", above=0, metavar="RATE")
+    weight_decay: float = setting(
+        1e-4, "share of a weight lost per step, times the learning rate", least=0, metavar="W"
+    )
+    warmup_steps: int = setting(
+        0, "steps of linear warm-up to the learning rate", least=0, metavar="N"
+    )
+    cosine_decay: bool = setting(
+        False, "decay of the learning rate to 0 along a cosine over the whole run"
+    )
+    flip: bool = setting(False, "mirror images left to right with probability 1/2")
+    kid_images: int | None = setting(
+        None,
+        "images generated for the KID of each epoch; all: as many as there are for validation",
+        least=1,
+        metavar="N",
+    )
+    precision: str = setting(
+        "float32",
+        "dtype policy of the layers; mixed_bfloat16 is faster on hardware with bfloat16 "
+        "instructions",
+        choices=PRECISIONS,
+    )
 
     def __post_init__(self) -> None:
-        _require_one_of("loss", self.loss, LOSSES)
-        _require_one_of("loss_on", self.loss_on, COMPARED)
-        _require_one_of("optimizer", self.optimizer, ("adamw", "muon"))
-        _require_one_of("precision", self.precision, ("float32", "mixed_bfloat16"))
-        _require_at_least(1, batch_size=self.batch_size, repetitions=self.repetitions)
-        _require_at_least(0, weight_decay=self.weight_decay, warmup_steps=self.warmup_steps)
-        for name in ("learning_rate", "huber_delta"):
-            if not (value := getattr(self, name)) > 0:
-                raise InputError(f"{name} must be above 0, not {value}")
+        check_settings(self)
+
+
+def settings_of(cls: type) -> dict[str, dataclasses.Field]:
+    """The fields of a configuration, and of those within it, that are options of commands."""
+    found: dict[str, dataclasses.Field] = {}
+    for each in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(each.type):
+            found |= settings_of(each.type)
+        elif each.metadata:
+            found[each.name] = each
+    return found
+
+
+def get_setting(config: Any, name: str) -> Any:
+    """The value of a setting of a configuration, or of one within it."""
+    for each in dataclasses.fields(config):
+        value = getattr(config, each.name)
+        if each.name == name:
+            return value
+        if dataclasses.is_dataclass(value) and name in settings_of(type(value)):
+            return get_setting(value, name)
+    raise KeyError(name)
+
+
+def with_settings(config: Configuration, values: Mapping[str, Any]) -> Configuration:
+    """A copy of a configuration with other values of settings, wherever they are nested."""
+    changes = {}
+    for each in dataclasses.fields(config):
+        value = getattr(config, each.name)
+        if each.name in values:
+            changes[each.name] = values[each.name]
+        elif dataclasses.is_dataclass(value):
+            changes[each.name] = with_settings(value, values)
+    return dataclasses.replace(config, **changes)
 
 
 def from_dict(cls: type, values: dict[str, Any]) -> Any:
@@ -168,3 +309,58 @@ def from_dict(cls: type, values: dict[str, Any]) -> Any:
     if unknown:
         raise InputError(f"{cls.__name__} has no field {', '.join(sorted(unknown))}")
     return cls(**values)
+
+
+def check_settings(config: Any) -> None:
+    """Raises InputError for a field of another type, or beyond its limits; lists become tuples."""
+    for each in dataclasses.fields(config):
+        value = getattr(config, each.name)
+        if isinstance(value, list):
+            value = tuple(value)
+            object.__setattr__(config, each.name, value)
+        if not _is_of_type(value, each.type):
+            raise InputError(f"{each.name} must be {_describe(each.type)}, not {value!r}")
+        limits = each.metadata
+        if not limits or value is None:
+            continue
+        if limits["choices"] and value not in limits["choices"]:
+            choices = ", ".join(limits["choices"])
+            raise InputError(f"{each.name} must be one of {choices}, not {value!r}")
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, str):
+                continue
+            # NaN is refused as well.
+            if limits["above"] > -math.inf and not number > limits["above"]:
+                raise InputError(f"{each.name} must be above {limits['above']}, not {number}")
+            if not number >= limits["least"]:
+                raise InputError(f"{each.name} must be at least {limits['least']}, not {number}")
+            if not number <= limits["most"]:
+                raise InputError(f"{each.name} must be at most {limits['most']}, not {number}")
+
+
+def _is_of_type(value: Any, annotation: Any) -> bool:
+    if isinstance(annotation, types.UnionType):
+        return any(_is_of_type(value, each) for each in typing.get_args(annotation))
+    if typing.get_origin(annotation) is tuple:
+        of_entries = typing.get_args(annotation)[0]
+        return isinstance(value, tuple) and all(_is_of_type(each, of_entries) for each in value)
+    if annotation in (int, float) and isinstance(value, bool):
+        return False
+    if annotation is float:
+        return isinstance(value, int | float)
+    return isinstance(value, annotation)
+
+
+def _describe(annotation: Any) -> str:
+    if isinstance(annotation, types.UnionType):
+        return _describe(typing.get_args(annotation)[0])
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+    if typing.get_origin(annotation) is tuple:
+        return f"a list, each entry {names[typing.get_args(annotation)[0]]}"
+    return names.get(annotation, annotation.__name__)
+
+
+def _require_at_least(minimum: float, **values: float) -> None:
+    for name, value in values.items():
+        if not value >= minimum:
+            raise InputError(f"{name} must be at least {minimum}, not {value}")

@@ -14,7 +14,7 @@ from ddim_keras.atomic import written_whole
 from ddim_keras.cli.options import add_run_option
 from ddim_keras.cli.startup import run_command
 from ddim_keras.config import InputError
-from ddim_keras.runs.folder import Run, newest_run
+from ddim_keras.runs.folder import Run, find_run
 
 SMALL = 1024  # arrays of fewer numbers keep their precision: they cost nothing
 
@@ -83,7 +83,7 @@ def main() -> None:
         "--output", type=Path, metavar="DIR", required=True, help="folder for the two files"
     )
     arguments = parser.parse_args()
-    run = Run(arguments.run) if arguments.run else newest_run()
+    run = find_run(arguments.run)
     if arguments.output.resolve() == run.folder.resolve():
         raise InputError("--output must be another folder than the run's")
     weights_file = export(run, arguments.output).best_weights

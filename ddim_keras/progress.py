@@ -1,4 +1,4 @@
-"""What long work says while it runs: a bar with an ETA to people, whole lines to log files."""
+"""Progress reporting: a bar with ETA on terminals, single lines in logs."""
 
 import sys
 from collections.abc import Callable
@@ -6,10 +6,23 @@ from typing import Any
 
 import keras
 
+from ddim_keras.backends.devices import process_id
+
 
 def verbosity() -> int:
-    """Keras's `verbose`: 1, a bar that moves, for a terminal or notebook; else 2, lines."""
+    """Keras's `verbose`: 1, a bar that moves, for a terminal or notebook; else 2, lines.
+
+    0, nothing, in all but the first of several processes that train together.
+    """
+    if process_id() != 0:
+        return 0
     return 1 if sys.stdout.isatty() or "ipykernel" in sys.modules else 2
+
+
+def say(text: str) -> None:
+    """Prints a line at once; of several processes that train together, the first one does."""
+    if process_id() == 0:
+        print(text, flush=True)
 
 
 def progress_bar(target: int, unit_name: str) -> keras.utils.Progbar:

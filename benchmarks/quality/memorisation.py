@@ -21,7 +21,7 @@ from ddim_keras.cli.options import (
     finite,
 )
 from ddim_keras.cli.startup import choose_backend, import_keras, run_command
-from ddim_keras.runs.folder import Run, load_model, newest_run
+from ddim_keras.runs.folder import find_run, load_model
 
 PERCENTILES = (0, 1, 10, 50, 90)
 
@@ -53,7 +53,7 @@ def main() -> None:
     add_kid_weights_option(parser)
     add_backend_option(parser)
     arguments = parser.parse_args()
-    run = Run(arguments.run) if arguments.run else newest_run()
+    run = find_run(arguments.run)
     config = run.read_config()
     choose_backend(arguments.backend)
     import_keras()

@@ -3,11 +3,13 @@
 import argparse
 import difflib
 import math
+import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from ddim_keras.cli.startup import BACKENDS
-from ddim_keras.config import InputError
+from ddim_keras.config import InputError, settings_of
 
 LARGEST = 2**31 - 1  # whole number of an argument
 
@@ -56,19 +58,62 @@ def class_index(text: str, class_names: Sequence[str], num_classes: int) -> int:
 def whole_path(name: str) -> str:
     """An argparse type: a file or folder from the root on, and any other name as it is.
 
-    So that a run does not depend on the folder it was begun in.
+    So that a run does not depend on the folder it was started in.
     """
+    if not name:
+        raise argparse.ArgumentTypeError("must not be empty")
     return str(Path(name).resolve()) if Path(name).exists() else name
+
+
+def add_settings(
+    parser: Any, cls: type, names: Sequence[str], defaults: Callable[[str], str]
+) -> None:
+    """Adds options for settings of a configuration, see `config.setting`.
+
+    Args:
+        parser: an argparse parser or group of options.
+        cls: a configuration, in which the settings may be nested.
+        names: of the settings.
+        defaults: the text of a setting's default in `--help`.
+    """
+    settings = settings_of(cls)
+    for name in names:
+        annotation, rules = settings[name].type, settings[name].metadata
+        flag = f"--{name.replace('_', '-')}"
+        options = {"dest": name, "help": f"{rules['help']} (default: {defaults(name)})"}
+        if annotation is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, **options)
+            continue
+        if rules["choices"]:
+            options["choices"] = rules["choices"]
+        elif rules["is_path"]:
+            options["type"] = whole_path
+        elif annotation is float:
+            options["type"] = finite
+        else:
+            options["type"] = at_least(max(rules["least"], -LARGEST))
+        if typing.get_origin(annotation) is tuple:
+            options["nargs"] = "+" if settings[name].default else "*"
+        parser.add_argument(flag, metavar=rules["metavar"], **options)
+
+
+def given_settings(arguments: argparse.Namespace, cls: type) -> dict[str, Any]:
+    """The settings of a configuration that were given on the command line."""
+    values = {name: getattr(arguments, name, None) for name in settings_of(cls)}
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in values.items()
+        if value is not None
+    }
 
 
 def add_run_option(parser: argparse.ArgumentParser) -> None:
     """Adds --run."""
     parser.add_argument(
         "--run",
-        type=Path,
-        metavar="DIR",
-        help="run folder, of which the best weights are taken or, where no KID was measured, the "
-        "last (default: the newest in runs/, else the flowers that come with the project)",
+        metavar="RUN",
+        help="run folder, name of a run in runs/, or provided model; uses the best weights, or the "
+        "last if KID was not measured (default: the newest run, else the provided model flowers)",
     )
 
 
@@ -103,26 +148,31 @@ def add_data_options(parser: argparse.ArgumentParser, data_dir: str) -> None:
         "--data-dir",
         type=whole_path,
         metavar="DIR",
-        help=f"where TFDS finds its data sets, or puts them (default: {data_dir})",
+        help=f"folder in which TFDS keeps its data sets (default: {data_dir})",
     )
+    add_cache_option(parser)
+
+
+def add_cache_option(parser: Any) -> None:
+    """Adds --cache-dir."""
     parser.add_argument(
         "--cache-dir",
         metavar="DIR",
-        help="where prepared images are kept (default: ~/.cache/ddim_keras)",
+        help="folder for prepared images (default: ~/.cache/ddim_keras)",
     )
 
 
-def add_kid_weights_option(parser: argparse.ArgumentParser) -> None:
+def add_kid_weights_option(parser: Any) -> None:
     """Adds --kid-weights."""
     parser.add_argument(
         "--kid-weights",
         metavar="FILE",
-        help="InceptionV3 weights up to mixed7, .weights.h5, or compact: the small encoder that "
-        "comes with the project (default: Keras's, downloaded once; else compact)",
+        help="InceptionV3 weights up to mixed7, .weights.h5; or compact: the small bundled encoder "
+        "(default: Keras's, downloaded once; else compact)",
     )
 
 
-def add_backend_option(parser: argparse.ArgumentParser) -> None:
+def add_backend_option(parser: Any) -> None:
     """Adds --backend."""
     parser.add_argument(
         "--backend",

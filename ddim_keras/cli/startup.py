@@ -49,6 +49,11 @@ def choose_backend(backend: str | None) -> str:
     return backend
 
 
+def is_first_process() -> bool:
+    """Whether this is the process, of several that train together, which writes the files."""
+    return os.environ.get("KERAS_DISTRIBUTION_PROCESS_ID", "0") == "0"
+
+
 def import_keras() -> None:
     """Imports Keras and its backend, without TensorFlow's notes about a GPU that is not there.
 

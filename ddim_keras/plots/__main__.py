@@ -12,7 +12,7 @@ from ddim_keras.cli.options import add_backend_option, add_run_option, at_least
 from ddim_keras.cli.startup import choose_backend, import_keras, run_command
 from ddim_keras.config import GUIDANCE, InputError
 from ddim_keras.plots import figures
-from ddim_keras.runs.folder import Run, load_model, newest_run
+from ddim_keras.runs.folder import find_run, load_model
 
 SCHEDULE_NAMES = ("linear", "cosine", "offset_cosine")
 
@@ -176,7 +176,7 @@ def reverse_figure(options: argparse.Namespace) -> figures.Figure:
 
     from ddim_keras.samplers import model_signal_rates
 
-    run = Run(options.run) if options.run else newest_run()
+    run = find_run(options.run)
     model = load_model(run.weights_to_show())
     rows: dict[str, list[np.ndarray]] = {"noisy image": [], "predicted image": []}
 
@@ -197,7 +197,7 @@ def evolution_figure(options: argparse.Namespace) -> figures.Figure:
     """The first samples of some epochs of a run, from the grids that the training left."""
     from ddim_keras.training.callbacks import GRID_IMAGES
 
-    run = Run(options.run) if options.run else newest_run(with_weights=False)
+    run = find_run(options.run, with_weights=False)
     image_size = run.read_config().model.network.image_size
     grids = sorted((run.folder / "samples").glob("epoch_[0-9][0-9][0-9][0-9].png"))
     if not grids:
@@ -217,7 +217,7 @@ def evolution_figure(options: argparse.Namespace) -> figures.Figure:
 
 def curves_figure(options: argparse.Namespace) -> figures.Figure:
     """Losses and KID of a run, as they stand in its history."""
-    run = Run(options.run) if options.run else newest_run(with_weights=False)
+    run = find_run(options.run, with_weights=False)
     protocol = run.read_config().protocol
     if not (history := run.read_history()):
         raise InputError(f"{run.folder} has no history yet: its first epoch has not ended")

@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddim_keras.config import InputError, ModelConfig, TrainingConfig, from_dict
+from ddim_keras.config import (
+    InputError,
+    ModelConfig,
+    TrainingConfig,
+    check_settings,
+    from_dict,
+    setting,
+)
 
 
 @dataclass(frozen=True)
@@ -16,18 +23,41 @@ class RunConfig:
     preset: str
     model: ModelConfig
     training: TrainingConfig
-    dataset: str | None  # as --dataset takes it; None: the default, not loaded yet
-    data_dir: str | None
-    epochs: int
+    dataset: str | None = setting(
+        None,
+        "name in TFDS; folder of images, whose sub-folders are the classes; .npz or .npy file of "
+        "uint8 images (N, H, W, C); or drawn_flowers",
+        metavar="NAME",
+        is_path=True,
+    )
+    data_dir: str | None = setting(
+        None,
+        "folder in which TFDS keeps its data sets",
+        metavar="DIR",
+        is_path=True,
+        may_change=True,
+    )
+    epochs: int = setting(
+        50,
+        "total epochs, including completed ones on resume",
+        least=1,
+        most=10**6,
+        metavar="N",
+        may_change=True,
+    )
     num_images: int | None = None  # for training; None: not loaded yet
     class_names: tuple[str, ...] = ()  # of a class-conditional model
     protocol: str | None = None  # of the KID in the history; None: not measured yet
-    start_from: str | None = None  # folder of the run whose weights were the initial ones
+    start_from: str | None = setting(
+        None,
+        "run, or provided model, whose averaged weights are the initial ones",
+        metavar="RUN",
+        is_path=True,
+    )
+    started: str | None = None  # when it was started or resumed last, ISO 8601
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "class_names", tuple(self.class_names))
-        if self.epochs < 1:
-            raise InputError(f"epochs must be at least 1, not {self.epochs}")
+        check_settings(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns nested dictionaries of JSON types."""

@@ -14,6 +14,7 @@
 Files are written beside their final name and renamed, so that each is always whole.
 """
 
+import contextlib
 import csv
 import json
 import shutil
@@ -165,11 +166,11 @@ def _number(cell: str) -> int | float:
 
 
 def newest_run(runs: Path = RUNS, with_weights: bool = True) -> Run:
-    """The run under `runs` that was started or saved last.
+    """The run under `runs` that was started or resumed last, as its configuration says.
 
     Args:
-        with_weights: whether it must have weights; where there is none, the model that comes with
-            the project stands in.
+        with_weights: whether it must have weights; if there is none, the model that comes with the
+            project stands in.
     """
     file = "last.weights.h5" if with_weights else "config.json"
     folders = {path.parent for path in runs.glob(f"*/{file}")}
@@ -179,11 +180,36 @@ def newest_run(runs: Path = RUNS, with_weights: bool = True) -> Run:
         what = "no run with weights" if with_weights else "no run"
         raise InputError(f"{what} under {runs}/; train one with: python train.py")
 
-    def last_saved(folder: Path) -> float:
-        files = (folder / "config.json", folder / "last.weights.h5")
-        return max(path.stat().st_mtime for path in files if path.exists())
+    def started(folder: Path) -> tuple[str, str]:
+        with contextlib.suppress(InputError):
+            return read_config(folder).started or "", folder.name  # older runs have no time
+        return "", ""
 
-    return Run(max(folders, key=last_saved))
+    return Run(max(folders, key=started))
+
+
+def find_run(name: str | Path | None, with_weights: bool = True) -> Run:
+    """The run that a user means: a folder, a name under runs/, or a provided model.
+
+    Args:
+        name: None stands for the newest run, see `newest_run`.
+
+    Raises:
+        InputError: if there is none of that name; it says where was looked.
+    """
+    if name is None:
+        return newest_run(with_weights=with_weights)
+    places = [Path(name), RUNS / name, PRETRAINED.parent / name]
+    for folder in places:
+        if (folder / "config.json").is_file():
+            return Run(folder)
+    if places[0].is_dir():
+        return Run(places[0])  # what is missing there is said by who reads it
+    provided = ", ".join(sorted(path.name for path in PRETRAINED.parent.glob("*/")))
+    raise InputError(
+        f"there is no run {name}: neither the folder {name}, nor {RUNS / name}, nor a provided "
+        f"model of that name ({provided})"
+    )
 
 
 def load_model(weights: Path = PRETRAINED / "best.weights.h5") -> Any:

@@ -18,7 +18,7 @@ from ddim_keras.backends.devices import alone, any_process, num_processes
 from ddim_keras.config import InputError
 from ddim_keras.metrics.kid import KernelInceptionDistance
 from ddim_keras.plots import figures
-from ddim_keras.progress import duration
+from ddim_keras.progress import duration, say
 from ddim_keras.runs.folder import Run
 
 GRID_IMAGES = 32  # samples drawn each epoch
@@ -171,7 +171,7 @@ class StopCleanly(keras.callbacks.Callback):
 
     def _request(self, number: int, frame: Any) -> None:
         self.requested = True
-        print("\nstopping after this step; once more to stop at once", flush=True)
+        say("\nStopping after this step. Press Ctrl-C again to stop now.")
         self.__exit__()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
@@ -212,10 +212,9 @@ class TimeEstimate(keras.callbacks.Callback):
         elif self.calls == 2 + calls:
             float(next(iter(logs.values())))
             seconds = (time.monotonic() - self.start) / (calls * self.feed.steps_per_call)
-            print(
-                f"\n{seconds:.2g} s a step: about {duration(seconds * self.total_steps)} for "
-                f"{self.total_steps:,} steps, evaluation not counted",
-                flush=True,
+            say(
+                f"\n{seconds:.2g} s per step: about {duration(seconds * self.total_steps)} for "
+                f"{self.total_steps:,} steps, evaluation not counted"
             )
 
 

@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -28,7 +27,7 @@ from ddim_keras.data.cache import Dataset
 from ddim_keras.model import DiffusionModel
 from ddim_keras.progress import verbosity
 from ddim_keras.runs.configuration import RunConfig
-from ddim_keras.runs.folder import Run, load_model
+from ddim_keras.runs.folder import Run, find_run, load_model
 from ddim_keras.runs.weights import load_weights
 from ddim_keras.training.callbacks import (
     FinishEpoch,
@@ -178,7 +177,7 @@ def prepare_model(
         return model
     model.adapt(dataset.train_images, dataset.train_labels)
     if config.start_from:
-        take_weights(model, Run(Path(config.start_from)))
+        take_weights(model, find_run(config.start_from))
     return model
 
 

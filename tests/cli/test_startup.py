@@ -149,8 +149,11 @@ def test_bad_arguments(command, message):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("generate.py --run nowhere", "nowhere is not a run folder: it holds no config.json"),
-        ("train.py --resume --output nowhere", "nowhere is not a run folder"),
+        (
+            "generate.py --run nowhere",
+            "there is no run nowhere: neither the folder nowhere, nor runs/nowhere",
+        ),
+        ("train.py --resume --output nowhere", "there is no run nowhere"),
     ],
 )
 def test_mistakes_are_one_line(command, message):

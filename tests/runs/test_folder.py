@@ -2,7 +2,6 @@ import dataclasses
 import errno
 import json
 import math
-import os
 import shutil
 from types import SimpleNamespace
 
@@ -14,7 +13,7 @@ import pytest
 from ddim_keras.config import InputError, ModelConfig, NetworkConfig, TrainingConfig
 from ddim_keras.model import DiffusionModel
 from ddim_keras.runs.configuration import RunConfig, read_config
-from ddim_keras.runs.folder import PRETRAINED, Run, load_model, newest_run
+from ddim_keras.runs.folder import PRETRAINED, Run, find_run, load_model, newest_run
 from ddim_keras.runs.weights import load_weights, save_weights
 
 CONFIG = RunConfig(
@@ -90,7 +89,7 @@ def test_a_configuration_of_before_the_number_of_images_was_kept(run):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda values: values.pop("epochs"), "epochs"),
+        (lambda values: values.pop("preset"), "preset"),
         (lambda values: values.update(epochs=0), "epochs must be at least 1"),
         (lambda values: values.update(colour="red"), "RunConfig has no field colour"),
         (lambda values: values["training"].update(rate=1), "TrainingConfig has no field rate"),
@@ -170,26 +169,35 @@ def test_a_broken_history_is_refused(run, text):
         run.read_history()
 
 
-def test_the_newest_run(tmp_path):
+def test_the_newest_run_is_the_one_started_last(tmp_path):
     with pytest.raises(InputError, match=r"no run under .*train one with"):
         newest_run(tmp_path / "missing", with_weights=False)
     assert newest_run(tmp_path / "missing").folder == PRETRAINED
-    for time, name in enumerate(["a", "c", "b"], start=1):
-        folder = tmp_path / name
-        folder.mkdir()
-        for file in (folder / "config.json", folder / "last.weights.h5"):
-            file.touch()
-            os.utime(file, (time, time))
-    (tmp_path / "a" / "config.json").touch()  # resumed, or copied: now
-    assert newest_run(tmp_path) == Run(tmp_path / "a")
-    os.utime(tmp_path / "a" / "config.json", (0, 0))
-    assert newest_run(tmp_path) == Run(tmp_path / "b")
+    times = {"a": "2026-01-02T10:00:00", "c": "2026-01-03T09:00:00", "b": None}
+    for name, time in times.items():  # the order in which files are written decides nothing
+        run = Run(tmp_path / name)
+        run.save_config(dataclasses.replace(CONFIG, started=time))
+        run.last_weights.touch()
+    assert newest_run(tmp_path) == Run(tmp_path / "c")
+    Run(tmp_path / "a").save_config(dataclasses.replace(CONFIG, started="2026-01-04T10:00:00"))
+    assert newest_run(tmp_path) == Run(tmp_path / "a")  # resumed
 
     # One that was killed before its first epoch ended can be resumed, but not shown.
-    (tmp_path / "killed").mkdir()
-    (tmp_path / "killed" / "config.json").touch()
-    assert newest_run(tmp_path) == Run(tmp_path / "b")
+    Run(tmp_path / "killed").save_config(dataclasses.replace(CONFIG, started="2026-01-05T10:00:00"))
+    assert newest_run(tmp_path) == Run(tmp_path / "a")
     assert newest_run(tmp_path, with_weights=False) == Run(tmp_path / "killed")
+
+
+def test_a_run_is_found_by_folder_name_or_provided_model(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_run(run.folder) == run
+    assert find_run("mine").folder.resolve() == run.folder
+    assert find_run("flowers").folder == PRETRAINED
+    (tmp_path / "flowers").mkdir()  # a folder of photographs
+    assert find_run("flowers").folder == PRETRAINED
+    message = r"no run yours: neither the folder yours, nor runs/yours, nor .*\(flowers.*\)"
+    with pytest.raises(InputError, match=message):
+        find_run("yours")
 
 
 def test_the_best_weights_are_shown(run):

@@ -1,0 +1,211 @@
+"""Options of train.py, and the configuration that they ask for."""
+
+import argparse
+import dataclasses
+import datetime
+import importlib.util
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ddim_keras.cli.options import (
+    add_backend_option,
+    add_cache_option,
+    add_kid_weights_option,
+    add_settings,
+    at_least,
+    given_settings,
+)
+from ddim_keras.config import InputError, get_setting, settings_of, with_settings
+from ddim_keras.presets import PRESETS
+from ddim_keras.runs.configuration import RunConfig
+from ddim_keras.runs.folder import RUNS, Run, find_run
+
+EXAMPLES = """examples:
+  python train.py --epochs 50                    the assignment (without a GPU: the preset fast)
+  python train.py --preset fast --epochs 20      for a CPU
+  python train.py --resume                       continue the newest run
+  python train.py --dataset photos/ --image-size 32
+  python train.py --dataset mnist --image-size 32
+  python train.py --widths 64 128 256 --depths 2 2 2 --attention-sizes 16
+  python train.py --devices 4 --batch-size 256   each of four GPUs takes 64 images of a batch
+
+Several hosts (JAX): the same command on each, with KERAS_DISTRIBUTION_JOB_ADDRESSES=host:port of
+the first, KERAS_DISTRIBUTION_NUM_PROCESSES=N and KERAS_DISTRIBUTION_PROCESS_ID=0 to N - 1. The
+first writes the run folder; to resume, all must see it.
+"""
+# Options by group: settings of the run's configuration, each described there.
+SETTINGS = {
+    "run": ("epochs", "start_from", "seed"),
+    "data": ("dataset", "data_dir", "image_size", "flip"),
+    "diffusion": (
+        *("schedule", "max_signal_rate", "min_signal_rate", "discrete_steps", "prediction"),
+        *("ema", "ema_warmup", "label_dropout"),
+    ),
+    "network": (
+        *("widths", "depths", "block", "attention_sizes", "patch_size"),
+        *("embedding_dims", "embedding_max_frequency"),
+    ),
+    "training": (
+        *("batch_size", "repetitions", "loss", "huber_delta", "loss_on", "optimizer"),
+        *("learning_rate", "weight_decay", "warmup_steps", "cosine_decay", "precision"),
+        "kid_images",
+    ),
+}
+SPECIAL_DEFAULTS = {
+    "dataset": "oxford_flowers102; drawn_flowers if it cannot be downloaded",
+    "data_dir": "~/tensorflow_datasets",
+    "start_from": "none; random weights",
+    "precision": "the faster one on this device",
+}
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What the command line of train.py asks for."""
+
+    settings: dict[str, Any]  # of the run's configuration, as far as they were given
+    preset: str | None
+    class_conditional: bool
+    output: Path | None
+    resume: bool
+    devices: int | None
+    cache_dir: str | None
+    kid_weights: str | None
+    measure_kid: bool
+    tensorboard: bool
+    backend: str | None
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> TrainOptions:
+    """Parses the command line; ends the process if it is wrong, or asks for help."""
+    parser = argparse.ArgumentParser(
+        prog="train.py",
+        usage="train.py [options]",
+        description="Trains a diffusion model; everything it makes goes into one run folder.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    groups = {name: parser.add_argument_group(name) for name in SETTINGS}
+    presets = "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS.items())
+    groups["run"].add_argument(
+        "--preset", choices=PRESETS, help=f"recipe; {presets} (default: lab on a GPU, else fast)"
+    )
+    for name, group in groups.items():
+        add_settings(group, RunConfig, SETTINGS[name], default_of)
+    add = groups["run"].add_argument
+    add(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="run folder, new or empty (default: runs/<preset>-<data>-<date>)",
+    )
+    add("--resume", action="store_true", help="continue the run in --output, or the newest one")
+    add("--tensorboard", action="store_true", help="also write TensorBoard logs to the run folder")
+    add(
+        "--devices",
+        type=at_least(1),
+        metavar="N",
+        help="number of devices for data-parallel training, backends tensorflow and jax "
+        "(default: 1; with several hosts: all)",
+    )
+    add_backend_option(groups["run"])
+    groups["data"].add_argument(
+        "--class-conditional",
+        action="store_true",
+        help="also learn from the labels, for generate.py --class",
+    )
+    add_cache_option(groups["data"])
+    add_kid_weights_option(groups["training"])
+    groups["training"].add_argument("--no-kid", action="store_true", help="do not measure KID")
+    parsed = parser.parse_args(arguments)
+    if parsed.tensorboard and not importlib.util.find_spec("tensorboard"):
+        raise InputError("--tensorboard needs: pip install tensorboard")
+    return TrainOptions(
+        settings=given_settings(parsed, RunConfig),
+        measure_kid=not parsed.no_kid,
+        **{
+            field.name: getattr(parsed, field.name)
+            for field in dataclasses.fields(TrainOptions)
+            if field.name not in ("settings", "measure_kid")
+        },
+    )
+
+
+def default_of(name: str) -> str:
+    """The default of a setting, for --help: one value, or one for each preset."""
+    if name in SPECIAL_DEFAULTS:
+        return SPECIAL_DEFAULTS[name]
+    if name == "epochs":
+        return str(settings_of(RunConfig)[name].default) + "; on resume: as before"
+    values: dict[str, list[str]] = {}
+    for preset_name, preset in PRESETS.items():
+        part = preset.model if name in settings_of(type(preset.model)) else preset.training
+        values.setdefault(in_words(get_setting(part, name)), []).append(preset_name)
+    if len(values) == 1:
+        return next(iter(values))
+    return "; ".join(f"{value} in {', '.join(names)}" for value, names in values.items())
+
+
+def in_words(value: Any) -> str:
+    """A value of a setting, for people."""
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "all" if value is None else str(value)
+
+
+def new_run(options: TrainOptions, preset: str) -> tuple[Run, RunConfig]:
+    """A folder for a new run, not made yet, and the preset with what the options change."""
+    recipe = PRESETS[preset]
+    config = with_settings(
+        RunConfig(preset=preset, model=recipe.model, training=recipe.training), options.settings
+    )
+    date = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = RUNS / f"{preset}-{Path(config.dataset or 'flowers').stem}-{date}"
+    return Run(options.output or folder), config
+
+
+def resumed_run(options: TrainOptions) -> tuple[Run, RunConfig]:
+    """The run to continue, with its own configuration; raises InputError for other settings."""
+    run = find_run(options.output, with_weights=False)
+    config = run.read_config()
+    if run.best_weights.exists() and not run.last_weights.exists():
+        raise InputError(
+            f"{run.folder} holds weights to generate from, but no last.weights.h5 to resume; start "
+            f"a new run with: --start-from {run.folder}"
+        )
+    rules = settings_of(RunConfig)
+    if options.preset not in (None, config.preset):
+        raise cannot_resume("preset", options.preset, config.preset)
+    for name, wanted in options.settings.items():
+        before = get_setting(config, name)
+        if wanted != before and not rules[name].metadata["may_change"]:
+            raise cannot_resume(name, wanted, before)
+    done = len(run.read_history())
+    config = with_settings(config, options.settings)
+    if config.epochs < done:
+        raise InputError(f"{run.folder} has {done} epochs already; --epochs must be at least that")
+    return run, config
+
+
+def cannot_resume(name: str, wanted: Any, before: Any) -> InputError:
+    """The error for an option that differs from the run's."""
+    return InputError(
+        f"cannot resume with --{name.replace('_', '-')} {in_words(wanted)}: the run uses "
+        f"{in_words(before)}. Omit the option, or start a new run"
+    )
+
+
+def resuming_command(options: TrainOptions, run: Run) -> str:
+    """What to type to continue this run with the same options."""
+    command = ["python", *sys.argv]
+    if not options.resume:
+        command.append("--resume")
+    if not options.output:
+        command += ["--output", str(run.folder)]
+    return shlex.join(command)

@@ -1,0 +1,150 @@
+"""What a training is made of before its first step, and what is refused before any work is done."""
+
+import dataclasses
+from pathlib import Path
+
+import keras
+
+from ddim_keras.backends import describe_device
+from ddim_keras.backends.devices import process_id
+from ddim_keras.config import InputError
+from ddim_keras.data.batches import random_images, steps_per_epoch
+from ddim_keras.data.cache import Dataset
+from ddim_keras.metrics.encoders import choose_encoder
+from ddim_keras.metrics.kid import Distance, KernelInceptionDistance
+from ddim_keras.presets import PRESETS
+from ddim_keras.progress import duration, say
+from ddim_keras.runs.configuration import RunConfig
+from ddim_keras.runs.folder import Run, find_run
+from ddim_keras.training.callbacks import KIDCallback, SampleGrid
+from ddim_keras.training.loop import require_same_network
+
+# Training images per second at 64 px on two cores with AVX-512 bfloat16, see docs/performance.md.
+CPU_SPEED = {"lab": 40, "fast": 60}
+
+
+def default_preset() -> str:
+    """The assignment, `lab`, if there is a GPU to train it; otherwise `fast`."""
+    return "fast" if describe_device() == "CPU" else "lab"
+
+
+def describe_choice_of_preset(config: RunConfig) -> str:
+    """Two lines for a machine without a GPU: what is trained instead of `lab`, and how long."""
+
+    def time_for(name: str) -> str:
+        images = config.num_images * PRESETS[name].training.repetitions * config.epochs
+        pixels = (config.model.network.image_size / 64) ** 2
+        return duration(images * pixels / CPU_SPEED[name])
+
+    return (
+        f"no GPU: training the preset fast, about {time_for('fast')} on two CPU cores\n"
+        f"the assignment would take about {time_for('lab')}; ask for it with: --preset lab"
+    )
+
+
+def complete_config(
+    config: RunConfig, dataset: Dataset, is_resumed: bool, class_conditional: bool = False
+) -> RunConfig:
+    """The configuration with what only the data tell; a resumed run must get the same again.
+
+    Raises:
+        InputError: if the data are not those of the resumed run, or have no labels to learn.
+    """
+    num_images, channels = len(dataset.train_images), dataset.train_images.shape[-1]
+    network = config.model.network
+    before = (config.num_images or num_images, network.channels)
+    if is_resumed and before != (num_images, channels):
+        raise InputError(
+            f"the run was trained on {config.num_images} images of {network.channels} channels, "
+            f"but {dataset.name} now has {num_images} of {channels}; start a new run"
+        )
+    if is_resumed and network.num_classes and config.class_names != dataset.class_names:
+        raise InputError(
+            f"the run was trained on {network.num_classes} classes, but {dataset.name} now has "
+            f"{dataset.num_classes}, or other names; restore its classes, or start a new run"
+        )
+    if class_conditional and not dataset.num_classes:
+        raise InputError(
+            f"{dataset.name} has no labels. Omit --class-conditional, or give labels: "
+            "sub-folders, or an array `labels` in the .npz file"
+        )
+    if class_conditional and is_resumed and not network.num_classes:
+        raise InputError(
+            "the resumed run is not class-conditional. Omit --class-conditional, or start a new run"
+        )
+    num_classes = dataset.num_classes if class_conditional else network.num_classes
+    network = dataclasses.replace(network, channels=channels, num_classes=num_classes)
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, network=network),
+        # Not the default any more: a resumed run must not find flowers that were missing before.
+        dataset=config.dataset or dataset.name,
+        num_images=num_images,
+        class_names=dataset.class_names if num_classes else (),
+    )
+
+
+def refuse_early(config: RunConfig) -> None:
+    """Raises InputError for what the training would refuse after minutes of preparation."""
+    steps_per_epoch(config.num_images, config.training.batch_size, config.training.repetitions)
+    if config.start_from:
+        require_same_network(find_run(config.start_from), config.model)
+
+
+def describe_network(config: RunConfig) -> str | None:
+    """A warning if no feature map has a size that was to get attention."""
+    network = config.model.network
+    if not network.attention_sizes or {*network.attention_sizes} & {*network.feature_sizes}:
+        return None
+    sizes = ", ".join(map(str, network.feature_sizes))
+    return f"no attention: at {network.image_size} px the feature maps have sizes {sizes}"
+
+
+def prepare_kid(
+    kid_weights: str | None, dataset: Dataset
+) -> tuple[KernelInceptionDistance | None, Distance | None]:
+    """The KID against the validation images, and its floor; None, None if there is no encoder.
+
+    Raises:
+        InputError: if the encoder that was asked for cannot be loaded.
+    """
+    try:
+        kid = KernelInceptionDistance(choose_encoder(kid_weights), dataset.validation_images)
+        floor = kid(random_images(dataset.train_images, len(dataset.validation_images)))
+    except InputError as error:
+        if kid_weights:
+            raise
+        say(f"training without KID: {error}")
+        return None, None
+    say(f"{kid.protocol}: {floor} between training and validation images, the floor")
+    return kid, floor
+
+
+def with_protocol(config: RunConfig, kid: KernelInceptionDistance | None) -> RunConfig:
+    """The configuration with the protocol of its KID; raises InputError if it was another."""
+    protocol = kid.protocol if kid else config.protocol
+    if config.protocol not in (None, protocol):
+        raise InputError(
+            f'the run measured "{config.protocol}", which does not compare with "{protocol}"; '
+            "resume it with the same --kid-weights, or with --no-kid"
+        )
+    return dataclasses.replace(config, protocol=protocol)
+
+
+def callbacks_for(
+    run: Run,
+    config: RunConfig,
+    dataset: Dataset,
+    kid: KernelInceptionDistance | None,
+    tensorboard: bool = False,
+) -> list[keras.callbacks.Callback]:
+    """What happens at the end of an epoch before it is recorded; files by the first process."""
+    callbacks: list[keras.callbacks.Callback] = []
+    if kid:
+        num_images = config.training.kid_images or len(dataset.validation_images)
+        callbacks.append(KIDCallback(kid, num_images))
+    if process_id() == 0:
+        callbacks.append(SampleGrid(run))
+        if tensorboard:
+            callbacks.append(keras.callbacks.TensorBoard(Path(run.folder) / "tensorboard"))
+    return callbacks
