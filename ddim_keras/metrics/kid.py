@@ -9,6 +9,7 @@ that it sees, and the steps of the sampler; the batch size changes the noise, no
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -16,17 +17,20 @@ from ddim_keras.config import InputError
 from ddim_keras.metrics.encoders import Encoder
 
 BATCH_SIZE = 64  # as in the Keras example
+ROWS_AT_ONCE = 1024  # of a matrix of kernel values
+
+
+def polynomial_kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The cubic kernel (x.y / D + 1)^3 of features (N, D) and (M, D): (N, M)."""
+    return (a @ b.T / a.shape[1] + 1.0) ** 3
 
 
 def squared_mmd(real_features: np.ndarray, generated_features: np.ndarray) -> float:
-    """Unbiased squared MMD with the kernel (x.y / D + 1)^3 (Binkowski et al. 2018, section 3).
+    """Unbiased squared MMD of the cubic kernel (Binkowski et al. 2018, section 3).
 
     Args:
         real_features, generated_features: (N, D) and (M, D), with N and M at least 2.
     """
-
-    def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return (a @ b.T / a.shape[1] + 1.0) ** 3
 
     def mean_without_diagonal(matrix: np.ndarray) -> float:
         # An image compared with itself would bias the mean.
@@ -34,15 +38,15 @@ def squared_mmd(real_features: np.ndarray, generated_features: np.ndarray) -> fl
         return (matrix.sum() - np.trace(matrix)) / (count * (count - 1))
 
     return (
-        mean_without_diagonal(kernel(real_features, real_features))
-        + mean_without_diagonal(kernel(generated_features, generated_features))
-        - 2.0 * kernel(real_features, generated_features).mean()
+        mean_without_diagonal(polynomial_kernel(real_features, real_features))
+        + mean_without_diagonal(polynomial_kernel(generated_features, generated_features))
+        - 2.0 * polynomial_kernel(real_features, generated_features).mean()
     )
 
 
 @dataclass(frozen=True)
 class Distance:
-    """A KID, and the standard error of its mean over batches."""
+    """A KID and its standard error, NaN if it is the KID of a single batch."""
 
     value: float
     standard_error: float
@@ -51,6 +55,83 @@ class Distance:
         if np.isnan(self.standard_error):
             return f"{self.value:.4f} (one batch)"
         return f"{self.value:.4f} ± {self.standard_error:.4f}"
+
+
+@dataclass(frozen=True)
+class JackknifedDistance(Distance):
+    """A KID over all pairs of images, and what it would be without each one of them."""
+
+    without_real: np.ndarray  # (N,): the KID without real image i
+    without_generated: np.ndarray  # (M,): without generated image i
+
+
+def distance_of_all_pairs(
+    real_features: np.ndarray, generated_features: np.ndarray
+) -> JackknifedDistance:
+    """Unbiased squared MMD of two whole sets, in bounded memory, with a jackknifed standard error.
+
+    Its error is smaller than that of a mean over batches, since each image meets all others.
+    The jackknife of a statistic of two samples adds their variances (Arvesen 1969,
+    https://doi.org/10.1214/aoms/1177697287). For two sets of one distribution, the standard error
+    is too large rather than too small.
+
+    Args:
+        real_features, generated_features: (N, D) and (M, D), with N and M at least 3.
+    """
+    num_real, num_generated = len(real_features), len(generated_features)
+    if min(num_real, num_generated) < 3:
+        raise InputError(
+            f"KID over all pairs needs at least 3 images of each kind, not {num_real} real and "
+            f"{num_generated} generated ones"
+        )
+    within_real = _sums_with_others(real_features)
+    within_generated = _sums_with_others(generated_features)
+    across_real, across_generated = _row_and_column_sums(real_features, generated_features)
+    across = across_real.sum()
+
+    def mean_within(sums: np.ndarray, without: np.ndarray | float, count: int) -> Any:
+        return (sums.sum() - 2 * without) / (count * (count - 1))
+
+    whole_real = mean_within(within_real, 0.0, num_real)
+    whole_generated = mean_within(within_generated, 0.0, num_generated)
+    without_real = (
+        mean_within(within_real, within_real, num_real - 1)
+        + whole_generated
+        - 2 * (across - across_real) / ((num_real - 1) * num_generated)
+    )
+    without_generated = (
+        whole_real
+        + mean_within(within_generated, within_generated, num_generated - 1)
+        - 2 * (across - across_generated) / (num_real * (num_generated - 1))
+    )
+    return JackknifedDistance(
+        float(whole_real + whole_generated - 2 * across / (num_real * num_generated)),
+        jackknifed_error(without_real, without_generated),
+        without_real,
+        without_generated,
+    )
+
+
+def jackknifed_error(*without_one: np.ndarray) -> float:
+    """The standard error of a statistic from its values without each member of each sample."""
+    variances = [(len(values) - 1) * np.var(values) for values in without_one]
+    return float(np.sqrt(sum(variances)))
+
+
+def _row_and_column_sums(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of the kernel's (N, M) matrix, some rows at a time: (N,) and (M,)."""
+    rows, columns = [], np.zeros(len(b))
+    for start in range(0, len(a), ROWS_AT_ONCE):
+        block = polynomial_kernel(a[start : start + ROWS_AT_ONCE], b)
+        rows.append(block.sum(axis=1))
+        columns += block.sum(axis=0)
+    return np.concatenate(rows), columns
+
+
+def _sums_with_others(features: np.ndarray) -> np.ndarray:
+    """For each image the sum of its kernel with all others: (N, D) -> (N,)."""
+    with_itself = (np.sum(features**2, axis=1) / features.shape[1] + 1.0) ** 3
+    return _row_and_column_sums(features, features)[0] - with_itself
 
 
 class KernelInceptionDistance:
@@ -90,7 +171,7 @@ class KernelInceptionDistance:
         return self.of_features(self.encoder.features(generated_images))
 
     def of_features(self, generated: np.ndarray) -> Distance:
-        """The same for images (N, D) that the encoder has seen already."""
+        """The same for features (N, D) of generated images."""
         num_batches = len(generated) // self.batch_size
         if num_batches < 1:
             raise InputError(
@@ -106,6 +187,10 @@ class KernelInceptionDistance:
         ]
         spread = np.std(distances, ddof=1) if num_batches > 1 else np.nan
         return Distance(float(np.mean(distances)), float(spread / np.sqrt(num_batches)))
+
+    def of_all_pairs(self, generated: np.ndarray) -> JackknifedDistance:
+        """The KID over all pairs of images instead of batches, for features (N, D)."""
+        return distance_of_all_pairs(self.real_features, generated)
 
 
 def _random_batches(

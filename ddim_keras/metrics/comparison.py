@@ -1,0 +1,71 @@
+"""Which of two sets of generated images is closer to the real ones, and whether that is certain.
+
+Two settings are compared on the same initial noises and the same real images. Much of the error of
+each KID is then common to both and cancels in their difference, so that far fewer images suffice
+than for two separate measurements.
+"""
+
+from dataclasses import dataclass
+
+from ddim_keras.config import InputError
+from ddim_keras.metrics.kid import JackknifedDistance, jackknifed_error
+
+QUANTILE = 1.96  # standard errors each way that hold 95 % of a normal distribution
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The KID of a first set minus that of a second one; negative if the first is better."""
+
+    difference: float
+    standard_error: float
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % confidence interval of the difference."""
+        half = QUANTILE * self.standard_error
+        return self.difference - half, self.difference + half
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether the interval leaves out 0."""
+        low, high = self.interval
+        return not low <= 0.0 <= high
+
+    def verdict(self, first: str = "A", second: str = "B") -> str:
+        """A sentence for people, with the names of the two sets."""
+        low, high = self.interval
+        if not self.is_certain:
+            return (
+                f"no difference beyond the error: KID of {first} minus KID of {second} is "
+                f"{self.difference:.4f} (95 % interval {low:.4f} to {high:.4f})"
+            )
+        better, low, high = (first, -high, -low) if self.difference < 0 else (second, low, high)
+        return (
+            f"{better} is better: its KID is lower by {abs(self.difference):.4f} (95 % interval "
+            f"{low:.4f} to {high:.4f})"
+        )
+
+
+def compare(first: JackknifedDistance, second: JackknifedDistance) -> Comparison:
+    """Compares two KIDs that were measured with the same real images and initial noises.
+
+    A paired jackknife: real image i, or the two images of noise i, are left out of both at once.
+
+    Raises:
+        InputError: if the numbers of images differ.
+    """
+    for kind in ("real", "generated"):
+        numbers = [len(getattr(each, f"without_{kind}")) for each in (first, second)]
+        if numbers[0] != numbers[1]:
+            raise InputError(
+                f"a comparison needs as many {kind} images on both sides, not {numbers[0]} and "
+                f"{numbers[1]}"
+            )
+    return Comparison(
+        first.value - second.value,
+        jackknifed_error(
+            first.without_real - second.without_real,
+            first.without_generated - second.without_generated,
+        ),
+    )
