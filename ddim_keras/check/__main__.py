@@ -1,0 +1,134 @@
+"""`python -m ddim_keras.check my_lab.py`: tests a student's solution and names its mistakes."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ddim_keras.check.gaps import EXERCISE, LAB
+from ddim_keras.config import InputError
+
+RIGHT, WRONG, NOT_CHECKED = 0, 1, 2  # exit status
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    result = argparse.ArgumentParser(
+        prog="python -m ddim_keras.check",
+        description="Tests a student's solution of the lab (diffusion_schedule, denoise, "
+        "reverse_diffusion, train_step) or of the exercise (sample_xt, sample, train) against "
+        "closed forms, and names the likely mistake. Of the file, imports, definitions and "
+        "constants are executed, in a process of its own with limits of time and memory. This is "
+        "no sandbox for hostile code.",
+        epilog="exit status: 0 if all functions are right, 1 if one is not, 2 if a file cannot be "
+        "checked",
+    )
+    result.add_argument("files", nargs="+", type=Path, metavar="FILE", help="module or notebook")
+    result.add_argument(
+        "--only",
+        action="append",
+        choices=(*LAB, *EXERCISE),
+        metavar="NAME",
+        default=[],
+        help="function to test, may be repeated (default: all of the sheet that the file belongs "
+        f"to); one of {', '.join((*LAB, *EXERCISE))}",
+    )
+    output = result.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="results as JSON")
+    output.add_argument(
+        "--points",
+        action="store_true",
+        help="results as comma-separated values: a row for each file, a point for each function",
+    )
+    result.add_argument(
+        "--seconds",
+        type=_positive,
+        default=120,
+        metavar="N",
+        help="time limit for the imports, and for each function (default: 120)",
+    )
+    result.add_argument(
+        "--memory",
+        type=_positive,
+        default=8192,
+        metavar="MIB",
+        help="memory limit in MiB, on Linux (default: 8192)",
+    )
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    options = parser().parse_args(arguments)
+    results, status = [], RIGHT
+    for file in options.files:
+        result, text = check(file, options.only, options.seconds, options.memory)
+        results.append(result)
+        if "error" in result:
+            status = NOT_CHECKED
+            print(f"error: {text}", file=sys.stderr)
+            continue
+        status = max(status, _status(result))
+        if not (options.json or options.points):
+            print(text)
+    if options.json or options.points:
+        from ddim_keras.check import report
+
+        print(report.as_json(results) if options.json else report.as_points(results))
+    return status
+
+
+def _status(result: dict[str, Any]) -> int:
+    failed = [item for item in result["functions"] if item["status"] == "wrong"]
+    return RIGHT if result["passed"] else WRONG if failed else NOT_CHECKED
+
+
+def check(
+    file: Path, only: Sequence[str] = (), seconds: int = 120, mebibytes: int = 8192
+) -> tuple[dict[str, Any], str]:
+    """Checks one file.
+
+    Args:
+        only: functions to test; by default those of the sheet.
+        seconds: limit for the imports, and for each function.
+        mebibytes: limit of memory.
+
+    Returns:
+        The result as plain data, with an "error" if the file cannot be checked; and as text.
+    """
+    # Not above: the help needs neither.
+    from ddim_keras.check import report
+    from ddim_keras.check.judge import judge
+    from ddim_keras.check.process import observe
+    from ddim_keras.check.source import parse
+
+    try:
+        parse(file)  # a syntax error needs no process
+        observations = observe(file, only, seconds, mebibytes)
+        verdicts = judge(observations, only)
+        if not verdicts:
+            raise InputError(
+                f"{file} has none of the functions {', '.join((*LAB[:3], *EXERCISE[:3]))}"
+            )
+    except InputError as error:
+        message = " ".join(str(error).split())
+        return {"file": str(file), "passed": False, "error": message}, message
+    return (
+        report.summary(str(file), verdicts, observations),
+        report.as_text(str(file), verdicts, observations),
+    )
+
+
+def _positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if not 1 <= value <= 2**20:
+        raise argparse.ArgumentTypeError(f"must be from 1 to {2**20}, not {value}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

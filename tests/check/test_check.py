@@ -1,0 +1,334 @@
+"""The checker: right solutions pass without a complaint, each known mistake is named."""
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from wrong_solutions import SOLUTIONS, WRONG, wrong_solution
+
+from ddim_keras.check import child, closed_forms, observations
+from ddim_keras.check.__main__ import check, main
+from ddim_keras.check.judge import judge
+from ddim_keras.check.mistakes import MISTAKES
+from ddim_keras.check.source import Source, parse
+from ddim_keras.config import InputError
+
+NUMPY = [key for key, (_, base, _) in WRONG.items() if base.startswith("numpy")]
+OTHERS = [key for key in WRONG if key not in NUMPY]
+EXERCISE_OF_NUMPY = ("sample_xt", "sample")
+
+
+def verdicts_of(path, only=()):
+    """The verdicts on a file that is executed in this process."""
+    written = {}
+
+    def write(name, value):
+        file = path.parent / f"{path.stem}_{name}"
+        observations.save(file, value)
+        written[name.removesuffix(".npz")] = observations.load(file)
+        file.unlink()
+
+    child.try_file(path, write, only=only)
+    return judge({**written.pop("file"), "gaps": written}, only)
+
+
+@pytest.fixture
+def as_file(tmp_path):
+    """Writes a student's text to a file."""
+
+    def write(text, name="my_lab.py"):
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def of_a_solution(tmp_path):
+    """Copies a right solution, so that nothing is written beside it."""
+
+    def copy(name):
+        path = tmp_path / name
+        path.write_bytes((SOLUTIONS / name).read_bytes())
+        return path
+
+    return copy
+
+
+def assert_right(verdicts):
+    for verdict in verdicts:
+        assert verdict.status == "right", (verdict.gap, verdict.error, verdict.tests)
+        assert not verdict.mistakes
+        assert not verdict.sentences
+
+
+def assert_named(key, verdict):
+    assert verdict.status == "wrong", (verdict.tests, verdict.hints)
+    assert key in verdict.mistakes[:2], (verdict.mistakes, verdict.error, verdict.tests)
+    assert MISTAKES[key] in verdict.sentences
+
+
+# Right solutions.
+
+
+@pytest.mark.parametrize("name", ["numpy_functions.py", "numpy_class.py", "notebook.ipynb"])
+def test_right_solutions_in_numpy(of_a_solution, name):
+    verdicts = verdicts_of(of_a_solution(name))
+    assert [verdict.gap for verdict in verdicts] == [
+        "diffusion_schedule",
+        "denoise",
+        "reverse_diffusion",
+    ]
+    assert_right(verdicts)
+
+
+def test_right_exercise_in_numpy(of_a_solution):
+    assert_right(verdicts_of(of_a_solution("numpy_exercise.py"), EXERCISE_OF_NUMPY))
+
+
+@pytest.mark.parametrize(
+    ("name", "functions"),
+    [
+        ("jax_functions.py", 3),
+        ("torch_class.py", 4),
+        ("tensorflow_class.py", 3),
+        pytest.param("keras_class.py", 4, marks=pytest.mark.slow),
+        pytest.param("keras_exercise.py", 3, marks=pytest.mark.slow),
+        pytest.param("torch_functions.py", 3, marks=pytest.mark.slow),
+        pytest.param("torch_exercise.py", 4, marks=pytest.mark.slow),
+        pytest.param("torch_exercise_class.py", 3, marks=pytest.mark.slow),
+    ],
+)
+def test_right_solutions_in_other_libraries(monkeypatch, name, functions):
+    """In a process of its own, as a user has it."""
+    pytest.importorskip(name.split("_")[0])
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")  # whose gradient tape the files use
+    result, text = check(SOLUTIONS / name)
+    assert result["passed"], text
+    assert len(result["functions"]) == functions
+    assert not any(function["mistakes"] for function in result["functions"])
+
+
+# The catalogue.
+
+
+def test_each_mistake_is_written_once():
+    assert set(WRONG) == set(MISTAKES)
+    assert len(MISTAKES) >= 25
+    assert len(set(MISTAKES.values())) == len(
+        {key.split(".")[1] + s for key, s in MISTAKES.items()}
+    )
+
+
+@pytest.mark.parametrize("key", NUMPY)
+def test_mistakes_in_numpy_are_named(as_file, key):
+    gap, text = wrong_solution(key)
+    (verdict,) = verdicts_of(as_file(text), [gap])
+    assert_named(key, verdict)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", OTHERS)
+def test_mistakes_in_other_libraries_are_named(as_file, monkeypatch, key):
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    gap, text = wrong_solution(key)
+    result, report = check(as_file(text), [gap])
+    (function,) = result["functions"]
+    assert function["status"] == "wrong", report
+    assert MISTAKES[key] in function["sentences"], report
+
+
+def test_a_mistake_in_one_function_is_not_blamed_on_another(as_file):
+    _, text = wrong_solution("denoise.sign")
+    statuses = {verdict.gap: verdict.status for verdict in verdicts_of(as_file(text))}
+    assert statuses == {
+        "diffusion_schedule": "right",
+        "denoise": "wrong",
+        "reverse_diffusion": "right",
+    }
+
+
+def test_two_mistakes_at_once(as_file):
+    _, text = wrong_solution("denoise.gets_noise_rate")
+    text = text.replace("noisy_images - noise_rates * pred", "noisy_images + noise_rates * pred")
+    (verdict,) = verdicts_of(as_file(text), ["denoise"])
+    assert verdict.mistakes == ["denoise.gets_noise_rate", "denoise.sign"]
+
+
+# The closed forms are those of the project.
+
+
+def test_closed_forms_agree_with_the_project():
+    from keras import ops
+
+    from ddim_keras import DiffusionModel, ModelConfig, NetworkConfig
+
+    network = NetworkConfig(image_size=8, widths=(8,), depths=(1,))
+    model = DiffusionModel(ModelConfig(network=network))
+
+    def exact_denoiser(noisy_images, noise_rates, signal_rates):
+        images, noise = (ops.convert_to_numpy(value) for value in (noisy_images, noise_rates))
+        pred_noises = closed_forms.gaussian_denoiser(images, noise**2)
+        pred_noises = ops.convert_to_tensor(pred_noises, dtype="float32")
+        return pred_noises, (noisy_images - noise_rates * pred_noises) / signal_rates
+
+    noise = np.random.default_rng(0).standard_normal((2, 8, 8, 3)).astype("float32")
+    images = model.reverse_diffusion(noise, 5, denoise=exact_denoiser)
+    expected = closed_forms.ddim_of_gaussian(noise, 5)
+    np.testing.assert_allclose(ops.convert_to_numpy(images), expected, atol=1e-4)
+    times = np.linspace(0, 1, 5, dtype="float32").reshape(-1, 1, 1, 1)
+    for rates, expected in zip(
+        model.diffusion_schedule(ops.convert_to_tensor(times)),
+        closed_forms.rates(times),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ops.convert_to_numpy(rates), expected, atol=1e-5)
+
+
+# What is executed of a file.
+
+
+def test_a_script_is_not_run(as_file, tmp_path):
+    marker = tmp_path / "trained"
+    text = f"""
+import os
+from pathlib import Path
+import a_module_that_does_not_exist as missing
+batch_size = 4
+betas = [0.1 * i for i in range(3)]
+names = os.listdir(".")
+class Model:
+    def fit(self): Path({str(marker)!r}).touch()
+Path({str(marker)!r}).touch()
+model = Model()
+history = model.fit()
+for _ in range(3):
+    Path({str(marker)!r}).touch()
+if __name__ == "__main__":
+    Path({str(marker)!r}).touch()
+with open({str(marker)!r}, "w") as file:
+    file.write("")
+"""
+    source = Source(as_file(text))
+    source.execute(["denoise"])
+    assert not marker.exists()
+    assert source.namespace["batch_size"] == 4
+    assert source.namespace["betas"] == pytest.approx([0.0, 0.1, 0.2])
+    assert {"model", "history", "file"}.isdisjoint(source.namespace)
+
+
+def test_a_module_beside_the_file_is_not_run_either(as_file, tmp_path):
+    (tmp_path / "my_helpers.py").write_text("raise SystemExit('trained')\n")
+    (tmp_path / "my_schedule.py").write_text(
+        "import numpy as np\nEND = np.arccos(0.02)\nprint('training')\nmodel.fit()\n"
+    )
+    source = Source(as_file("from my_schedule import END\nimport my_helpers\n"))
+    sys.meta_path.insert(0, finder := child.LocalModules(tmp_path))
+    try:
+        source.execute([])
+    finally:
+        sys.meta_path.remove(finder)
+        sys.modules.pop("my_schedule", None)
+        sys.modules.pop("my_helpers", None)
+    assert source.namespace["END"] == pytest.approx(np.arccos(0.02))
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "message"),
+    [
+        ("def denoise(:\n", "a.py", "a.py, line 1"),
+        ("x = 1\n\ndef f(a):\n  return (a\n", "a.py", "line 4"),
+        ("{}", "a.ipynb", "not a notebook"),
+        ("\0", "a.py", "a.py"),
+    ],
+)
+def test_files_that_cannot_be_read(as_file, text, name, message):
+    with pytest.raises(InputError, match=message):
+        parse(as_file(text, name))
+
+
+# The command.
+
+
+def test_help_is_fast():
+    command = [sys.executable, "-m", "ddim_keras.check", "--help"]
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        result = subprocess.run(command, capture_output=True, text=True, check=True)
+        seconds.append(time.perf_counter() - start)
+    assert "usage" in result.stdout
+    assert min(seconds) < 0.2 + 0.3  # the second is for a busy machine
+
+
+def test_command_passes_a_right_solution(capsys):
+    assert main([str(SOLUTIONS / "numpy_functions.py")]) == 0
+    assert "3 of 3 right" in capsys.readouterr().out
+
+
+def test_command_names_the_mistake(as_file, capsys):
+    _, text = wrong_solution("reverse_diffusion.noisy_returned")
+    path = as_file("print('[noise on the standard output')\n" + text)
+    assert main([str(path), "--json"]) == 1
+    (result,) = json.loads(capsys.readouterr().out)
+    functions = {function["name"]: function for function in result["functions"]}
+    assert functions["reverse_diffusion"]["mistakes"] == ["reverse_diffusion.noisy_returned"]
+    assert functions["denoise"]["status"] == "right"
+    assert not result["passed"]
+
+
+def test_points_are_a_row_for_each_file(as_file, tmp_path, capsys):
+    _, text = wrong_solution("denoise.order")
+    files = [str(SOLUTIONS / "numpy_functions.py"), str(as_file(text)), str(tmp_path / "absent.py")]
+    assert main([*files, "--points"]) == 2
+    out, err = capsys.readouterr()
+    rows = [row.split(",") for row in out.splitlines()]
+    assert rows[0] == ["file", "diffusion_schedule", "denoise", "reverse_diffusion", "sum", "of"]
+    assert rows[1][1:] == ["1", "1", "1", "3", "3"]
+    assert rows[2][1:] == ["1", "0", "1", "2", "3"]
+    assert rows[3][1:] == ["", "", "", "0", "0"]
+    assert "absent.py" in err
+    assert "Traceback" not in err
+
+
+def test_gaps_that_are_not_filled(as_file, capsys):
+    text = "def diffusion_schedule(t):\n    raise NotImplementedError\n\ndef denoise():\n    pass\n"
+    assert main([str(as_file(text))]) == 1
+    out = capsys.readouterr().out
+    assert "not written yet" in out
+    assert "not found" in out
+
+
+def test_file_without_any_gap(as_file, capsys):
+    assert main([str(as_file("x = 1\n"))]) == 2
+    assert "none of the functions" in capsys.readouterr().err
+
+
+def test_endless_loop_is_stopped(as_file, capsys):
+    text = (SOLUTIONS / "numpy_functions.py").read_text()
+    text = text.replace("    step_size = ", "    while True:\n        pass\n    step_size = ")
+    assert main([str(as_file(text)), "--seconds", "1"]) == 1
+    out = capsys.readouterr().out
+    assert "no result within 1 s" in out
+    assert "2 of 3 right" in out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux alone")
+def test_memory_is_limited(as_file, capsys):
+    text = (SOLUTIONS / "numpy_functions.py").read_text()
+    text = text.replace("    step_size = ", "    np.ones(10**10)\n    step_size = ")
+    assert main([str(as_file(text)), "--memory", "1000"]) == 1
+    assert "2 of 3 right" in capsys.readouterr().out
+
+
+def test_a_process_that_ends_itself(as_file, capsys):
+    text = (SOLUTIONS / "numpy_functions.py").read_text()
+    text = "import os\n" + text.replace("    step_size = ", "    os._exit(0)\n    step_size = ")
+    assert main([str(as_file(text))]) == 1
+    out = capsys.readouterr().out
+    assert "2 of 3 right" in out
+    assert "the process ended" in out
