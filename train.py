@@ -5,13 +5,23 @@ configuration that they ask for, are in `ddim_keras/cli/train.py`; the steps in
 `ddim_keras/training/`.
 """
 
+import contextlib
 import dataclasses
 import datetime
 
+from ddim_keras.atomic import remove_parts
 from ddim_keras.cli.startup import choose_backend, import_keras, is_first_process, run_command
-from ddim_keras.cli.train import new_run, parse_arguments, resumed_run, resuming_command
+from ddim_keras.cli.train import (
+    TrainOptions,
+    new_run,
+    parse_arguments,
+    resumed_run,
+    resuming_command,
+)
 from ddim_keras.config import with_settings
+from ddim_keras.runs.configuration import RunConfig
 from ddim_keras.runs.folder import Run
+from ddim_keras.runs.lock import locked
 
 
 def main() -> None:
@@ -20,17 +30,28 @@ def main() -> None:
         run, config = resumed_run(options)
     elif options.output and is_first_process():
         Run(options.output).require_new()
-    backend = choose_backend(options.backend)
+    choose_backend(options.backend)
     import_keras()
 
     # Keras is imported from here on; help and mistakes above are answered within a blink.
+    from ddim_keras.backends.devices import connect_hosts, fast_precision, process_id
+    from ddim_keras.training.preparation import default_preset
+
+    connect_hosts()
+    if not options.resume:
+        run, config = new_run(options, options.preset or default_preset())
+        if "precision" not in options.settings:
+            config = with_settings(config, {"precision": fast_precision()})
+    with locked(run.folder) if process_id() == 0 else contextlib.nullcontext():
+        train_in(run, config, options)
+
+
+def train_in(run: Run, config: RunConfig, options: TrainOptions) -> None:
+    """Prepares the data, trains, and writes the report into the run folder."""
+    import keras
+
     from ddim_keras.backends import describe_device
-    from ddim_keras.backends.devices import (
-        choose_devices,
-        connect_hosts,
-        fast_precision,
-        process_id,
-    )
+    from ddim_keras.backends.devices import choose_devices, process_id
     from ddim_keras.data.cache import load_dataset
     from ddim_keras.progress import say
     from ddim_keras.runs.report import write_report
@@ -39,7 +60,6 @@ def main() -> None:
     from ddim_keras.training.preparation import (
         callbacks_for,
         complete_config,
-        default_preset,
         describe_choice_of_preset,
         describe_network,
         prepare_kid,
@@ -47,14 +67,8 @@ def main() -> None:
         with_protocol,
     )
 
-    connect_hosts()
-    if not options.resume:
-        run, config = new_run(options, options.preset or default_preset())
-        if "precision" not in options.settings:
-            config = with_settings(config, {"precision": fast_precision()})
-    devices = choose_devices(options.devices, config.training.batch_size)
-
     # Data.
+    devices = choose_devices(options.devices, config.training.batch_size)
     dataset = load_dataset(
         config.dataset, config.model.network.image_size, config.data_dir, options.cache_dir
     )
@@ -62,7 +76,7 @@ def main() -> None:
     refuse_early(config)
     say(f"data: {dataset.describe()}")
     count = f"{len(devices)} x " if len(devices) > 1 else ""
-    precision = config.training.precision
+    backend, precision = keras.backend.backend(), config.training.precision
     say(f"device: {count}{describe_device()}, Keras backend {backend}, {precision}")
     if not options.resume and not options.preset and config.preset == "fast":
         say(describe_choice_of_preset(config))
@@ -76,6 +90,7 @@ def main() -> None:
     # Training.
     config = dataclasses.replace(config, started=datetime.datetime.now().isoformat())
     if process_id() == 0:
+        remove_parts(run.folder)
         run.save_config(config)
     say(f"run: {run.folder}, preset {config.preset}, {config.epochs} epochs")
     try:

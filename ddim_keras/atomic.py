@@ -3,21 +3,32 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+PART = "part-"  # of a name: a file that a process is writing, or was when it was killed
 
 
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def written_whole(
+    path: Path, before_renaming: Callable[[Path], None] = lambda part: None
+) -> Iterator[Path]:
     """Gives a path to write to, beside `path`, that becomes `path` when the block ends well.
 
     Until then, and if the block fails, what was at `path` before stays. A killed process leaves at
-    most that other file, whose name starts with "part-" and ends like that of `path`.
+    most that other file, see `remove_parts`. The new contents are on the disk before they get their
+    name, so that a power cut leaves the old or the new ones.
+
+    Args:
+        before_renaming: called with the other path once it is complete.
     """
-    part = path.with_name(f"part-{os.getpid()}-{path.name}")
+    part = path.with_name(f"{PART}{os.getpid()}-{path.name}")
     try:
         yield part
+        before_renaming(part)
+        _to_disk(part)
         part.replace(path)
+        _to_disk(path.parent)
     except OSError as error:
         # A full disk fails a write, and that, unlike a failed open, does not tell the file.
         error.filename = error.filename or str(path)
@@ -32,7 +43,7 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
 
     If another process makes `path` meanwhile, its folder stays, and this one is dropped.
     """
-    part = path.with_name(f"part-{os.getpid()}-{path.name}")
+    part = path.with_name(f"{PART}{os.getpid()}-{path.name}")
     try:
         part.mkdir(exist_ok=True)
         yield part
@@ -46,3 +57,20 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def remove_parts(folder: Path) -> None:
+    """Removes what killed processes left in a folder; nobody else may be writing to it."""
+    for part in folder.glob(f"{PART}*"):
+        if part.is_file():
+            part.unlink()
+
+
+def _to_disk(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk, where the system can."""
+    with contextlib.suppress(OSError):  # folders cannot be opened on Windows
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

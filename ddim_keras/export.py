@@ -8,13 +8,16 @@ large, for `python generate.py --run mine` under any backend.
 
 import argparse
 import dataclasses
+import tempfile
 from pathlib import Path
 
-from ddim_keras.atomic import written_whole
 from ddim_keras.cli.options import add_run_option
 from ddim_keras.cli.startup import run_command
 from ddim_keras.config import InputError
+from ddim_keras.runs import hdf5
 from ddim_keras.runs.folder import Run, find_run
+from ddim_keras.runs.manifest import NAME as MANIFEST
+from ddim_keras.runs.manifest import recorded, verify
 
 SMALL = 1024  # arrays of fewer numbers keep their precision: they cost nothing
 
@@ -32,8 +35,6 @@ def export(run: Run, folder: Path) -> Run:
         InputError: if the run has no weights, or they are not those of a DiffusionModel; or if
             there is a run in the folder.
     """
-    import h5py  # a part of Keras, which --help should not wait for
-
     # Without the places of this machine.
     config = run.read_config()
     dataset = config.dataset
@@ -41,14 +42,32 @@ def export(run: Run, folder: Path) -> Run:
         dataset = Path(dataset).name
     config = dataclasses.replace(config, dataset=dataset, data_dir=None, start_from=None)
     source_file = run.weights_to_show()
-    exported = Run(folder)
-    if exported.last_weights.exists():
+    verify(run.config_file)
+    verify(source_file)
+    if Run(folder).last_weights.exists():
         raise InputError(f"{folder} holds a run; choose another folder")
-    exported.save_config(config)
-    exported.forget_sampling_steps()  # of weights that were there before
-    if run.sampling_steps_file.exists():
-        exported.save_sampling_steps(run.read_sampling_steps())
-    with written_whole(exported.best_weights) as part, h5py.File(part, "w") as target:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Everything is read, checked and written before anything of an earlier export is replaced.
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="part-") as part:
+        exported = Run(Path(part))
+        with recorded(exported.best_weights) as file:
+            _write_average(source_file, file)
+        exported.save_config(config)
+        if run.sampling_steps_file.exists():
+            exported.save_sampling_steps(run.read_sampling_steps())
+        folder.mkdir(exist_ok=True)
+        Run(folder).forget_sampling_steps()  # of weights that were there before
+        (folder / MANIFEST).unlink(missing_ok=True)  # until the files it describes are there
+        for file in sorted(exported.folder.iterdir(), key=lambda file: file.name == MANIFEST):
+            file.replace(folder / file.name)
+    return Run(folder)
+
+
+def _write_average(source_file: Path, target_file: Path) -> None:
+    """Copies what generating needs out of a weights file, large arrays in half precision."""
+    import h5py  # a part of Keras, which --help should not wait for
+
+    with hdf5.opened(source_file) as source, h5py.File(target_file, "w") as target:
 
         def copy(name: str, item: h5py.HLObject) -> None:
             if isinstance(item, h5py.Dataset):
@@ -60,18 +79,16 @@ def export(run: Run, folder: Path) -> Run:
                 for key, value in item.attrs.items():
                     group.attrs[key] = value
 
-        with h5py.File(source_file) as source:
-            try:
-                for group in ("ema_network", "vars"):
-                    copy(group, source[group])
-                    source[group].visititems(
-                        lambda name, item, group=group: copy(f"{group}/{name}", item)
-                    )
-                (network,) = source["layers"]
-            except (KeyError, ValueError) as error:
-                raise InputError(f"{source_file} holds no DiffusionModel") from error
+        try:
+            for group in ("ema_network", "vars"):
+                copy(group, source[group])
+                source[group].visititems(
+                    lambda name, item, group=group: copy(f"{group}/{name}", item)
+                )
+            (network,) = source["layers"]
+        except (KeyError, ValueError) as error:
+            raise InputError(f"{source_file} holds no DiffusionModel") from error
         target[f"layers/{network}"] = target["ema_network"]
-    return exported
 
 
 def main() -> None:

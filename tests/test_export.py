@@ -72,6 +72,13 @@ def test_other_files_are_refused(run, tmp_path):
     broken = type(run)(shutil.copytree(run.folder, tmp_path / "broken"))
     with h5py.File(broken.last_weights, "w") as file:
         file["layers/dense/vars/0"] = np.zeros(3)
-    with pytest.raises(InputError, match="holds no DiffusionModel"):
+    with pytest.raises(InputError, match="was changed or damaged"):
         export(broken, tmp_path / "out")
-    assert not (tmp_path / "out" / "best.weights.h5").exists()
+    (broken.folder / "manifest.json").unlink()
+    earlier = export(run, tmp_path / "out")
+    earlier.save_sampling_steps({1: [0.02, 1.0]})
+    before = {path.name: path.read_bytes() for path in earlier.folder.iterdir()}
+    with pytest.raises(InputError, match="holds no DiffusionModel"):
+        export(broken, earlier.folder)
+    assert {path.name: path.read_bytes() for path in earlier.folder.iterdir()} == before
+    assert {path.name for path in tmp_path.iterdir()} == {"broken", "out"}

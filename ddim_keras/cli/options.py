@@ -117,6 +117,16 @@ def add_run_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_verify_option(parser: Any) -> None:
+    """Adds --no-verify, stored as `check_hashes`."""
+    parser.add_argument(
+        "--no-verify",
+        dest="check_hashes",
+        action="store_false",
+        help="read weights and configuration even if their hashes are not those of manifest.json",
+    )
+
+
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     """Adds --seed, --batch-size and --precision, for generating."""
     parser.add_argument(

@@ -16,6 +16,7 @@ from ddim_keras.cli.options import (
     add_cache_option,
     add_kid_weights_option,
     add_settings,
+    add_verify_option,
     at_least,
     given_settings,
 )
@@ -23,6 +24,7 @@ from ddim_keras.config import InputError, get_setting, settings_of, with_setting
 from ddim_keras.presets import PRESETS
 from ddim_keras.runs.configuration import RunConfig
 from ddim_keras.runs.folder import RUNS, Run, find_run
+from ddim_keras.runs.manifest import verify
 
 EXAMPLES = """examples:
   python train.py --epochs 50                    the assignment (without a GPU: the preset fast)
@@ -76,6 +78,7 @@ class TrainOptions:
     cache_dir: str | None
     kid_weights: str | None
     measure_kid: bool
+    check_hashes: bool
     tensorboard: bool
     backend: str | None
 
@@ -104,6 +107,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> TrainOptions:
         help="run folder, new or empty (default: runs/<preset>-<data>-<date>)",
     )
     add("--resume", action="store_true", help="continue the run in --output, or the newest one")
+    add_verify_option(groups["run"])
     add("--tensorboard", action="store_true", help="also write TensorBoard logs to the run folder")
     add(
         "--devices",
@@ -173,6 +177,10 @@ def new_run(options: TrainOptions, preset: str) -> tuple[Run, RunConfig]:
 def resumed_run(options: TrainOptions) -> tuple[Run, RunConfig]:
     """The run to continue, with its own configuration; raises InputError for other settings."""
     run = find_run(options.output, with_weights=False)
+    if options.check_hashes:
+        verify(run.config_file)
+        if run.last_weights.exists():
+            verify(run.last_weights)
     config = run.read_config()
     if run.best_weights.exists() and not run.last_weights.exists():
         raise InputError(

@@ -2,6 +2,7 @@
 
     runs/<name>/
       config.json         the model, the recipe, the data set: what `--resume` and generate.py need
+      manifest.json       hashes of the configuration and the weights
       last.weights.h5     weights, EMA, optimizer and random state after the last saved step
       best.weights.h5     the same at the epoch of the best KID
       sampling_steps.json where few steps should lie, once `evaluate.py --search-steps` found it;
@@ -26,7 +27,9 @@ from typing import Any
 from ddim_keras.atomic import written_whole
 from ddim_keras.config import InputError
 from ddim_keras.runs.configuration import RunConfig, read_config
-from ddim_keras.runs.weights import load_weights, save_weights
+from ddim_keras.runs.lock import NAME as LOCK
+from ddim_keras.runs.manifest import recorded, sha256, verify
+from ddim_keras.runs.weights import load_weights, require_finite, save_weights
 
 RUNS = Path("runs")
 PRETRAINED = Path(__file__).parents[1] / "pretrained" / "flowers"  # comes with the project
@@ -65,13 +68,15 @@ class Run:
                 f"{self.folder} already holds a run; add --resume to continue it, or choose "
                 "another --output"
             )
-        if self.folder.exists() and not (self.folder.is_dir() and not any(self.folder.iterdir())):
+        if self.folder.exists() and not (
+            self.folder.is_dir() and all(path.name == LOCK for path in self.folder.iterdir())
+        ):
             raise InputError(f"{self.folder} is not an empty folder; choose another --output")
 
     def save_config(self, config: RunConfig) -> None:
         """Writes config.json, making the folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with written_whole(self.config_file) as part:
+        with recorded(self.config_file) as part:
             part.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
 
     def read_config(self) -> RunConfig:
@@ -79,7 +84,8 @@ class Run:
         return read_config(self.folder)
 
     def save_last(self, model: Any) -> None:
-        """Saves the whole state of a training."""
+        """Saves the whole state of a training; raises InputError if it is not finite."""
+        require_finite(model, f"{self.last_weights} is kept as it was")
         if not self.best_weights.exists():
             self.forget_sampling_steps()
         save_weights(model, self.last_weights)
@@ -87,8 +93,19 @@ class Run:
     def keep_last_as_best(self) -> None:
         """Copies the last weights to the best ones."""
         self.forget_sampling_steps()
-        with written_whole(self.best_weights) as part:
+        with recorded(self.best_weights) as part:
             shutil.copyfile(self.last_weights, part)
+
+    def repair(self, epoch: int) -> None:
+        """Mends what a kill between two files left, where the last weights end an epoch.
+
+        The history says which epoch was best; its weights are kept if that did not happen before.
+        """
+        kids = {row["epoch"]: row["kid"] for row in self.read_history() if "kid" in row}
+        if not kids or min(kids, key=kids.get) != epoch:
+            return
+        if not self.best_weights.exists() or sha256(self.best_weights) != sha256(self.last_weights):
+            self.keep_last_as_best()
 
     def weights_to_show(self) -> Path:
         """The best weights or, where no KID was measured, the last."""
@@ -212,12 +229,13 @@ def find_run(name: str | Path | None, with_weights: bool = True) -> Run:
     )
 
 
-def load_model(weights: Path = PRETRAINED / "best.weights.h5") -> Any:
+def load_model(weights: Path = PRETRAINED / "best.weights.h5", check_hashes: bool = True) -> Any:
     """The model of a weights file with its config.json beside it, ready to generate.
 
     Args:
         weights: such as `Run(folder).weights_to_show()`; by default the flowers that come with the
             project.
+        check_hashes: whether both files must be those that the manifest beside them describes.
 
     Returns:
         A `DiffusionModel` of the averaged weights alone.
@@ -227,6 +245,9 @@ def load_model(weights: Path = PRETRAINED / "best.weights.h5") -> Any:
     """
     from ddim_keras.model import DiffusionModel  # not before: run folders are read without Keras
 
+    if check_hashes:
+        verify(weights.with_name("config.json"))
+        verify(weights)
     model = DiffusionModel(read_config(weights.parent).model, only_average=True)
     load_weights(model, weights)
     return model

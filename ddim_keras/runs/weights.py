@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ddim_keras.atomic import written_whole
 from ddim_keras.config import InputError
+from ddim_keras.runs import hdf5
+from ddim_keras.runs.manifest import recorded
 
 # In weights files, from their names in earlier versions, with the same weights.
 RENAMED_LAYERS = {"conv2d_transpose": "patches_to_pixels"}
@@ -30,12 +31,29 @@ def save_weights(model: Any, path: Path) -> None:
     # HDF5 does not survive a full disk: after a failed write the process ends in a crash.
     if shutil.disk_usage(path.parent).free < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-    with written_whole(path) as part:
+    with recorded(path) as part:
         model.save_weights(part, overwrite=True)
 
 
+def require_finite(model: Any, what: str) -> None:
+    """Raises InputError, which begins with `what`, if a weight is infinite or not a number."""
+    import numpy as np  # not before: --help should not wait for it
+
+    for variable in model.variables:
+        if not np.all(np.isfinite(np.asarray(variable))):
+            raise InputError(
+                f"{what}: its weights are not finite ({variable.path}). The training diverged; try "
+                "a smaller learning rate or --precision float32"
+            )
+
+
 def load_weights(model: Any, path: Path) -> None:
-    """Loads weights; raises InputError where they are missing, damaged or of another model."""
+    """Loads weights.
+
+    Raises:
+        InputError: if the file is missing or damaged, holds the weights of another model, refers to
+            other files, or has weights that are not finite.
+    """
     if not path.is_file():
         raise InputError(f"there is no weights file {path}")
     try:
@@ -44,19 +62,20 @@ def load_weights(model: Any, path: Path) -> None:
             warnings.filterwarnings("error", "Skipping", UserWarning)
             with under_new_names(path) as renamed:
                 model.load_weights(renamed)
+    except InputError:
+        raise
     except (ValueError, OSError, KeyError, RuntimeError, UserWarning) as error:
         raise InputError(
             f"{path} does not hold the weights of this model: it is damaged, or its config.json "
             f"describes another architecture ({type(error).__name__})"
         ) from error
+    require_finite(model, f"{path} cannot be used")
 
 
 @contextlib.contextmanager
 def under_new_names(path: Path) -> Iterator[Path]:
     """Gives a weights file, or a copy of it where layers had other names when it was written."""
-    import h5py  # a part of Keras, which --help should not wait for
-
-    with h5py.File(path) as file:
+    with hdf5.opened(path) as file:
         found = [
             (group, old, new)
             for group in ("ema_network", *(f"layers/{name}" for name in file["layers"]))
@@ -66,6 +85,8 @@ def under_new_names(path: Path) -> Iterator[Path]:
     if not found:
         yield path
         return
+    import h5py  # a part of Keras, which --help should not wait for
+
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / path.name
         shutil.copyfile(path, copy)

@@ -145,6 +145,8 @@ def train(
     with building:
         model = prepare_model(run, config, dataset, total_steps)
     done = int(ops.convert_to_numpy(model.optimizer.iterations))
+    if done and done % steps == 0 and process_id() == 0:
+        run.repair(done // steps)
     feed = Feed(model, config, dataset, steps_per_execution)
     reports: list[keras.callbacks.Callback] = [TimeEstimate(total_steps - done, feed)]
     if process_id() == 0:

@@ -101,6 +101,7 @@ class TestTrain:
             "curves.png",
             "history.csv",
             "last.weights.h5",
+            "manifest.json",
             "report.md",
             "samples/epoch_0001.png",
             "samples/epoch_0002.png",

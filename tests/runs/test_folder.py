@@ -48,7 +48,7 @@ def weights_file(model, tmp_path_factory):
 
 def test_a_configuration_survives_its_file(run):
     assert run.read_config() == CONFIG
-    assert [path.name for path in run.folder.iterdir()] == ["config.json"]
+    assert {path.name for path in run.folder.iterdir()} == {"config.json", "manifest.json"}
 
 
 def test_searched_steps_survive_their_file_and_are_added_to(run):
@@ -144,7 +144,11 @@ def test_history_survives_its_file(run):
     run.write_history(rows)
     assert run.read_history() == rows
     assert run.history_file.read_text().splitlines()[0] == "epoch,noise_loss,kid,late"
-    assert {path.name for path in run.folder.iterdir()} == {"config.json", "history.csv"}
+    assert {path.name for path in run.folder.iterdir()} == {
+        "config.json",
+        "history.csv",
+        "manifest.json",
+    }
 
 
 def test_history_keeps_what_is_not_finite(run):
@@ -219,7 +223,10 @@ def test_weights_survive_their_file(model, weights_file):
     load_weights(other, weights_file)
     for before, after in zip(model.get_weights(), other.get_weights(), strict=True):
         np.testing.assert_array_equal(before, after)
-    assert list(weights_file.parent.iterdir()) == [weights_file]
+    assert {path.name for path in weights_file.parent.iterdir()} == {
+        weights_file.name,
+        "manifest.json",
+    }
 
 
 @pytest.mark.parametrize(
@@ -278,7 +285,10 @@ def test_a_full_disk_leaves_the_weights_of_before(model, weights_file, monkeypat
     assert caught.value.errno == errno.ENOSPC
     assert caught.value.filename == str(weights_file)
     assert weights_file.read_bytes() == before
-    assert list(weights_file.parent.iterdir()) == [weights_file]
+    assert {path.name for path in weights_file.parent.iterdir()} == {
+        weights_file.name,
+        "manifest.json",
+    }
 
 
 def test_the_free_space_asked_for_is_enough(model, weights_file, monkeypatch):
@@ -302,3 +312,35 @@ def test_weights_with_earlier_layer_names_still_load(tmp_path):
     for loaded, saved in zip(other.weights, model.weights, strict=True):
         np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (loaded, saved)))
     assert path.read_bytes() == before
+
+
+def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(run, tmp_path):
+    model = DiffusionModel(CONFIG.model)
+    run.save_last(model)
+    before = run.last_weights.read_bytes()
+    (kernel, *_) = model.network.trainable_weights
+    kernel.assign(np.full(kernel.shape, np.nan))
+    with pytest.raises(InputError, match=r"last\.weights\.h5 is kept as it was: .* not finite"):
+        run.save_last(model)
+    assert run.last_weights.read_bytes() == before
+    save_weights(model, tmp_path / "broken.weights.h5")
+    with pytest.raises(InputError, match=r"broken\.weights\.h5 cannot be used: .* not finite"):
+        load_weights(model, tmp_path / "broken.weights.h5")
+
+
+def test_a_resume_keeps_the_best_weights_that_a_kill_prevented(run, model):
+    run.save_last(model)
+    run.write_history([{"epoch": 1, "kid": 0.5}, {"epoch": 2, "kid": 0.4}])
+    run.repair(1)  # weights of an epoch that was not the best
+    assert not run.best_weights.exists()
+    run.repair(2)
+    assert run.best_weights.read_bytes() == run.last_weights.read_bytes()
+
+
+def test_changed_weights_are_refused_unless_asked_for(run, model):
+    run.save_last(model)
+    with run.last_weights.open("ab") as file:
+        file.write(b"!")
+    with pytest.raises(InputError, match="was changed or damaged"):
+        load_model(run.last_weights)
+    assert load_model(run.last_weights, check_hashes=False).num_classes == 0

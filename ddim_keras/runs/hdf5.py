@@ -1,0 +1,63 @@
+"""HDF5 files that someone else may have made: checked before anything in them is read.
+
+HDF5 can refer to other files, by external links, external storage and virtual data sets, and can
+declare arrays that are much larger than the file. Weights files need none of this.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ddim_keras.config import InputError
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """Opens an HDF5 file to read, after a look at all its groups and arrays.
+
+    Raises:
+        InputError: if it refers to other files or places, holds anything but numbers, or declares
+            more than it holds.
+        OSError: if it is no HDF5 file.
+    """
+    import h5py  # a part of Keras, which --help should not wait for
+
+    with h5py.File(path) as file:
+        try:
+            _check(file, path.stat().st_size)
+        except _Refused as error:
+            raise InputError(f"{path} is not a weights file to trust: {error}") from None
+        yield file
+
+
+class _Refused(Exception):
+    """Something that no weights file needs."""
+
+
+def _check(file: Any, file_size: int) -> None:
+    import h5py
+
+    declared, seen, groups = 0, set(), [file]
+    while groups:
+        group = groups.pop()
+        for name in group:
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise _Refused(f"{group.name}/{name} is a link to another place")
+            item = group[name]
+            number = h5py.h5o.get_info(item.id).addr
+            if number in seen:  # two names of one object: an average that is also the network
+                continue
+            seen.add(number)
+            if isinstance(item, h5py.Group):
+                groups.append(item)
+            elif not isinstance(item, h5py.Dataset):
+                raise _Refused(f"{item.name} is neither a group nor an array")
+            else:
+                if item.external or item.is_virtual:
+                    raise _Refused(f"{item.name} lies in another file")
+                if item.dtype.kind not in "fiub":
+                    raise _Refused(f"{item.name} holds {item.dtype}, not numbers")
+                declared += item.size * item.dtype.itemsize
+    if declared > file_size:
+        raise _Refused(f"it declares {declared:,} bytes of arrays, but has {file_size:,} bytes")

@@ -1,0 +1,41 @@
+import subprocess
+import sys
+
+import pytest
+
+from ddim_keras.config import InputError
+from ddim_keras.runs.lock import locked
+
+HOLDER = """
+import sys
+from pathlib import Path
+from ddim_keras.runs.lock import locked
+with locked(Path(sys.argv[1])):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
+def test_a_second_process_is_refused_and_told_who_holds_it(tmp_path):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-c", HOLDER, str(folder)]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "locked\n"
+        with pytest.raises(InputError, match=f"in use by process {holder.pid} on"), locked(folder):
+            pass
+    finally:
+        holder.kill()
+        holder.communicate()
+    with locked(folder):  # the system freed it with the process
+        pass
+
+
+def test_a_folder_made_for_nothing_goes_again(tmp_path):
+    with locked(tmp_path / "run"):
+        assert (tmp_path / "run").is_dir()
+    assert not (tmp_path / "run").exists()
+    with locked(tmp_path / "run"):
+        (tmp_path / "run" / "config.json").touch()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
