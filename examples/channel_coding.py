@@ -95,7 +95,8 @@ def choose(first_scores: np.ndarray, second_scores: np.ndarray, random: np.rando
     Args:
         first_scores, second_scores: log(q / p) of each half's candidates, up to a constant.
     """
-    first, second = np.exp(-first_scores), np.exp(-second_scores)
+    # In float64, whose range no score exceeds.
+    first, second = (np.exp(-x.astype("float64")) for x in (first_scores, second_scores))
     smallest, second = first.min() * second.min(), np.tile(second, 2)
     arrival, least, number = 0.0, math.inf, 0
     for diagonal in range(CANDIDATES):

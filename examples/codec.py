@@ -16,28 +16,19 @@ import hashlib
 import itertools
 import json
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import channel_coding as coding
 import numpy as np
 
-from ddim_keras.command_line import (
-    add_backend_option,
-    add_data_options,
-    at_least,
-    choose_backend,
-    import_keras,
-    run_command,
-)
+from ddim_keras.atomic import written_whole
+from ddim_keras.cli.options import add_backend_option, add_data_options, at_least
+from ddim_keras.cli.startup import choose_backend, import_keras, run_command
 from ddim_keras.config import InputError
-from ddim_keras.files import written_whole
-from ddim_keras.runs import PRETRAINED, Run, load_model
+from ddim_keras.runs.folder import PRETRAINED, Run, load_model
 
 FORMAT = bytes([1])  # first byte of a file; 4 bytes of the table's hash follow
 LEVELS = 50  # that are sent, evenly in time, to the cleanest that the model was trained on
@@ -98,7 +89,8 @@ def main() -> None:
     import_keras()
     from PIL import Image
 
-    from ddim_keras.data import load_dataset, load_image
+    from ddim_keras.data.cache import load_dataset
+    from ddim_keras.data.images import load_image
 
     model, network = load_model(weights), config.model.network
     if arguments.command == "send":
@@ -140,8 +132,9 @@ def read_table(path: Path, digest: str) -> Table:
 def follow(model: Any, signal_rates: list[float], noises_of: Callable[..., Any]) -> np.ndarray:
     """Ancestral sampling with given noises: the noisy images (N, H, W, C) of the last level.
 
-    A step calls `noises_of(step, pred_images, gain)`: in standard deviations, q is shifted from p
-    by `gain` times (images - pred_images).
+    Args:
+        noises_of: called in each step as `noises_of(step, pred_images, gain)`. Here `gain` times
+            (images - pred_images) is the shift of q from p, in standard deviations.
     """
     from keras import ops
 
@@ -165,7 +158,11 @@ def follow(model: Any, signal_rates: list[float], noises_of: Callable[..., Any])
 
 
 def send(model: Any, image: np.ndarray, table: Table) -> tuple[bytes, float, float]:
-    """Algorithm 3: the file of an image (H, W, C) uint8, its KL in bits, the shift that it has."""
+    """Algorithm 3, for an image (H, W, C) uint8.
+
+    Returns:
+        The file, its KL in bits, and the share of the mean shifts of q from p that was reached.
+    """
     image = np.asarray(model.normalize(image[None]))
     levels, random, scale, all_means, all_noises = [], np.random.default_rng(0), 0, [], []
 
