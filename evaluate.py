@@ -7,6 +7,7 @@ Or searches where few steps should lie, with --search-steps.
 import argparse
 import contextlib
 import csv
+import dataclasses
 import itertools
 import time
 from collections.abc import Sequence
@@ -16,10 +17,12 @@ from typing import Any
 
 from ddim_keras.atomic import written_whole
 from ddim_keras.cli.options import (
+    Parser,
     add_backend_option,
     add_data_options,
     add_kid_weights_option,
     add_run_option,
+    add_sampler_options,
     add_sampling_options,
     at_least,
     finite,
@@ -51,9 +54,7 @@ EXAMPLES = """examples:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
     add_run_option(parser)
     add(
@@ -73,7 +74,7 @@ def parse_arguments() -> argparse.Namespace:
         "training images falls, from the first of --spacing and --last-signal-rate on, for the "
         "first of --samplers (default: trajectory)",
     )
-    add("--samplers", nargs="+", metavar="NAME", default=["ddim"], help="(default: ddim)")
+    add_sampler_options(parser, several=True)
     add(
         "--steps",
         nargs="+",
@@ -81,23 +82,6 @@ def parse_arguments() -> argparse.Namespace:
         metavar="N",
         default=[5, 10, 20],
         help="(default: 5 10 20)",
-    )
-    add(
-        "--spacing",
-        nargs="+",
-        metavar="NAME",
-        default=[None],
-        help="what the steps are uniform in: time, log_snr, rho; or searched (default: for each "
-        "sampler that of generate.py)",
-    )
-    add(
-        "--last-signal-rate",
-        nargs="+",
-        type=float,
-        metavar="RATE",
-        default=[None],
-        help="largest signal rate at which the network is called; searched steps have their own "
-        "(default: that of generate.py)",
     )
     add(
         "--guidance",
@@ -147,6 +131,8 @@ def main() -> None:
     run = find_run(arguments.run)
     config = run.read_config()
     weights = run.weights_to_show()
+    if "searched" in arguments.spacing:
+        run.read_sampling_steps()  # now, in case there are none
     if arguments.guidance and not config.model.network.num_classes:
         raise InputError(f"{run.folder} is not class-conditional; leave --guidance away")
     choose_backend(arguments.backend)
@@ -162,7 +148,7 @@ def main() -> None:
         folder = output_folder(run, arguments.output)
         store_steps(search(arguments, run, model), run, folder)
     else:
-        evaluate(arguments, run, config, model, chosen_settings(arguments, run, model))
+        evaluate(arguments, run, config, model, chosen_settings(arguments, model))
 
 
 def search_by_trajectory(
@@ -184,12 +170,10 @@ def search_by_trajectory(
 def search_by_kid(arguments: argparse.Namespace, run: Run, model: Any) -> dict[int, list[float]]:
     """Searches where so many steps of a sampler give the least KID against training images."""
     from ddim_keras.progress import progress_bar
-    from ddim_keras.samplers import sampler_signal_rates
     from ddim_keras.step_search import coordinate_search, most_measurements
 
     kid, _ = load_kid(arguments, run.read_config(), split="train")
-    sampler, spacing = arguments.samplers[0], arguments.spacing[0]
-    source = run.read_sampling_steps() if spacing == "searched" else spacing
+    sampler = chosen_samplers(arguments)[0]
 
     def search(steps: int) -> list[float]:
         progress = progress_bar(most_measurements(steps), "measurement")
@@ -198,38 +182,37 @@ def search_by_kid(arguments: argparse.Namespace, run: Run, model: Any) -> dict[i
         def measure(signal_rates: list[float]) -> float:
             # Results are to be reported with other noises.
             seed = arguments.seed + 1
-            images = generate_along(arguments, model, sampler, signal_rates, seed)
+            trial = dataclasses.replace(
+                sampler, spacing={steps: signal_rates}, last_signal_rate=None
+            )
+            images = generate(arguments, model, trial, steps, seed)
             values.append(kid.of_all_pairs(kid.encoder.features(images)).value)
             progress.add(1)
             return values[-1]
 
-        start = sampler_signal_rates(model, sampler, steps, source, arguments.last_signal_rate[0])
-        best, least = coordinate_search(measure, start)
-        print(f"\n{sampler}, {steps} steps: KID {values[0]:.4f} at the start, {least:.4f} now")
+        best, least = coordinate_search(measure, sampler.signal_rates(model, steps))
+        print(f"\n{sampler.name}, {steps} steps: KID {values[0]:.4f} at the start, {least:.4f} now")
         return best
 
     return {steps: search(steps) for steps in sorted(set(arguments.search_steps))}
 
 
-def generate_along(
+def generate(
     arguments: argparse.Namespace,
     model: Any,
-    sampler: str,
-    signal_rates: Sequence[float],
+    sampler: Any,
+    steps: int,
     seed: int,
     callback: Any = None,
 ) -> Any:
-    """As many images as asked for, by a sampler that calls the network at these signal rates."""
-    from ddim_keras.samplers import reverse_process
-
-    steps = len(signal_rates) - 1
+    """As many images as asked for, by a sampler in so many steps."""
     return model.generate(
         arguments.num_images,
         steps,
+        sampler=sampler,
         seed=seed,
         batch_size=arguments.batch_size,
         callback=callback,
-        reverse_process=reverse_process(model, sampler, {steps: signal_rates}),
         guidance=arguments.guidance,
     )
 
@@ -251,42 +234,41 @@ def store_steps(found: dict[int, list[float]], run: Run, folder: Path) -> None:
     print("" if folder == run.folder else f" once it lies in {run.folder}")
 
 
+def chosen_samplers(arguments: argparse.Namespace) -> list[Any]:
+    """Each sampler with each spacing up to each last signal rate."""
+    from ddim_keras.samplers import Sampler
+
+    return [
+        Sampler(sampler, spacing, last_signal_rate, eta=arguments.eta)
+        for sampler in arguments.samplers
+        for spacing in arguments.spacing
+        # Searched steps have their own last signal rate.
+        for last_signal_rate in ([None] if spacing == "searched" else arguments.last_signal_rate)
+    ]
+
+
 @dataclass(frozen=True)
 class Setting:
-    """A sampler, and where its steps lie."""
+    """A sampler, and how many steps it makes."""
 
-    sampler: str
-    spacing: str
-    name: str  # of all that differ in the number of steps alone
+    sampler: Any
+    steps: int
+    guidance: float
     signal_rates: list[float]
 
     @property
-    def steps(self) -> int:
-        return len(self.signal_rates) - 1
+    def name(self) -> str:
+        """All settings that differ in the number of steps alone have one name."""
+        return f"{self.sampler}" + (f", guidance {self.guidance:g}" if self.guidance else "")
 
 
-def chosen_settings(arguments: argparse.Namespace, run: Run, model: Any) -> list[Setting]:
+def chosen_settings(arguments: argparse.Namespace, model: Any) -> list[Setting]:
     """All that the command line asks for; raises InputError for what does not exist."""
-    from ddim_keras.samplers import reverse_process, sampler_signal_rates
-
-    settings = []
-    for sampler in arguments.samplers:
-        reverse_process(model, sampler)  # refuses an unknown sampler
-        for spacing in arguments.spacing:
-            is_searched = spacing == "searched"
-            source = run.read_sampling_steps() if is_searched else spacing
-            for last_signal_rate in [None] if is_searched else arguments.last_signal_rate:
-                name = f"{sampler}, {spacing}" if spacing else sampler
-                if last_signal_rate is not None:
-                    name += f" to {last_signal_rate:g}"
-                if arguments.guidance:
-                    name += f", guidance {arguments.guidance:g}"
-                for steps in sorted(set(arguments.steps)):
-                    signal_rates = sampler_signal_rates(
-                        model, sampler, steps, source, last_signal_rate
-                    )
-                    settings.append(Setting(sampler, spacing or "usual", name, signal_rates))
-    return settings
+    return [
+        Setting(sampler, steps, arguments.guidance, sampler.signal_rates(model, steps))
+        for sampler in chosen_samplers(arguments)
+        for steps in sorted(set(arguments.steps))
+    ]
 
 
 def evaluate(
@@ -299,7 +281,6 @@ def evaluate(
     """Measures each setting; prints a table, and writes it and a plot after each measurement."""
     from ddim_keras.plots import figures
     from ddim_keras.progress import sampling_progress
-    from ddim_keras.samplers import network_calls
 
     output, weights = output_folder(run, arguments.output), run.weights_to_show()
     kid, other_images = load_kid(arguments, config, arguments.split)
@@ -327,25 +308,26 @@ def evaluate(
     for number, setting in enumerate(settings, start=1):
         print(f"{number}/{len(settings)}: {setting.name}, {setting.steps} steps", flush=True)
         start = time.perf_counter()
-        images = generate_along(
+        images = generate(
             arguments,
             model,
             setting.sampler,
-            setting.signal_rates,
+            setting.steps,
             arguments.seed,
             callback=sampling_progress(num_batches, setting.steps),
         )
         seconds = time.perf_counter() - start
         result = {
             "setting": setting.name,
-            "sampler": setting.sampler,
-            "spacing": setting.spacing,
+            "sampler": setting.sampler.name,
+            "spacing": setting.sampler.spacing or "usual",
             "last_signal_rate": round(setting.signal_rates[-2], 6),
             "steps": setting.steps,
-            "network_calls": network_calls(setting.sampler, setting.signal_rates),
+            "network_calls": setting.sampler.network_calls(setting.signal_rates),
             "images_per_second": round(arguments.num_images / seconds, 3),
             **measured(arguments.metrics, kid, images),
             "guidance": arguments.guidance,
+            "eta": arguments.eta,
             **conditions,
             "weights": str(weights.resolve()),
         }

@@ -9,8 +9,10 @@ from PIL import Image
 
 from ddim_keras.atomic import written_whole
 from ddim_keras.cli.options import (
+    Parser,
     add_backend_option,
     add_run_option,
+    add_sampler_options,
     add_sampling_options,
     at_least,
     class_index,
@@ -37,9 +39,7 @@ EXAMPLES = """examples:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
     add(
         "--steps",
@@ -83,34 +83,7 @@ def parse_arguments() -> argparse.Namespace:
     )
 
     sampling = parser.add_argument_group("sampling")
-    sampling.add_argument(
-        "--sampler",
-        default="ddim",
-        metavar="NAME",
-        help="ddim, adams_bashforth, ipndm, dpm_solver or heun (default: ddim)",
-    )
-    sampling.add_argument(
-        "--eta",
-        type=float,
-        default=0.0,
-        metavar="ETA",
-        help="fresh noise in each step of ddim, 0 to 1; 1 is the ancestral sampling of DDPM, for "
-        "many steps (default: 0)",
-    )
-    sampling.add_argument(
-        "--spacing",
-        metavar="NAME",
-        help="what the steps are uniform in: time, log_snr or rho; or searched, as evaluate.py "
-        "--search-steps found them for this model (default: time)",
-    )
-    sampling.add_argument(
-        "--last-signal-rate",
-        type=float,
-        metavar="RATE",
-        help="largest signal rate at which the network is called, below 1; larger is finer "
-        "(default: 0.9 where --spacing is left away, but for ddim; else that of the model's "
-        "schedule after all steps but one)",
-    )
+    add_sampler_options(sampling)
 
     editing = parser.add_mutually_exclusive_group()
     editing.add_argument(
@@ -163,9 +136,8 @@ def main() -> None:
     config = read_config(weights.parent)
     labels = chosen_labels(arguments, config)
     arguments.guidance = chosen_guidance(arguments, config)
-    spacing: Any = arguments.spacing
-    if spacing == "searched":
-        spacing = Run(weights.parent).read_sampling_steps()
+    if arguments.spacing == "searched":
+        Run(weights.parent).read_sampling_steps()  # now, in case there are none
     check_encoding(arguments)
     check_files(arguments, len(labels))
     choose_backend(arguments.backend)
@@ -179,7 +151,7 @@ def main() -> None:
 
     keras.config.set_dtype_policy(arguments.precision)
     model = load_model(weights)
-    process = chosen_process(arguments, spacing, model)
+    sampler = chosen_sampler(arguments, model)
     for path in filter(None, (arguments.output, arguments.trajectory)):
         path.parent.mkdir(parents=True, exist_ok=True)  # now, before the work, in case it fails
     how = f"{arguments.steps} steps of {arguments.sampler}"
@@ -187,7 +159,7 @@ def main() -> None:
     if arguments.guidance:
         title += f", guidance {arguments.guidance:g}"
     if arguments.encode:
-        encode_and_decode(arguments, spacing, model, labels[:1])
+        encode_and_decode(arguments, sampler, model, labels[:1])
         return
 
     print(f"{len(labels)} images, {how}, from {weights}")
@@ -210,7 +182,7 @@ def main() -> None:
         seed=arguments.seed,
         batch_size=arguments.batch_size,
         callback=callback,
-        reverse_process=process,
+        sampler=sampler,
         labels=None if is_drawn else labels,
         guidance=arguments.guidance,
         initial_noise=initial_noise,
@@ -328,30 +300,28 @@ def check_files(arguments: argparse.Namespace, num_images: int) -> None:
             )
 
 
-def chosen_process(arguments: argparse.Namespace, spacing: Any, model: Any) -> Any:
+def chosen_sampler(arguments: argparse.Namespace, model: Any) -> Any:
     """The sampler with its options, as `DiffusionModel.generate` takes it."""
-    import keras
-
     from ddim_keras.editing import filled_in
-    from ddim_keras.samplers import reverse_process
+    from ddim_keras.samplers import Sampler
 
-    options = {}
-    if arguments.eta:
-        if arguments.sampler != "ddim":
-            raise InputError(f"--eta belongs to --sampler ddim, not {arguments.sampler}")
-        options = {"eta": arguments.eta, "seed": keras.random.SeedGenerator(arguments.seed)}
-    process = reverse_process(
-        model, arguments.sampler, spacing, arguments.last_signal_rate, **options
+    sampler = Sampler(
+        arguments.sampler, arguments.spacing, arguments.last_signal_rate, eta=arguments.eta
     )
+    # Now, before the work, in case there are none.
+    signal_rates = sampler.signal_rates(model, arguments.steps)
     if not arguments.inpaint:
-        return process
+        return sampler
+    if sampler.eta:
+        raise InputError("--eta cannot be combined with --inpaint")
     image, mask = (image_for(model, path) for path in arguments.inpaint)
     known = (mask.mean(axis=-1, keepdims=True) < 128).astype("float32")
 
-    def filling_process(noises: Any, steps: int, callback: Any, denoise: Any) -> Any:
-        return process(noises, steps, callback, filled_in(denoise, model.normalize(image), known))
+    def fill_in(denoise: Any, initial_noise: Any, signal_rates: Any, **options: Any) -> Any:
+        denoise = filled_in(denoise, model.normalize(image), known)
+        return sampler(denoise, initial_noise, signal_rates, **options)
 
-    return filling_process
+    return Sampler(fill_in, {arguments.steps: signal_rates})
 
 
 # What can be done besides generating.
@@ -386,24 +356,21 @@ def noises_between(model: Any, seed: int, other_seed: int, num_images: int) -> n
 
 
 def encode_and_decode(
-    arguments: argparse.Namespace, spacing: Any, model: Any, labels: np.ndarray
+    arguments: argparse.Namespace, sampler: Any, model: Any, labels: np.ndarray
 ) -> None:
     """Writes an image, the noise that DDIM encodes it as, and what that is decoded to."""
     from keras import ops
 
-    from ddim_keras.editing import decode, encode, image_noises
+    from ddim_keras.editing import decode, encode
     from ddim_keras.guidance import guided
     from ddim_keras.plots import figures
-    from ddim_keras.samplers import SAMPLERS, sampler_signal_rates
+    from ddim_keras.samplers import image_noises
 
     image = image_for(model, arguments.encode)
-    rates = sampler_signal_rates(
-        model, arguments.sampler, arguments.steps, spacing, arguments.last_signal_rate
-    )
+    rates = sampler.signal_rates(model, arguments.steps)
     denoise = model.compiled_denoise
     if model.num_classes:
         denoise = guided(denoise, labels, arguments.guidance)
-    sampler = SAMPLERS[arguments.sampler]
     added_noises = image_noises(image.shape, arguments.seed, [0])
     noise = encode(denoise, model.normalize(image[None]), added_noises, rates, sampler)
     decoded = decode(denoise, noise, rates, sampler, added_noises)

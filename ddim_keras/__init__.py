@@ -24,7 +24,8 @@ _MODULES = {
     "SinusoidalEmbedding": "network",
     "residual_unet": "network",
     "load_model": "runs.folder",
-    "reverse_process": "samplers",
+    "Sampler": "samplers",
+    "reverse_process": "deprecated",
     "offset_cosine": "schedules",
     "train": "training.loop",
 }

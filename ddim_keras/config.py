@@ -13,6 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+# The names of every choice; what each does stands under its name where it is implemented.
+SAMPLERS = ("ddim", "adams_bashforth", "ipndm", "dpm_solver", "heun")
+SPACINGS = ("time", "log_snr", "rho", "searched")  # the last one: as found for a trained model
 SCHEDULES = ("offset_cosine", "linear", "cosine")
 PREDICTIONS = ("noise", "velocity", "image")
 LOSSES = ("mse", "mae", "huber")

@@ -40,26 +40,6 @@ def interpolate(start: np.ndarray, end: np.ndarray, num_images: int) -> np.ndarr
     return ((weights[0] * start + weights[1] * end) / np.sin(angle)).astype(start.dtype)
 
 
-def image_noises(shape: tuple[int, ...], seed: int, images: Sequence[int], *key: int) -> np.ndarray:
-    """Standard normal noises of which each belongs to one image.
-
-    They depend on the seed, the image's number and the key alone, so that neither the batch size
-    nor the backend changes them.
-
-    Args:
-        shape: of the noise of one image.
-        seed: 0 or more.
-        images: numbers of the images, each 0 or more.
-        key: tells the noises of one image apart, such as the step and the repetition.
-
-    Returns:
-        (len(images), *shape), float32.
-    """
-    sequences = (np.random.SeedSequence(seed, spawn_key=(image, *key)) for image in images)
-    generators = map(np.random.default_rng, sequences)
-    return np.stack([each.standard_normal(shape, dtype="float32") for each in generators])
-
-
 def add_noise(images: Any, noises: Any, signal_rate: float) -> Any:
     """Noisy images: `signal_rate * images + noise_rate * noises`, the squares summing to 1."""
     images = ops.convert_to_tensor(images, dtype="float32")
@@ -93,7 +73,7 @@ def encode(
     Args:
         images: (B, H, W, C), normalised.
         added_noises: (B, H, W, C), standard normal.
-        signal_rates: rising up to 1, as `schedules.sampling_signal_rates` makes them.
+        signal_rates: rising up to 1, as `spacing.sampling_signal_rates` makes them.
         sampler: a deterministic one.
 
     Returns:

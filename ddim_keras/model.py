@@ -7,8 +7,10 @@ and unit variance per channel; at its borders they are uint8, or float in [0, 1]
 """
 
 import functools
+import itertools
 import random
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -19,7 +21,8 @@ from ddim_keras import backends
 from ddim_keras.config import COMPARED, ModelConfig
 from ddim_keras.guidance import guided
 from ddim_keras.network import residual_unet
-from ddim_keras.schedules import SCHEDULES, offset_cosine
+from ddim_keras.samplers import Sampler, image_noises
+from ddim_keras.schedules import SCHEDULES
 
 
 @keras.saving.register_keras_serializable(package="ddim_keras")
@@ -41,6 +44,11 @@ class DiffusionModel(keras.Model):
         super().__init__(**kwargs)
         self.config = config or ModelConfig()
         self.only_average = only_average
+        self.schedule = SCHEDULES[self.config.schedule].between(
+            self.config.max_signal_rate, self.config.min_signal_rate
+        )
+        # Of each number of steps, once they have been searched; see `step_search`.
+        self.searched_steps: Mapping[int, Sequence[float]] = {}
         self.seed_generator = keras.random.SeedGenerator(self.config.seed)
         # Keras draws the seeds of initial weights from Python's generator: make them depend on our
         # seed alone, and leave the generator to its user as it was.
@@ -75,11 +83,7 @@ class DiffusionModel(keras.Model):
 
     def diffusion_schedule(self, diffusion_times: Any) -> tuple[Any, Any]:
         """Maps diffusion times in [0, 1] to `noise_rates, signal_rates` of the same shape."""
-        if self.config.schedule != "offset_cosine":
-            return SCHEDULES[self.config.schedule](diffusion_times)
-        return offset_cosine(
-            diffusion_times, self.config.max_signal_rate, self.config.min_signal_rate
-        )
+        return self.schedule(diffusion_times)
 
     def denoise(
         self,
@@ -163,29 +167,31 @@ class DiffusionModel(keras.Model):
         num_images: int,
         diffusion_steps: int,
         *,
+        sampler: Sampler | str | Callable[..., Any] | None = None,
         seed: int | None = None,
         batch_size: int = 64,
         callback: Callable[[int, Any, Any], None] | None = None,
-        reverse_process: Callable[..., Any] | None = None,
         labels: np.ndarray | None = None,
         guidance: float = 0.0,
         initial_noise: np.ndarray | None = None,
+        reverse_process: Callable[..., Any] | None = None,
     ) -> np.ndarray:
         """Generates images with the moving average of the weights.
 
         Args:
             num_images: how many, at least 1.
             diffusion_steps: network calls per image, at least 1.
-            seed: of the initial noise; image i depends on the seed and i alone, not on the batch
-                size or the backend. By default each call draws new images.
+            sampler: a `Sampler`, the name of one such as "ipndm", or a function like those in
+                `samplers`. By default `reverse_diffusion`.
+            seed: of all noise; image i depends on the seed and i alone, not on the batch size or
+                the backend. By default each call draws new images.
             batch_size: images that go through the network together; bounds the memory.
             callback: as in `reverse_diffusion`, once per step and batch.
-            reverse_process: another process with the signature of `reverse_diffusion`, which is
-                the default; `samplers.reverse_process` makes one.
             labels: (num_images,) classes of a class-conditional model, -1 for any. By default they
                 are drawn with the frequencies of the training labels.
             guidance: strength of classifier-free guidance, see `guidance.guided`.
             initial_noise: (num_images, H, W, C) to start from, in place of the seed's.
+            reverse_process: deprecated, a function with the signature of `reverse_diffusion`.
 
         Returns:
             (num_images, H, W, C) float32 array in [0, 1].
@@ -196,7 +202,13 @@ class DiffusionModel(keras.Model):
             )
         if guidance and not self.num_classes:
             raise ValueError("guidance needs a model with classes")
-        reverse_process = reverse_process or self.reverse_diffusion
+        if reverse_process is not None:
+            warnings.warn(
+                "reverse_process= is deprecated; use sampler=, such as Sampler('ipndm')",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+        seed = np.random.SeedSequence(seed).entropy
         generator = np.random.default_rng(seed)
         if labels is None:
             labels = self.draw_labels(num_images, generator.spawn(1)[0])
@@ -210,15 +222,23 @@ class DiffusionModel(keras.Model):
         labels = np.resize(np.asarray(labels, "int32"), (num_batches, batch_size))
         images = []
         for batch, batch_labels in enumerate(labels):
+            chosen = np.arange(batch * batch_size, (batch + 1) * batch_size) % num_images
             if initial_noise is None:
                 noises = self.draw_noise(batch_size, generator)
             else:
-                chosen = np.arange(batch * batch_size, (batch + 1) * batch_size) % num_images
                 noises = np.asarray(initial_noise, "float32")[chosen]
             denoise = self.compiled_denoise
             if self.num_classes:
                 denoise = guided(denoise, batch_labels, guidance)
-            pred_images = reverse_process(noises, diffusion_steps, callback, denoise)
+            reverse = reverse_process or self.reverse_diffusion
+            if sampler is not None:
+                fresh_noises = (
+                    image_noises(noises.shape[1:], seed, chosen, step) for step in itertools.count()
+                )
+                reverse = functools.partial(
+                    Sampler.of(sampler).reverse_diffusion, self, fresh_noises=fresh_noises
+                )
+            pred_images = reverse(noises, diffusion_steps, callback, denoise)
             images.append(ops.convert_to_numpy(self.denormalize(pred_images)))
         return np.concatenate(images)[:num_images]
 
@@ -383,6 +403,13 @@ class DiffusionModel(keras.Model):
         scale = 255.0 if keras.backend.standardize_dtype(images.dtype) == "uint8" else 1.0
         images = ops.cast(images, "float32") / scale
         return (images - self.pixel_means) / ops.sqrt(self.pixel_variances)
+
+    @property
+    def pixel_range(self) -> tuple[Any, Any]:
+        """Black and white as normalised pixels, (C,) each: the range of `Sampler(clip=True)`."""
+        means = backends.local_value(self.pixel_means)
+        deviations = ops.sqrt(backends.local_value(self.pixel_variances))
+        return (0.0 - means) / deviations, (1.0 - means) / deviations
 
     def denormalize(self, images: Any) -> Any:
         """Maps normalised images to [0, 1], clipping what lies outside."""

@@ -4,19 +4,21 @@ Each sampler is a function
 
     sampler(denoise, initial_noise, signal_rates, *, clip_range=None, callback=None, **options)
 
-that starts at the first of N + 1 signal rates, calls the network at each but the last, and returns
-the images at the last: noisy ones, or for a last signal rate of 1 the predicted images.
+that starts at the first of N + 1 signal rates, calls the network at each except the last, and
+returns the images at the last: noisy ones, or for a last signal rate of 1 the predicted images.
 
     denoise: `denoise(noisy_images, noise_rates, signal_rates) -> pred_noises, pred_images`, such as
         `DiffusionModel.compiled_denoise`; the rates that it is given have the shape (B, 1, 1, 1).
     initial_noise: (B, H, W, C), standard normal, in the dtype to compute in.
     signal_rates: numbers in (0, 1] that rise, of which only the last may be 1; the noise rates are
-        `sqrt(1 - signal_rates**2)`. `schedules.sampling_signal_rates` chooses them.
+        `sqrt(1 - signal_rates**2)`. `spacing.sampling_signal_rates` chooses them.
     clip_range: smallest and largest value of an image, normalised, each a number or an array (C,).
         Predicted images are clipped to it, and predicted noises follow. None: no clipping.
     callback: called as `callback(step, noisy_images, pred_images)` in each of the N steps.
 
-All but DDIM with fresh noise solve one ordinary differential equation (Song et al. 2020,
+`Sampler`, below the functions, is one of them with a choice of its steps and options.
+
+All except DDIM with fresh noise solve one ordinary differential equation (Song et al. 2020,
 https://arxiv.org/abs/2010.02502, equation 14): while noise turns into an image,
 
     d(noisy_images / signal_rate) = pred_noises d(noise_rate / signal_rate),
@@ -36,7 +38,8 @@ become the noise that encodes them ("DDIM inversion"), and the same rates, risin
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import keras
@@ -44,7 +47,7 @@ import numpy as np
 from keras import ops
 
 from ddim_keras.config import InputError
-from ddim_keras.schedules import sampling_signal_rates
+from ddim_keras.spacing import SPACINGS, Spacing, sampling_signal_rates
 
 Denoise = Callable[[Any, Any, Any], tuple[Any, Any]]
 Callback = Callable[[int, Any, Any], None]
@@ -136,16 +139,15 @@ def adams_bashforth(
     """Adams-Bashforth multistep, one network call a step: extrapolates the predicted noises.
 
     For steps of any size: integrates exactly the polynomial of the log-SNR through the last
-    `order` predictions. The log-rho variant of DEIS (Zhang and Chen 2022,
-    https://arxiv.org/abs/2204.13902).
+    `order` predictions. This is DEIS (Zhang and Chen 2022, https://arxiv.org/abs/2204.13902) with
+    the polynomial in log-rho, as the library diffusers has it; the paper's are in time or rho.
 
     Args:
-        order: 2, 3 or 4. For want of predictions the first steps have the orders 1, 2, ...; their
+        order: 2, 3 or 4. With no predictions yet, the first steps have the orders 1, 2, ...; their
             errors, of N**-2 and N**-3, limit the whole to order 2 unless these steps are shorter
             than the rest. At few steps the higher orders are more accurate all the same.
         equal_steps: use the weights for equal steps of noise_rate / signal_rate, whatever the
-            steps. This is iPNDM: PNDM (Liu et al. 2022, https://arxiv.org/abs/2202.09778) with a
-            start as above. Order 2 for every `order`, yet often the best at 5 to 10 steps.
+            steps: `ipndm`.
     """
     if order not in (2, 3, 4):
         raise InputError(f"order must be 2, 3 or 4, not {order}")
@@ -166,6 +168,20 @@ def adams_bashforth(
         noises = sum(weight * past for weight, past in zip(weights, past_noises, strict=True))
         noisy_images = _move(noisy_images, noises, level, next_level)
     return noisy_images
+
+
+def ipndm(
+    denoise: Denoise,
+    initial_noise: Any,
+    signal_rates: Sequence[float],
+    **options: Any,
+) -> Any:
+    """iPNDM: `adams_bashforth` with the weights for equal steps, whatever the steps.
+
+    PNDM (Liu et al. 2022, https://arxiv.org/abs/2202.09778) with a start of lower orders; the name
+    is from the paper on DEIS. Order 2 for every `order`, yet often the best at 5 to 10 steps.
+    """
+    return adams_bashforth(denoise, initial_noise, signal_rates, equal_steps=True, **options)
 
 
 def dpm_solver(
@@ -228,151 +244,7 @@ def heun(
     return noisy_images
 
 
-SAMPLERS = {
-    "ddim": ddim,
-    "adams_bashforth": adams_bashforth,
-    "ipndm": functools.partial(adams_bashforth, equal_steps=True),
-    "dpm_solver": dpm_solver,
-    "heun": heun,
-}
-
-
-def reverse_process(
-    model: Any,
-    sampler: str = "ddim",
-    spacing: str | Mapping[int, Sequence[float]] | None = None,
-    last_signal_rate: float | None = None,
-    **options: Any,
-) -> Callable[..., Any]:
-    """Makes a function that `DiffusionModel.generate` takes in place of `reverse_diffusion`.
-
-    Args:
-        model: a DiffusionModel.
-        sampler: a name in SAMPLERS.
-        spacing, last_signal_rate: as for `sampler_signal_rates`; a spacing may be what
-            `step_search.search_steps` returns.
-        options: of the sampler. A `seed` should be a generator, or every batch gets one noise.
-
-    Returns:
-        `process(initial_noise, diffusion_steps, callback=None, denoise=None) -> pred_images`.
-    """
-    if sampler not in SAMPLERS:
-        raise InputError(f"sampler must be one of {', '.join(SAMPLERS)}, not {sampler!r}")
-
-    def process(
-        initial_noise: Any,
-        diffusion_steps: int,
-        callback: Callback | None = None,
-        denoise: Denoise | None = None,
-    ) -> Any:
-        signal_rates = sampler_signal_rates(
-            model, sampler, diffusion_steps, spacing, last_signal_rate
-        )
-        initial_noise = ops.convert_to_tensor(initial_noise, dtype="float32")
-        return SAMPLERS[sampler](
-            denoise or model.compiled_denoise,
-            initial_noise,
-            signal_rates,
-            callback=callback,
-            **options,
-        )
-
-    return process
-
-
-# Of 0.85, 0.9 and 0.94 it gave iPNDM the least KID against training images with 10 and 20 steps
-# even in time, and with 5 hardly more than 0.85 (0.0449, 0.0443), with the provided model.
-LAST_SIGNAL_RATE = 0.9
-
-
-def sampler_signal_rates(
-    model: Any,
-    sampler: str,
-    steps: int,
-    spacing: str | Mapping[int, Sequence[float]] | None = None,
-    last_signal_rate: float | None = None,
-) -> list[float]:
-    """As `model_signal_rates`, with a choice for each sampler where no spacing is given.
-
-    That is "time": for DDIM as in `DiffusionModel.reverse_diffusion`, for the others up to
-    LAST_SIGNAL_RATE unless another is given.
-    """
-    if spacing is None:
-        spacing = "time"
-        if sampler != "ddim" and last_signal_rate is None:
-            last_signal_rate = LAST_SIGNAL_RATE
-    return model_signal_rates(model, steps, spacing, last_signal_rate)
-
-
-def model_signal_rates(
-    model: Any,
-    steps: int,
-    spacing: str | Mapping[int, Sequence[float]] = "time",
-    last_signal_rate: float | None = None,
-) -> list[float]:
-    """As `schedules.sampling_signal_rates`, between the ends of the model's own schedule."""
-    config = model.config
-    if config.schedule == "offset_cosine" or isinstance(spacing, Mapping):
-        limits = config.max_signal_rate, config.min_signal_rate
-        return sampling_signal_rates(steps, spacing, last_signal_rate, *limits)
-    # The last call is at time 1 / steps, as in `reverse_diffusion`, unless a rate was given.
-    times = 1.0 - np.arange(max(1, steps)) / max(1, steps)
-    rates = model.diffusion_schedule(ops.convert_to_tensor(times, dtype="float32"))
-    noise_rates, signal_rates = (ops.convert_to_numpy(rate).astype("float64") for rate in rates)
-    # From their ratio: of a rate close to 1, float32 does not tell how close.
-    signal_rates = (1 / np.hypot(1, noise_rates / signal_rates)).tolist()
-    if spacing == "time" and last_signal_rate is None and steps >= 1:
-        return [*signal_rates, 1.0]
-    if last_signal_rate is None and steps > 1:
-        last_signal_rate = signal_rates[-1]
-    return sampling_signal_rates(steps, spacing, last_signal_rate, min_signal_rate=signal_rates[0])
-
-
-def network_calls(sampler: str, signal_rates: Sequence[float]) -> int:
-    """How often a sampler calls the network for an image: counted in a run on a single pixel."""
-    calls = 0
-
-    def denoise(noisy_images: Any, noise_rates: Any, signal_rates: Any) -> tuple[Any, Any]:
-        nonlocal calls
-        calls += 1
-        return noisy_images, noisy_images
-
-    SAMPLERS[sampler](denoise, np.zeros((1, 1, 1, 1)), signal_rates)
-    return calls
-
-
-def as_generator(seed: int | keras.random.SeedGenerator | None) -> keras.random.SeedGenerator:
-    """The generator that `seed` is or, for a number or None, a new one."""
-    is_generator = isinstance(seed, keras.random.SeedGenerator)
-    return seed if is_generator else keras.random.SeedGenerator(seed)
-
-
-def _start(
-    denoise: Denoise, initial_noise: Any, signal_rates: Sequence[float], clip_range: Any
-) -> tuple[Any, list[Level], Callable[[Any, Level], tuple[Any, Any]]]:
-    """Checks the arguments; returns the noise as a tensor, the levels, and `denoise` at a level."""
-    rates = [float(rate) for rate in signal_rates]
-    pairs = list(itertools.pairwise(rates))
-    if not pairs or not (all(a < b for a, b in pairs) or all(a > b for a, b in pairs)):
-        raise InputError(f"signal rates must be two or more that rise, or fall, not {rates}")
-    if min(rates) <= 0 or max(rates) > 1 or rates[0] == 1:
-        raise InputError(f"signal rates must be in (0, 1], and the first below 1, not {rates}")
-    levels = [Level(rate, math.sqrt((1 - rate) * (1 + rate))) for rate in rates]
-    initial_noise = ops.convert_to_tensor(initial_noise)
-    dtype = initial_noise.dtype
-
-    def predict(noisy_images: Any, level: Level) -> tuple[Any, Any]:
-        shape = (ops.shape(noisy_images)[0], 1, 1, 1)
-        noise_rates = ops.full(shape, level.noise_rate, dtype=dtype)
-        signal_rates = ops.full(shape, level.signal_rate, dtype=dtype)
-        pred_noises, pred_images = denoise(noisy_images, noise_rates, signal_rates)
-        if clip_range is not None:
-            smallest, largest = (ops.convert_to_tensor(end, dtype=dtype) for end in clip_range)
-            pred_images = ops.clip(pred_images, smallest, largest)
-            pred_noises = (noisy_images - signal_rates * pred_images) / noise_rates
-        return pred_noises, pred_images
-
-    return initial_noise, levels, predict
+# Steps and their orders.
 
 
 def _move(noisy_images: Any, noises: Any, level: Level, next_level: Level) -> Any:
@@ -412,3 +284,195 @@ def _variable_step_weights(levels: list[Level], next_level: Level) -> list[float
     powers = np.arange(len(levels))[:, None]
     means = points**powers @ density / np.sum(density)
     return np.linalg.solve(positions**powers, means).tolist()
+
+
+# Which sampler, where its steps lie, and its options.
+
+# By the names of `config.SAMPLERS`.
+SAMPLERS = {
+    "ddim": ddim,
+    "adams_bashforth": adams_bashforth,
+    "ipndm": ipndm,
+    "dpm_solver": dpm_solver,
+    "heun": heun,
+}
+# Of 0.85, 0.9 and 0.94 it gave iPNDM the least KID against training images with 10 and 20 steps
+# even in time, and with 5 hardly more than 0.85 (0.0449, 0.0443), with the provided model.
+LAST_SIGNAL_RATE = 0.9
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A sampler with its steps and options: `model.generate(8, 10, sampler=Sampler("ipndm"))`.
+
+    It can be called as the functions above can.
+
+    Args:
+        method: a name in SAMPLERS, or a function of your own with their signature.
+        spacing, last_signal_rate: as for `spacing.sampling_signal_rates`; "searched" stands for the
+            steps that were found for the model. Without a spacing the steps are even in "time":
+            for DDIM, and a function of your own, as in `DiffusionModel.reverse_diffusion`; for the
+            others up to LAST_SIGNAL_RATE unless another is given.
+        clip: whether predicted images are clipped to the range of pixels.
+        eta: fresh noise in each step of `ddim`, 0 to 1.
+
+    Raises:
+        InputError: for a name that does not exist, or an option that the sampler does not have.
+    """
+
+    method: str | Callable[..., Any] = "ddim"
+    spacing: Spacing | None = None
+    last_signal_rate: float | None = None
+    clip: bool = False
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.method, str) and self.method not in SAMPLERS:
+            raise InputError(f"sampler must be one of {', '.join(SAMPLERS)}, not {self.method!r}")
+        if isinstance(self.spacing, str) and self.spacing not in (*SPACINGS, "searched"):
+            raise InputError(
+                f"spacing must be one of {', '.join(SPACINGS)}, searched, not {self.spacing!r}"
+            )
+        if not 0 <= self.eta <= 1:
+            raise InputError(f"eta must be in [0, 1], not {self.eta}")
+        if self.eta and self.method != "ddim":
+            raise InputError(f"eta belongs to the sampler ddim, not to {self.name}")
+
+    @classmethod
+    def of(cls, sampler: "Sampler | str | Callable[..., Any]") -> "Sampler":
+        """The sampler itself or, for a name or a function, one with the usual steps."""
+        return sampler if isinstance(sampler, Sampler) else cls(sampler)
+
+    def signal_rates(self, model: Any, steps: int) -> list[float]:
+        """The signal rates of so many steps for a DiffusionModel: where it is called, and 1."""
+        spacing, last_signal_rate = self.spacing, self.last_signal_rate
+        if spacing is None:
+            spacing = "time"
+            follows_schedule = self.method == "ddim" or callable(self.method)
+            if last_signal_rate is None and not follows_schedule:
+                last_signal_rate = LAST_SIGNAL_RATE
+        elif spacing == "searched":
+            spacing = model.searched_steps
+        return sampling_signal_rates(steps, spacing, last_signal_rate, model.schedule)
+
+    def __call__(
+        self, denoise: Denoise, initial_noise: Any, signal_rates: Sequence[float], **options: Any
+    ) -> Any:
+        """Follows the reverse process along these signal rates."""
+        function = SAMPLERS[self.method] if isinstance(self.method, str) else self.method
+        if self.eta:
+            options = {"eta": self.eta, **options}
+        return function(denoise, initial_noise, signal_rates, **options)
+
+    def reverse_diffusion(
+        self,
+        model: Any,
+        initial_noise: Any,
+        diffusion_steps: int,
+        callback: Callback | None = None,
+        denoise: Denoise | None = None,
+        fresh_noises: Iterable[Any] | None = None,
+    ) -> Any:
+        """As `DiffusionModel.reverse_diffusion`, with this sampler.
+
+        Args:
+            fresh_noises: for eta above 0, see `ddim`; by default other ones in each call.
+        """
+        options: dict[str, Any] = {"callback": callback}
+        if self.clip:
+            options["clip_range"] = model.pixel_range
+        if self.eta:
+            options["fresh_noises"] = fresh_noises
+        return self(
+            denoise or model.compiled_denoise,
+            ops.convert_to_tensor(initial_noise, dtype="float32"),
+            self.signal_rates(model, diffusion_steps),
+            **options,
+        )
+
+    def network_calls(self, signal_rates: Sequence[float]) -> int:
+        """How often the network is called for an image: counted in a run on a single pixel."""
+        calls = 0
+
+        def denoise(noisy_images: Any, noise_rates: Any, signal_rates: Any) -> tuple[Any, Any]:
+            nonlocal calls
+            calls += 1
+            return noisy_images, noisy_images
+
+        self(denoise, np.zeros((1, 1, 1, 1)), signal_rates)
+        return calls
+
+    @property
+    def name(self) -> str:
+        """The name of the method."""
+        if isinstance(self.method, str):
+            return self.method
+        return getattr(self.method, "__name__", "own sampler")
+
+    def __str__(self) -> str:
+        """All that is not as usual, such as "heun, rho to 0.98"."""
+        text = self.name
+        if self.spacing is not None:
+            text += f", {self.spacing if isinstance(self.spacing, str) else 'searched'}"
+        if self.last_signal_rate is not None:
+            text += f" to {self.last_signal_rate:g}"
+        if self.eta:
+            text += f", eta {self.eta:g}"
+        return text + (", clipped" if self.clip else "")
+
+
+# Checks, and noises.
+
+
+def _start(
+    denoise: Denoise, initial_noise: Any, signal_rates: Sequence[float], clip_range: Any
+) -> tuple[Any, list[Level], Callable[[Any, Level], tuple[Any, Any]]]:
+    """Checks the arguments; returns the noise as a tensor, the levels, and `denoise` at a level."""
+    rates = [float(rate) for rate in signal_rates]
+    pairs = list(itertools.pairwise(rates))
+    if not pairs or not (all(a < b for a, b in pairs) or all(a > b for a, b in pairs)):
+        raise InputError(f"signal rates must be two or more that rise, or fall, not {rates}")
+    if min(rates) <= 0 or max(rates) > 1 or rates[0] == 1:
+        raise InputError(f"signal rates must be in (0, 1], and the first below 1, not {rates}")
+    levels = [Level(rate, math.sqrt((1 - rate) * (1 + rate))) for rate in rates]
+    initial_noise = ops.convert_to_tensor(initial_noise)
+    dtype = initial_noise.dtype
+
+    def predict(noisy_images: Any, level: Level) -> tuple[Any, Any]:
+        shape = (ops.shape(noisy_images)[0], 1, 1, 1)
+        noise_rates = ops.full(shape, level.noise_rate, dtype=dtype)
+        signal_rates = ops.full(shape, level.signal_rate, dtype=dtype)
+        pred_noises, pred_images = denoise(noisy_images, noise_rates, signal_rates)
+        if clip_range is not None:
+            smallest, largest = (ops.convert_to_tensor(end, dtype=dtype) for end in clip_range)
+            pred_images = ops.clip(pred_images, smallest, largest)
+            pred_noises = (noisy_images - signal_rates * pred_images) / noise_rates
+        return pred_noises, pred_images
+
+    return initial_noise, levels, predict
+
+
+def as_generator(seed: int | keras.random.SeedGenerator | None) -> keras.random.SeedGenerator:
+    """The generator that `seed` is or, for a number or None, a new one."""
+    is_generator = isinstance(seed, keras.random.SeedGenerator)
+    return seed if is_generator else keras.random.SeedGenerator(seed)
+
+
+def image_noises(shape: tuple[int, ...], seed: int, images: Sequence[int], *key: int) -> np.ndarray:
+    """Standard normal noises of which each belongs to one image.
+
+    They depend on the seed, the image's number and the key alone, so that neither the batch size
+    nor the backend changes them.
+
+    Args:
+        shape: of the noise of one image.
+        seed: 0 or more.
+        images: numbers of the images, each 0 or more.
+        key: tells the noises of one image apart, such as the step and the repetition.
+
+    Returns:
+        (len(images), *shape), float32.
+    """
+    sequences = (np.random.SeedSequence(seed, spawn_key=(image, *key)) for image in images)
+    generators = map(np.random.default_rng, sequences)
+    return np.stack([each.standard_normal(shape, dtype="float32") for each in generators])

@@ -19,7 +19,7 @@ import numpy as np
 from keras import ops
 
 from ddim_keras.config import InputError
-from ddim_keras.samplers import Callback, Denoise, adams_bashforth, model_signal_rates
+from ddim_keras.samplers import Callback, Denoise, Sampler, adams_bashforth
 
 CANDIDATES = 64  # signal rates that a step may start at
 NUM_IMAGES = 64  # over which the costs are averaged
@@ -42,7 +42,7 @@ def search_signal_rates(
 
     Returns:
         steps + 1 of the candidates, rising, the last of them 1: where a sampler calls the network,
-        and the result, as `schedules.sampling_signal_rates` has it.
+        and the result, as `spacing.sampling_signal_rates` has it.
 
     Raises:
         InputError: if there are not enough candidates, or they do not rise to 1.
@@ -198,19 +198,18 @@ def search_steps(
         callback: called as `callback(step, noisy_images, pred_images)`, CANDIDATES times a batch.
 
     Returns:
-        For each number of steps its signal rates, which `sampling_signal_rates` and
-        `samplers.reverse_process` take as `spacing`.
+        For each number of steps its signal rates, which `Sampler` takes as `spacing`.
     """
     for steps in step_counts:
         if not 1 <= steps <= CANDIDATES:
             raise InputError(f"steps can be searched for 1 to {CANDIDATES} of them, not {steps}")
-    candidate_rates = model_signal_rates(model, CANDIDATES)
+    candidate_rates = Sampler().signal_rates(model, CANDIDATES)
     costs = []
 
     def measure_costs(
-        initial_noise: Any, diffusion_steps: int, callback: Callback | None, denoise: Denoise
+        denoise: Denoise, initial_noise: Any, signal_rates: Sequence[float], callback: Any
     ) -> Any:
-        costs.append(step_costs(denoise, initial_noise, candidate_rates, callback))
+        costs.append(step_costs(denoise, initial_noise, signal_rates, callback))
         return initial_noise  # in place of images, which nobody looks at
 
     # `generate` draws the noises and classes, and splits them into batches of one size.
@@ -220,7 +219,7 @@ def search_steps(
         seed=seed,
         batch_size=batch_size,
         callback=callback,
-        reverse_process=measure_costs,
+        sampler=measure_costs,
         guidance=guidance,
     )
     mean_costs = np.mean(costs, axis=0)

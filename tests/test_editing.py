@@ -10,15 +10,15 @@ from ddim_keras.editing import (
     decode,
     encode,
     filled_in,
-    image_noises,
     inpaint,
     interpolate,
     membrane,
     redraw,
     remove_noise,
 )
-from ddim_keras.samplers import SAMPLERS, ddim
-from ddim_keras.schedules import sampling_signal_rates
+from ddim_keras.samplers import SAMPLERS, ddim, image_noises
+from ddim_keras.schedules import OffsetCosine
+from ddim_keras.spacing import sampling_signal_rates
 
 MEAN, VARIANCE = 0.4, 0.3
 
@@ -123,7 +123,9 @@ def test_a_redrawn_image_keeps_what_the_noise_leaves(signal_rate):
     """The exact path of Gaussian pixels, whose end correlates with the image it began from."""
     images = MEAN + math.sqrt(VARIANCE) * normal(40, 8, 8, 3)
     noises = normal(40, 8, 8, 3, seed=1)
-    rates = sampling_signal_rates(100, last_signal_rate=0.999, min_signal_rate=signal_rate)
+    rates = sampling_signal_rates(
+        100, last_signal_rate=0.999, schedule=OffsetCosine(min_signal_rate=signal_rate)
+    )
     redrawn = numpy(redraw(gaussian_denoise, images, noises, rates))
     assert redrawn.mean() == pytest.approx(MEAN, abs=0.02)
     assert redrawn.std() == pytest.approx(math.sqrt(VARIANCE), rel=0.03)

@@ -8,20 +8,21 @@ import numpy as np
 import pytest
 from keras import ops
 
-from ddim_keras.config import ModelConfig, NetworkConfig
+from ddim_keras import config, deprecated
+from ddim_keras.config import InputError, ModelConfig, NetworkConfig
 from ddim_keras.ddpm import alpha_bars_of, linear_betas
 from ddim_keras.model import DiffusionModel
 from ddim_keras.samplers import (
     EQUAL_STEP_WEIGHTS,
+    LAST_SIGNAL_RATE,
     SAMPLERS,
+    Sampler,
     adams_bashforth,
     ddim,
-    model_signal_rates,
-    network_calls,
-    reverse_process,
-    sampler_signal_rates,
+    heun,
 )
-from ddim_keras.schedules import sampling_signal_rates
+from ddim_keras.schedules import OffsetCosine
+from ddim_keras.spacing import SPACINGS, sampling_signal_rates
 from tests.helpers import denoiser, mixture, root_mean_square, standard_normal
 
 FIRST, LAST = 0.2, 0.9  # signal rates between which convergence is measured
@@ -93,7 +94,8 @@ def exact_for_mixture():
 
 def rates(steps):
     """Steps uniform in the log-SNR that end below signal rate 1."""
-    return sampling_signal_rates(steps + 1, "log_snr", LAST, min_signal_rate=FIRST)[:-1]
+    schedule = OffsetCosine(min_signal_rate=FIRST)
+    return sampling_signal_rates(steps + 1, "log_snr", LAST, schedule)[:-1]
 
 
 def rates_with_short_start(steps, order):
@@ -286,8 +288,8 @@ def test_network_is_called_once_a_step_and_by_heun_twice(sampler):
 def test_network_calls_are_counted_without_a_network(name):
     signal_rates = sampling_signal_rates(4)
     is_heun = name == "heun"
-    assert network_calls(name, signal_rates) == (7 if is_heun else 4)
-    assert network_calls(name, signal_rates[:-1]) == (6 if is_heun else 3)
+    assert Sampler(name).network_calls(signal_rates) == (7 if is_heun else 4)
+    assert Sampler(name).network_calls(signal_rates[:-1]) == (6 if is_heun else 3)
 
 
 @all_samplers
@@ -385,7 +387,7 @@ def model(request):
 def test_ddim_is_the_lab_s_reverse_diffusion(model, steps):
     noise = np.random.default_rng(1).standard_normal((2, 16, 16, 3), dtype="float32")
     expected = ops.convert_to_numpy(model.reverse_diffusion(noise, steps))
-    images = ops.convert_to_numpy(reverse_process(model)(noise, steps))
+    images = ops.convert_to_numpy(Sampler().reverse_diffusion(model, noise, steps))
     assert images.dtype == "float32"
     np.testing.assert_allclose(images, expected, atol=1e-4 * np.std(expected))
 
@@ -397,8 +399,9 @@ def test_ddim_is_reverse_diffusion_under_other_schedules(schedule):
     noise = np.random.default_rng(1).standard_normal((2, 8, 8, 3), dtype="float32")
     for steps in (1, 7):
         expected = ops.convert_to_numpy(model.reverse_diffusion(noise, steps))
-        images = ops.convert_to_numpy(reverse_process(model)(noise, steps))
-        np.testing.assert_allclose(images, expected, atol=1e-4 * np.std(expected))
+        images = ops.convert_to_numpy(Sampler().reverse_diffusion(model, noise, steps))
+        # The lab's rates are float32: of the smallest, 0.001, four digits are exact.
+        np.testing.assert_allclose(images, expected, atol=2e-4 * np.std(expected))
 
 
 @pytest.mark.parametrize("steps", [1, 4])
@@ -413,12 +416,12 @@ def test_reverse_processes_start_where_the_schedule_ends(schedule, first, spacin
         seen.append(float(ops.convert_to_numpy(signal_rates)[0, 0, 0, 0]))
         return noisy_images, noisy_images
 
-    process = reverse_process(model, spacing=spacing)
-    process(np.zeros((1, 8, 8, 3), "float32"), steps, denoise=denoise)
-    _, last = model.diffusion_schedule(ops.convert_to_tensor([1 / steps], dtype="float32"))
+    noise = np.zeros((1, 8, 8, 3), "float32")
+    Sampler(spacing=spacing).reverse_diffusion(model, noise, steps, denoise=denoise)
+    _, (last,) = model.schedule(np.array([1 / steps]), np)
     assert len(seen) == steps
     assert seen[0] == pytest.approx(first, rel=1e-3)
-    assert seen[-1] == pytest.approx(float(ops.convert_to_numpy(last)[0]), rel=1e-5)
+    assert seen[-1] == pytest.approx(last, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -430,27 +433,106 @@ def test_the_model_generates_with_every_sampler(model, name):
         seed=1,
         batch_size=2,
         callback=lambda step, *_: steps.append(step),
-        reverse_process=reverse_process(model, name, "log_snr", 0.9),
+        sampler=Sampler(name, "log_snr", 0.9),
     )
     assert images.shape == (3, 16, 16, 3)
     assert steps == [0, 1, 2, 3] * 2
 
 
-def test_where_the_steps_lie_unless_asked_for():
-    model = DiffusionModel(ModelConfig(NetworkConfig(image_size=8, widths=(8,), depths=(1,))))
-    assert sampler_signal_rates(model, "ddim", 5) == model_signal_rates(model, 5)
-    for steps, last_rate in ((1, None), (5, 0.9), (20, 0.9)):
-        rates = sampler_signal_rates(model, "ipndm", steps)
-        assert rates == model_signal_rates(model, steps, "time", last_rate)
-    assert sampler_signal_rates(model, "heun", 5, "log_snr") == model_signal_rates(
-        model, 5, "log_snr"
+def test_where_the_steps_lie_unless_asked_for(model):
+    assert Sampler().signal_rates(model, 5) == sampling_signal_rates(5)
+    for steps in (5, 20):
+        rates = Sampler("ipndm").signal_rates(model, steps)
+        assert rates == sampling_signal_rates(steps, "time", LAST_SIGNAL_RATE)
+    assert Sampler("ipndm").signal_rates(model, 1) == pytest.approx([0.02, 1])
+    assert Sampler("heun", "log_snr").signal_rates(model, 5) == sampling_signal_rates(5, "log_snr")
+    assert Sampler("heun", None, 0.8).signal_rates(model, 5)[-2] == pytest.approx(0.8)
+
+
+# The object.
+
+
+def test_every_name_of_a_choice_is_there():
+    assert tuple(SAMPLERS) == config.SAMPLERS
+    assert (*SPACINGS, "searched") == config.SPACINGS
+    assert all(function.__name__ == name for name, function in SAMPLERS.items())
+
+
+def test_a_name_a_sampler_and_a_function_generate_alike(model):
+    whole = Sampler("heun", "time").signal_rates(model, 3)
+    chosen = ("heun", Sampler("heun", {3: whole}), heun)
+    named, object_, function = (model.generate(2, 3, seed=1, sampler=each) for each in chosen)
+    np.testing.assert_array_equal(function, object_)  # along the whole schedule
+    assert np.abs(named - object_).max() > 1e-4  # up to LAST_SIGNAL_RATE
+    noise = standard_normal(3)
+    images = Sampler("ipndm")(denoiser(mixture), noise, rates(4))
+    np.testing.assert_array_equal(images, SAMPLERS["ipndm"](denoiser(mixture), noise, rates(4)))
+
+
+def test_searched_steps_are_those_of_the_model(model, monkeypatch):
+    sampler = Sampler("dpm_solver", "searched")
+    with pytest.raises(InputError, match=r"not been searched for this model.*--search-steps 2"):
+        sampler.signal_rates(model, 2)
+    monkeypatch.setattr(model, "searched_steps", {2: [0.02, 0.7, 1.0]})
+    assert sampler.signal_rates(model, 2) == [0.02, 0.7, 1.0]
+
+
+def test_fresh_noise_of_an_image_does_not_depend_on_the_batch(model):
+    def images(**options):
+        return model.generate(5, 4, sampler=Sampler(eta=1.0), seed=3, **options)
+
+    together = images()
+    np.testing.assert_allclose(images(batch_size=2), together, atol=2e-3)
+    np.testing.assert_array_equal(images(), together)
+    assert np.abs(together - model.generate(5, 4, sampler="ddim", seed=3)).max() > 0.1
+    unseeded = [model.generate(1, 2, sampler=Sampler(eta=1.0)) for _ in range(2)]
+    assert np.abs(unseeded[0] - unseeded[1]).max() > 0.1
+
+
+def test_clipping_keeps_predicted_images_in_the_range_of_pixels(model):
+    extremes = []
+
+    def callback(step, noisy_images, pred_images):
+        pixels = model.pixel_means + pred_images * ops.sqrt(model.pixel_variances)
+        extremes.append(ops.convert_to_numpy(pixels))
+
+    for clip in (False, True):
+        model.generate(2, 3, sampler=Sampler("ipndm", clip=clip), seed=0, callback=callback)
+    free, clipped = np.split(np.array(extremes), 2)
+    assert np.min(free) < -0.1
+    assert -1e-5 < np.min(clipped) < np.max(clipped) < 1 + 1e-5
+
+
+def test_samplers_are_described_by_what_is_not_as_usual():
+    assert str(Sampler()) == "ddim"
+    assert str(Sampler("heun", "rho", 0.98)) == "heun, rho to 0.98"
+    assert str(Sampler("ddim", {1: [0.02, 1]}, clip=True, eta=0.5)) == (
+        "ddim, searched, eta 0.5, clipped"
     )
-    assert sampler_signal_rates(model, "heun", 5, None, 0.8)[-2] == pytest.approx(0.8)
+    assert str(Sampler(adams_bashforth)) == "adams_bashforth"
 
 
-def test_an_unknown_sampler_is_named():
-    with pytest.raises(ValueError, match=r"sampler must be one of ddim, .*, not 'euler'"):
-        reverse_process(None, "euler")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": "euler"}, "sampler must be one of ddim, .*, not 'euler'"),
+        ({"spacing": "even"}, "spacing must be one of time, .*, searched, not 'even'"),
+        ({"eta": 2.0}, r"eta must be in \[0, 1\], not 2.0"),
+        ({"method": "heun", "eta": 0.5}, "eta belongs to the sampler ddim, not to heun"),
+    ],
+)
+def test_mistakes_in_the_object_are_named(arguments, message):
+    with pytest.raises(InputError, match=message):
+        Sampler(**arguments)
+
+
+def test_the_names_of_the_previous_release_still_work_and_warn(model):
+    with pytest.warns(DeprecationWarning, match="give generate a sampler="):
+        process = deprecated.reverse_process(model, "adams_bashforth", "rho", order=2)
+    with pytest.warns(DeprecationWarning, match="use sampler="):
+        images = model.generate(2, 3, seed=0, reverse_process=process)
+    sampler = Sampler(functools.partial(adams_bashforth, order=2), "rho")
+    np.testing.assert_array_equal(images, model.generate(2, 3, seed=0, sampler=sampler))
 
 
 # diffusers.

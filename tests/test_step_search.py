@@ -8,8 +8,9 @@ from keras import ops
 
 from ddim_keras.config import InputError
 from ddim_keras.model import DiffusionModel
-from ddim_keras.samplers import adams_bashforth, ddim, reverse_process
-from ddim_keras.schedules import sampling_signal_rates
+from ddim_keras.samplers import Sampler, adams_bashforth, ddim
+from ddim_keras.schedules import OffsetCosine
+from ddim_keras.spacing import sampling_signal_rates
 from ddim_keras.step_search import (
     CANDIDATES,
     cheapest_path,
@@ -21,7 +22,7 @@ from ddim_keras.step_search import (
 )
 from tests.helpers import TINY, denoiser, mixture, root_mean_square, standard_normal
 
-CANDIDATE_RATES = sampling_signal_rates(40, max_signal_rate=0.995)
+CANDIDATE_RATES = sampling_signal_rates(40, schedule=OffsetCosine(max_signal_rate=0.995))
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +106,10 @@ def test_a_model_is_searched_in_batches_and_generates_along_the_result():
     together = search_steps(model, [3], num_images=6)
     assert searched[3] == together[3]
 
-    process = reverse_process(model, "ddim", searched)
-    assert model.generate(2, 3, reverse_process=process).shape == (2, 16, 16, 3)
+    sampler = Sampler("ddim", searched)
+    assert model.generate(2, 3, sampler=sampler).shape == (2, 16, 16, 3)
     with pytest.raises(InputError, match=r"python evaluate\.py --search-steps 5"):
-        model.generate(2, 5, reverse_process=process)
+        model.generate(2, 5, sampler=sampler)
 
 
 def test_a_coordinate_search_finds_the_minimum_of_a_smooth_measure():

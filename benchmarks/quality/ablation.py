@@ -246,7 +246,6 @@ def train_row(arguments: argparse.Namespace) -> dict[str, Any]:
     from ddim_keras.runs.configuration import RunConfig
     from ddim_keras.runs.folder import Run
     from ddim_keras.runs.weights import save_weights
-    from ddim_keras.samplers import reverse_process
     from ddim_keras.training.loop import build_model
 
     row, seed = arguments.rows[0], arguments.seeds[0]
@@ -316,9 +315,7 @@ def train_row(arguments: argparse.Namespace) -> dict[str, Any]:
         "protocol": kid.protocol,
     }
     measured = {
-        f"{label} {calls}": model.generate(
-            arguments.num_images, calls, seed=0, reverse_process=reverse_process(model, sampler)
-        )
+        f"{label} {calls}": model.generate(arguments.num_images, calls, seed=0, sampler=sampler)
         for label, sampler, calls in SETTINGS
     }
     measured[FLOOR] = random_images(images, arguments.num_images)

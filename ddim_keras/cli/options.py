@@ -9,9 +9,26 @@ from pathlib import Path
 from typing import Any
 
 from ddim_keras.cli.startup import BACKENDS
-from ddim_keras.config import InputError, settings_of
+from ddim_keras.config import SAMPLERS, SPACINGS, InputError, settings_of
 
 LARGEST = 2**31 - 1  # whole number of an argument
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that keeps the layout of its texts and suggests a name near a wrong one."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            names = [name for name in action.choices if isinstance(name, str)]
+            nearest = difflib.get_close_matches(str(value).lower(), names, n=1)
+            if nearest:
+                error.message += f"; did you mean {nearest[0]!r}?"
+            raise
 
 
 def at_least(minimum: int) -> Callable[[str], int]:
@@ -149,6 +166,50 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         default="float32",
         help="of the layers; mixed_bfloat16 is faster where the processor or GPU has instructions "
         "for it, and changes the images a little (default: float32)",
+    )
+
+
+def add_sampler_options(parser: argparse._ActionsContainer, several: bool = False) -> None:
+    """Adds --sampler, --spacing, --last-signal-rate and --eta.
+
+    Args:
+        several: whether each but --eta takes one or more values; then it is --samplers.
+    """
+    nargs = "+" if several else None
+    parser.add_argument(
+        "--samplers" if several else "--sampler",
+        nargs=nargs,
+        choices=SAMPLERS,
+        default=["ddim"] if several else "ddim",
+        metavar="NAME",
+        help=f"{', '.join(SAMPLERS)} (default: ddim)",
+    )
+    parser.add_argument(
+        "--spacing",
+        nargs=nargs,
+        choices=SPACINGS,
+        default=[None] if several else None,
+        metavar="NAME",
+        help="quantity in which the steps are even: time, log_snr or rho; or searched, for the "
+        "steps that evaluate.py --search-steps found for this model (default: time)",
+    )
+    parser.add_argument(
+        "--last-signal-rate",
+        nargs=nargs,
+        type=float,
+        default=[None] if several else None,
+        metavar="RATE",
+        help="largest signal rate at which the network is called, below 1; larger is finer "
+        "(default: 0.9 for samplers other than ddim with no --spacing; otherwise the schedule at "
+        "time 1/steps)",
+    )
+    parser.add_argument(
+        "--eta",
+        type=float,
+        default=0.0,
+        metavar="ETA",
+        help="fresh noise in each step of ddim, 0 to 1; 1 is the ancestral sampling of DDPM, for "
+        "many steps (default: 0)",
     )
 
 

@@ -10,11 +10,9 @@ from PIL import Image
 
 from ddim_keras.cli.options import add_backend_option, add_run_option, at_least
 from ddim_keras.cli.startup import choose_backend, import_keras, run_command
-from ddim_keras.config import GUIDANCE, InputError
+from ddim_keras.config import GUIDANCE, SCHEDULES, InputError
 from ddim_keras.plots import figures
 from ddim_keras.runs.folder import find_run, load_model
-
-SCHEDULE_NAMES = ("linear", "cosine", "offset_cosine")
 
 EXAMPLES = """examples:
   python -m ddim_keras.plots forward                                    a drawn flower
@@ -50,9 +48,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         command.add_argument(
             "--schedule",
             nargs="+",
-            choices=SCHEDULE_NAMES,
-            default=SCHEDULE_NAMES,
-            help=f"one or more of {', '.join(SCHEDULE_NAMES)} (default: all)",
+            choices=SCHEDULES,
+            default=SCHEDULES,
+            help=f"one or more of {', '.join(SCHEDULES)} (default: all)",
             metavar="NAME",
         )
     for name, command in commands.choices.items():
@@ -174,7 +172,7 @@ def reverse_figure(options: argparse.Namespace) -> figures.Figure:
     """The first image that `generate.py` makes with the seed, step by step."""
     from keras import ops
 
-    from ddim_keras.samplers import model_signal_rates
+    from ddim_keras.samplers import Sampler
 
     run = find_run(options.run)
     model = load_model(run.weights_to_show())
@@ -189,7 +187,7 @@ def reverse_figure(options: argparse.Namespace) -> figures.Figure:
     return figures.process_rows(
         {name: np.stack(row) for name, row in rows.items()},
         1 - np.arange(options.steps) / options.steps,
-        dict.fromkeys(rows, model_signal_rates(model, options.steps)[:-1]),
+        dict.fromkeys(rows, Sampler().signal_rates(model, options.steps)[:-1]),
     )
 
 
@@ -228,12 +226,9 @@ def schedule_rates(
     names: Sequence[str], times: np.ndarray
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """`noise_rates, signal_rates` of each schedule, as arrays."""
-    from keras import ops
+    from ddim_keras import schedules
 
-    from ddim_keras.schedules import SCHEDULES
-
-    tensor = ops.convert_to_tensor(times, dtype="float32")
-    return {name: tuple(map(ops.convert_to_numpy, SCHEDULES[name](tensor))) for name in names}
+    return {name: schedules.SCHEDULES[name](times, np) for name in names}
 
 
 def find_image(options: argparse.Namespace) -> np.ndarray:

@@ -238,7 +238,7 @@ def load_model(weights: Path = PRETRAINED / "best.weights.h5", check_hashes: boo
         check_hashes: whether both files must be those that the manifest beside them describes.
 
     Returns:
-        A `DiffusionModel` of the averaged weights alone.
+        A `DiffusionModel` of the averaged weights alone, with its searched steps if there are any.
 
     Raises:
         InputError: where a file is missing or damaged.
@@ -250,4 +250,6 @@ def load_model(weights: Path = PRETRAINED / "best.weights.h5", check_hashes: boo
         verify(weights)
     model = DiffusionModel(read_config(weights.parent).model, only_average=True)
     load_weights(model, weights)
+    if (run := Run(weights.parent)).sampling_steps_file.exists():
+        model.searched_steps = run.read_sampling_steps()
     return model

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 import keras
+import numpy as np
 
 from ddim_keras.atomic import written_whole
 from ddim_keras.backends import describe_device
@@ -56,10 +57,9 @@ def _what_was_trained(
     network, recipe = config.model.network, config.training
     seconds = sum(row["seconds"] for row in history)
     images = history[-1]["images"]
-    rates = f"{config.model.max_signal_rate} to {config.model.min_signal_rate}"
+    _, (first, last) = model.schedule(np.array([0.0, 1.0]), np)
     schedule = f"{config.model.schedule.replace('_', ' ')} schedule"
-    if config.model.schedule == "offset_cosine":
-        schedule += f", signal rates {rates}"
+    schedule += f", signal rates {first:.3g} to {last:.2g}"
     return f"""## What was trained
 
 - Data: {dataset.describe()}.

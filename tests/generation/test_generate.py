@@ -130,13 +130,16 @@ class TestSampling:
         assert differ(plain, changed)
         assert not differ(changed, images_of(unlabelled, "--num-images", 2, *arguments))
 
+    def test_a_wrong_name_is_refused_with_the_nearest(self, capsys, monkeypatch):
+        monkeypatch.setattr(generate, "import_keras", None)  # before Keras is imported
+        assert run(generate, "--sampler", "dpmsolver") == 2
+        assert "did you mean 'dpm_solver'?" in capsys.readouterr().err.splitlines()[-1]
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (("--sampler", "euler"), "sampler must be one of ddim, "),
-            (("--sampler", "heun", "--eta", 1), "--eta belongs to --sampler ddim, not heun"),
+            (("--sampler", "heun", "--eta", 1), "eta belongs to the sampler ddim, not to heun"),
             (("--eta", 2), r"eta must be in [0, 1], not 2.0"),
-            (("--spacing", "even"), "spacing must be one of time, "),
             (("--last-signal-rate", 1.5), "the last signal rate must be between 0.02 and 1"),
             (("--trajectory", "film.mp4"), "--trajectory must end in .gif or .png"),
             (("--encode", "nowhere.png"), "there is no image file nowhere.png"),

@@ -1,0 +1,37 @@
+"""Names of the previous release, which warn and will be removed in the next one."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from ddim_keras.samplers import SAMPLERS, Sampler
+from ddim_keras.spacing import Spacing
+
+
+def reverse_process(
+    model: Any,
+    sampler: str = "ddim",
+    spacing: Spacing | None = None,
+    last_signal_rate: float | None = None,
+    **options: Any,
+) -> Callable[..., Any]:
+    """Makes a function for `DiffusionModel.generate(reverse_process=...)`; now see `Sampler`."""
+    warnings.warn(
+        "reverse_process is deprecated; give generate a sampler=, such as Sampler('ipndm')",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    chosen = Sampler(sampler, spacing, last_signal_rate)
+
+    def process(
+        initial_noise: Any, diffusion_steps: int, callback: Any = None, denoise: Any = None
+    ) -> Any:
+        return SAMPLERS[sampler](
+            denoise or model.compiled_denoise,
+            initial_noise,
+            chosen.signal_rates(model, diffusion_steps),
+            callback=callback,
+            **options,
+        )
+
+    return process
