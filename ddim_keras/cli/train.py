@@ -1,6 +1,5 @@
 """Options of train.py, and the configuration that they ask for."""
 
-import argparse
 import dataclasses
 import datetime
 import importlib.util
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim_keras.cli.options import (
+    Parser,
     add_backend_option,
     add_cache_option,
     add_kid_weights_option,
@@ -85,12 +85,11 @@ class TrainOptions:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> TrainOptions:
     """Parses the command line; ends the process if it is wrong, or asks for help."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="train.py",
         usage="train.py [options]",
         description="Trains a diffusion model; everything it makes goes into one run folder.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     groups = {name: parser.add_argument_group(name) for name in SETTINGS}
     presets = "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS.items())

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ddim_keras.cli.options import add_backend_option, add_run_option, at_least
+from ddim_keras.cli.options import Parser, add_backend_option, add_run_option, at_least
 from ddim_keras.cli.startup import choose_backend, import_keras, run_command
 from ddim_keras.config import GUIDANCE, SCHEDULES, InputError
 from ddim_keras.plots import figures
@@ -26,12 +26,7 @@ EXAMPLES = """examples:
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m ddim_keras.plots",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog="python -m ddim_keras.plots", description=__doc__, epilog=EXAMPLES)
     commands = parser.add_subparsers(dest="command", required=True, metavar="FIGURE")
     help_texts = {
         "forward": "an image along the forward process: a row for each schedule",

@@ -235,7 +235,7 @@ def test_what_was_measured_before_a_failure_is_kept(measure, finished, monkeypat
         (["--last-signal-rate", 2], "the last signal rate must be between 0.02 and 1, not 2.0"),
         (["--search-steps", 65], "steps can be searched for 1 to 64 of them, not 65"),
         (["--guidance", 1], "{folder} is not class-conditional; leave --guidance away"),
-        (["--run", "nowhere"], "nowhere is not a run folder: it holds no config.json"),
+        (["--run", "nowhere"], "there is no run nowhere: "),
     ],
 )
 def test_mistakes_are_named_before_the_work(measure, finished, arguments, message, monkeypatch):
