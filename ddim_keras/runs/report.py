@@ -1,7 +1,6 @@
 """The summary of a run: what was trained, how it performed, and what the numbers mean."""
 
 import datetime
-import math
 import os
 from typing import Any
 
@@ -17,8 +16,7 @@ from ddim_keras.model import DiffusionModel
 from ddim_keras.progress import duration
 from ddim_keras.runs.configuration import RunConfig
 from ddim_keras.runs.folder import Run
-
-LOSS_NAMES = {"mse": "MSE", "mae": "MAE", "huber": "Huber loss"}
+from ddim_keras.runs.losses import LOSS_NAMES, loss_of_no_prediction
 
 
 def write_report(
@@ -114,19 +112,7 @@ def _results(
 
 def _samples(run: Run, history: list[dict[str, Any]]) -> str:
     grid = f"samples/epoch_{history[-1]['epoch']:04d}.png"
-    return f"## Samples\n\nNot picked: the first noises of seed 0, DDIM.\n\n![samples]({grid})"
-
-
-def loss_of_no_prediction(recipe: TrainingConfig) -> float:
-    """The mean loss of predicting zeros for standard normal noise."""
-    if recipe.loss == "mse":
-        return 1.0
-    if recipe.loss == "mae":
-        return math.sqrt(2 / math.pi)
-    delta = recipe.huber_delta
-    share_within = math.erf(delta / math.sqrt(2))
-    density = math.exp(-(delta**2) / 2) / math.sqrt(2 * math.pi)
-    return share_within / 2 + delta * density - delta**2 / 2 * (1 - share_within)
+    return f"## Samples\n\nUncurated: the first noises of seed 0, DDIM.\n\n![samples]({grid})"
 
 
 def _explanation(

@@ -19,7 +19,8 @@ from ddim_keras import (
 from ddim_keras.metrics.encoders import Encoder
 from ddim_keras.runs.configuration import RunConfig
 from ddim_keras.runs.folder import Run
-from ddim_keras.runs.report import loss_of_no_prediction, write_report
+from ddim_keras.runs.losses import loss_of_no_prediction
+from ddim_keras.runs.report import write_report
 from ddim_keras.training.callbacks import Interrupted, KIDCallback, SampleGrid
 from ddim_keras.training.loop import build_model, build_optimizer, even_part
 

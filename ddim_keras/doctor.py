@@ -1,0 +1,214 @@
+"""Diagnosis of a run, in sentences: why its images are noise, blurred or copies, and what to do.
+
+    python -m ddim_keras.doctor                  the newest run
+    python -m ddim_keras.doctor runs/mine --memorisation
+
+Without --memorisation it reads the run's configuration and history alone, in a blink.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ddim_keras.cli.options import (
+    add_backend_option,
+    add_data_options,
+    add_kid_weights_option,
+    add_sampling_options,
+    at_least,
+)
+from ddim_keras.cli.startup import choose_backend, import_keras, run_command
+from ddim_keras.runs.configuration import RunConfig
+from ddim_keras.runs.folder import Run, find_run, load_model
+from ddim_keras.runs.losses import loss_of_no_prediction
+
+FEW_IMAGES = 30_000  # seen in training: below, few recipes draw anything but coloured noise
+MUCH_INITIAL = 0.05  # share of initial weights in the average that still spoils it
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parses the command line; ends the process if it is wrong, or asks for help."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ddim_keras.doctor",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "run",
+        nargs="?",
+        metavar="RUN",
+        help="run folder, name of a run in runs/, or provided model (default: the newest run)",
+    )
+    parser.add_argument(
+        "--memorisation",
+        action="store_true",
+        help="also generate images and compare them with the nearest training images (minutes)",
+    )
+    parser.add_argument(
+        "--num-images",
+        type=at_least(16),
+        metavar="N",
+        default=256,
+        help="images to generate (default: 256)",
+    )
+    parser.add_argument(
+        "--steps", type=at_least(1), metavar="N", default=20, help="DDIM steps (default: 20)"
+    )
+    add_sampling_options(parser)
+    add_data_options(parser, data_dir="the run's")
+    add_kid_weights_option(parser)
+    add_backend_option(parser)
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    run = find_run(arguments.run, with_weights=False)
+    config, history = run.read_config(), run.read_history()
+    print(f"{run.folder}: preset {config.preset}, {len(history)} of {config.epochs} epochs")
+    if not history and run.best_weights.exists():
+        print("- This is an exported model, without the history of its training.")
+    else:
+        for sentence in diagnose(config, history):
+            print(f"- {sentence}")
+    if arguments.memorisation:
+        choose_backend(arguments.backend)
+        import_keras()
+        print(f"- {memorisation(run, config, arguments)}")
+
+
+def diagnose(config: RunConfig, history: list[dict[str, Any]]) -> list[str]:
+    """What the configuration and the history of a run tell, most serious first."""
+    if not history:
+        return ["No epoch has ended yet. Continue with: python train.py --resume"]
+    return [
+        sentence
+        for finding in (_length, _learning, _average, _validation, _kid, _schedule)
+        if (sentence := finding(config, history))
+    ] or ["Nothing stands out. Look at the samples, and measure with: python evaluate.py"]
+
+
+def _length(config: RunConfig, history: list[dict[str, Any]]) -> str | None:
+    images = history[-1]["images"]
+    if images >= FEW_IMAGES:
+        return None
+    return (
+        f"The training has seen {images:,} images. Below about {FEW_IMAGES:,} images of 64 px, "
+        "samples are mostly coloured noise. Train longer."
+    )
+
+
+def _learning(config: RunConfig, history: list[dict[str, Any]]) -> str | None:
+    nothing = loss_of_no_prediction(config.training)
+    loss = history[-1]["noise_loss"]
+    if loss > 0.8 * nothing:
+        return (
+            f"The noise loss is {loss:.3g}; always predicting zero costs {nothing:.3g}. The "
+            "network has learnt little. Check that the images are in the right range, and try "
+            "another learning rate."
+        )
+    if len(history) > 2 and loss > 1.5 * min(row["noise_loss"] for row in history):
+        return (
+            f"The noise loss rose to {loss:.3g} from "
+            f"{min(row['noise_loss'] for row in history):.3g}. The learning rate is too high."
+        )
+    return None
+
+
+def _average(config: RunConfig, history: list[dict[str, Any]]) -> str | None:
+    """The share of initial weights in the average: the product of all momenta."""
+    steps = history[-1]["images"] // config.training.batch_size
+    share = 1.0
+    for step in range(1, steps + 1):
+        warm = (1 + step) / (10 + step) if config.model.ema_warmup else 1.0
+        share *= min(config.model.ema, warm)
+        if share < MUCH_INITIAL:
+            return None
+    return (
+        f"The moving average, which draws the images, still consists of initial weights by "
+        f"{share:.0%} after {steps:,} steps. Train longer, or start anew with --ema-warmup."
+    )
+
+
+def _validation(config: RunConfig, history: list[dict[str, Any]]) -> str | None:
+    last = history[-1]
+    gap = last["val_noise_loss"] / last["noise_loss"] - 1
+    if gap < 0.1:
+        return None
+    return (
+        f"On validation images the noise loss is {gap:.0%} higher than in training. Late in a "
+        "training this is a sign of memorising; check with --memorisation. Early on, the moving "
+        "average lags behind."
+    )
+
+
+def _kid(config: RunConfig, history: list[dict[str, Any]]) -> str | None:
+    measured = [row for row in history if "kid" in row]
+    if not measured:
+        return "KID was not measured. Measure it now with: python evaluate.py"
+    best, last = min(measured, key=lambda row: row["kid"]), measured[-1]
+    if best is last and len(measured) > 1:
+        return (
+            f"KID was still falling at the end, to {last['kid']:.3f} (epoch {last['epoch']}). "
+            "A longer training should help: --resume with more --epochs."
+        )
+    if last["kid"] > best["kid"] + 3 * last.get("kid_standard_error", 0.0):
+        return (
+            f"KID rose from {best['kid']:.3f} (epoch {best['epoch']}) to {last['kid']:.3f}. The "
+            "best weights are kept and used by generate.py."
+        )
+    return None
+
+
+def _schedule(config: RunConfig, history: list[dict[str, Any]]) -> str | None:
+    if config.model.prediction != "noise" or config.model.schedule != "linear":
+        return None
+    return (
+        "Noise prediction divides by the signal rate, which the linear schedule takes down to "
+        "0.007: few steps give saturated colours. Generate with 50 steps or more, or with --clip."
+    )
+
+
+def memorisation(run: Run, config: RunConfig, arguments: argparse.Namespace) -> str:
+    """Generates images and says whether they are nearer to training images than new ones are."""
+    import keras
+
+    from ddim_keras.data.cache import load_dataset
+    from ddim_keras.metrics.encoders import choose_encoder
+    from ddim_keras.metrics.memorisation import nearest_training_images
+    from ddim_keras.progress import sampling_progress
+
+    dataset = load_dataset(
+        config.dataset,
+        config.model.network.image_size,
+        arguments.data_dir or config.data_dir,
+        arguments.cache_dir,
+    )
+    encoder = choose_encoder(arguments.kid_weights)
+    keras.config.set_dtype_policy(arguments.precision)
+    model = load_model(Path(run.weights_to_show()))
+    generated = model.generate(
+        arguments.num_images,
+        arguments.steps,
+        seed=arguments.seed,
+        batch_size=arguments.batch_size,
+        callback=sampling_progress(
+            -(-arguments.num_images // arguments.batch_size), arguments.steps
+        ),
+    )
+    nearest = nearest_training_images(
+        encoder, generated, dataset.train_images, dataset.validation_images
+    )
+    share = nearest.share_of_copies
+    print("\ncosine distance of features to the nearest training image, mirrored or not:")
+    print(nearest.table())
+    verdict = "It copies training images." if share > 0.05 else "No sign of copies."
+    return (
+        f"{share:.1%} of {len(generated)} generated images are nearer to a training image than all "
+        f"but 1 % of the validation images are. {verdict}"
+    )
+
+
+if __name__ == "__main__":
+    run_command(main)
