@@ -23,6 +23,8 @@ _MODULES = {
     "compact_encoder": "metrics.encoders",
     "SinusoidalEmbedding": "network",
     "residual_unet": "network",
+    "Run": "runs.folder",
+    "RunConfig": "runs.configuration",
     "load_model": "runs.folder",
     "Sampler": "samplers",
     "reverse_process": "deprecated",
