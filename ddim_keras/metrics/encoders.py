@@ -13,10 +13,12 @@ from pathlib import Path
 import keras
 import numpy as np
 from keras import layers
+from PIL import Image
 
 from ddim_keras.config import InputError
 
 INCEPTION_IMAGE_SIZE = 75  # pixels, the smallest that Inception v3 takes
+FID_LAYER = "mixed7"  # the last one at which the Inception of FID is that of Keras
 COMPACT_IMAGE_SIZE = 64  # pixels
 COMPACT_FEATURES = 768  # as many as Inception has at mixed7
 COMPACT_CONVOLUTIONS = ((32, 1), (64, 2), (64, 1), (128, 2), (128, 1), (160, 2), (160, 1))
@@ -76,7 +78,8 @@ def inception_encoder(weights: str | Path | None = None) -> Encoder:
     Args:
         weights: by default Keras's ImageNet weights of InceptionV3, downloaded once: 2048 features,
             the protocol of the Keras DDIM example. Or a `.weights.h5` file of the network up to
-            its layer `mixed7`: 768 features, such as those of the Inception that FID is defined on.
+            its layer `mixed7`: 768 features, such as those of the Inception that FID is defined on,
+            which `ddim_keras.metrics.convert_inception` makes.
 
     Raises:
         InputError: if the weights cannot be downloaded or read.
@@ -85,15 +88,7 @@ def inception_encoder(weights: str | Path | None = None) -> Encoder:
     if weights is not None and not Path(weights).is_file():
         raise InputError(f"there is no file {weights} of encoder weights")
     try:
-        with _full_precision():
-            backbone = keras.applications.InceptionV3(
-                include_top=False,
-                weights=source,
-                input_shape=(INCEPTION_IMAGE_SIZE, INCEPTION_IMAGE_SIZE, 3),
-            )
-            last_layer = "mixed10" if weights is None else "mixed7"
-            features = layers.GlobalAveragePooling2D()(backbone.get_layer(last_layer).output)
-            network = keras.Model(backbone.input, features)
+        network = inception_network(source, "mixed10" if weights is None else FID_LAYER)
         if weights is not None:
             network.load_weights(weights)
     except Exception as error:  # Keras raises bare Exception for a failed download
@@ -103,6 +98,23 @@ def inception_encoder(weights: str | Path | None = None) -> Encoder:
             message = f"{weights} does not hold InceptionV3 up to mixed7 in Keras's .weights.h5"
         raise InputError(message) from error
     return Encoder("Keras InceptionV3" if weights is None else "FID Inception", network)
+
+
+def inception_network(weights: str | None, last_layer: str) -> keras.Model:
+    """Inception v3 up to a layer, pooled: (B, 75, 75, 3) in [-1, 1] -> (B, D).
+
+    Args:
+        weights: "imagenet", or None for random ones.
+        last_layer: "mixed0" to "mixed10", as Keras names the blocks.
+    """
+    with _full_precision():
+        backbone = keras.applications.InceptionV3(
+            include_top=False,
+            weights=weights,
+            input_shape=(INCEPTION_IMAGE_SIZE, INCEPTION_IMAGE_SIZE, 3),
+        )
+        features = layers.GlobalAveragePooling2D()(backbone.get_layer(last_layer).output)
+        return keras.Model(backbone.input, features)
 
 
 @contextlib.contextmanager
@@ -144,20 +156,14 @@ def compact_network() -> keras.Model:
 
 
 def resize_bilinear(images: np.ndarray, size: int) -> np.ndarray:
-    """Resizes (N, H, W, C) images to (N, size, size, C) by two matrix products.
+    """Resizes (N, H, W, C) float32 images to (N, size, size, C) with Pillow.
 
     The same on every backend, unlike their own resize operations. Where it shrinks, the triangle
     widens to cover all pixels.
     """
-    rows = _interpolation_matrix(images.shape[1], size)
-    columns = _interpolation_matrix(images.shape[2], size)
-    return np.einsum("yh,xw,nhwc->nyxc", rows, columns, images, optimize=True)
-
-
-def _interpolation_matrix(size_from: int, size_to: int) -> np.ndarray:
-    """(size_to, size_from) weights of linear interpolation between pixel centres."""
-    scale = size_from / size_to
-    centres = (np.arange(size_to) + 0.5) * scale - 0.5
-    distances = np.abs(centres[:, None] - np.arange(size_from)[None, :])
-    weights = np.maximum(0.0, 1.0 - distances / max(1.0, scale))
-    return (weights / weights.sum(axis=1, keepdims=True)).astype("float32")
+    resized = np.empty((len(images), size, size, images.shape[-1]), "float32")
+    for image, target in zip(images, resized, strict=True):
+        for channel in range(images.shape[-1]):  # Pillow's images of floats have one
+            picture = Image.fromarray(image[..., channel])
+            target[..., channel] = picture.resize((size, size), Image.Resampling.BILINEAR)
+    return resized
