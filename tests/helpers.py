@@ -37,7 +37,7 @@ NAMES = ("sunflower", "sweet pea", "rose")
 SIZE = 16
 
 
-def make_run(folder, num_classes):
+def make_run(folder, num_classes, seed=0):
     """A run folder with a model that was not trained, but whose weights are not zero."""
     network = NetworkConfig(image_size=SIZE, widths=(8,), depths=(1,), num_classes=num_classes)
     config = RunConfig(
@@ -50,7 +50,7 @@ def make_run(folder, num_classes):
         class_names=NAMES[:num_classes],
     )
     model = DiffusionModel(config.model)
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     for weight in model.ema_network.weights:
         if "moving" not in weight.path:
             weight.assign(0.1 * random.standard_normal(weight.shape))

@@ -2,8 +2,8 @@
 
 import csv
 import dataclasses
-import os
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from PIL import Image
 import evaluate
 from ddim_keras.config import InputError
 from ddim_keras.data.drawn_flowers import draw_flowers
+from ddim_keras.evaluation import measurement
 from ddim_keras.metrics import encoders
 from ddim_keras.samplers import LAST_SIGNAL_RATE
 from ddim_keras.schedules import offset_cosine
@@ -155,13 +156,13 @@ def test_searched_steps_are_stored_and_used(measure, finished, capsys, monkeypat
 def test_steps_of_the_provided_model_are_not_written_into_the_package(
     measure, finished, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(evaluate, "PRETRAINED", finished.folder)
+    monkeypatch.setattr(evaluate, "PRETRAINED", finished.folder.parent / "flowers")
     monkeypatch.chdir(tmp_path)
     finished.forget_sampling_steps()
     assert measure("--search-steps", 2) == 0
     assert not finished.sampling_steps_file.exists()
     assert (tmp_path / "sampling_steps.json").exists()
-    assert f"once it lies in {finished.folder}" in capsys.readouterr().out
+    assert f"once it is in {finished.folder}" in capsys.readouterr().out
 
 
 def test_a_search_goes_on_from_searched_steps(measure, finished, capsys, monkeypatch):
@@ -188,7 +189,7 @@ def test_guidance_reaches_the_images(measure, finished):
     assert plain["kid"] != guided["kid"]
 
 
-def test_what_was_measured_before_stays(measure, finished, capsys):
+def test_what_was_measured_before_stays(measure, finished, tmp_path, capsys):
     def measured_now(*arguments):
         assert measure(*arguments) == 0
         table = capsys.readouterr().out.split("\n\n")[-1].splitlines()[1:-2]
@@ -207,22 +208,23 @@ def test_what_was_measured_before_stays(measure, finished, capsys):
         ["ddim"],
     )
     # Other weights, which the old values say nothing about.
-    later = (finished.folder / "evaluation.csv").stat().st_mtime + 1
-    os.utime(finished.weights_to_show(), (later, later))
+    other = make_run(tmp_path / "other", num_classes=0, seed=1)
+    shutil.copyfile(other.last_weights, finished.last_weights)
+    (finished.folder / "manifest.json").unlink()
     assert measured_now("--steps", 1) == ([ddim], ["ddim"])
 
 
 def test_what_was_measured_before_a_failure_is_kept(measure, finished, monkeypatch):
-    original = evaluate.measured
+    original = measurement.metrics_of
     calls = []
 
-    def measured(*arguments):
+    def metrics_of(*arguments):
         calls.append(arguments)
         if len(calls) == 3:  # the floor, the first setting, the second
             raise InputError("no more")
         return original(*arguments)
 
-    monkeypatch.setattr(evaluate, "measured", measured)
+    monkeypatch.setattr(measurement, "metrics_of", metrics_of)
     assert measure("--steps", 1, 2) == "error: no more"
     assert [row["steps"] for row in rows_of(finished.folder)] == ["1"]
     assert (finished.folder / "evaluation.png").exists()
@@ -234,7 +236,7 @@ def test_what_was_measured_before_a_failure_is_kept(measure, finished, monkeypat
         (["--eta", 2], "eta must be in [0, 1], not 2.0"),
         (["--last-signal-rate", 2], "the last signal rate must be between 0.02 and 1, not 2.0"),
         (["--search-steps", 65], "steps can be searched for 1 to 64 of them, not 65"),
-        (["--guidance", 1], "{folder} is not class-conditional; leave --guidance away"),
+        (["--guidance", 1], "{folder} is not class-conditional; omit --guidance"),
         (["--run", "nowhere"], "there is no run nowhere: "),
     ],
 )

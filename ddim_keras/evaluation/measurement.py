@@ -1,0 +1,80 @@
+"""Measurements: the metrics of generated images against real ones, and the time they took."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ddim_keras.cli.evaluate import EvaluateOptions
+from ddim_keras.data import cache
+from ddim_keras.data.batches import random_images
+from ddim_keras.evaluation.settings import Setting, generate
+from ddim_keras.metrics import encoders
+from ddim_keras.metrics.feature_distances import frechet_distance, precision_and_recall
+from ddim_keras.metrics.kid import KernelInceptionDistance
+from ddim_keras.model import DiffusionModel
+from ddim_keras.progress import sampling_progress
+from ddim_keras.runs.configuration import RunConfig
+
+ESTIMATOR = "all pairs"  # of the KID; earlier results are of batches of 64, with larger errors
+
+
+def load_kid(
+    options: EvaluateOptions, config: RunConfig, split: str
+) -> tuple[KernelInceptionDistance, np.ndarray]:
+    """The KID against the images of a split, and as many images of the other one."""
+    dataset = cache.load_dataset(
+        config.dataset,
+        config.model.network.image_size,
+        options.data_dir or config.data_dir,
+        options.cache_dir,
+    )
+    real_images = dataset.validation_images
+    other_images = random_images(dataset.train_images, len(real_images))
+    if split == "train":
+        real_images, other_images = other_images, real_images
+    encoder = encoders.choose_encoder(options.kid_weights)
+    return KernelInceptionDistance(encoder, real_images), other_images
+
+
+def metrics_of(
+    names: Sequence[str], kid: KernelInceptionDistance, images: np.ndarray
+) -> dict[str, float]:
+    """The metrics of images against the real ones that `kid` holds."""
+    features = kid.encoder.features(images)
+    values = {}
+    if "kid" in names:
+        distance = kid.of_all_pairs(features)
+        values["kid"], values["kid_standard_error"] = distance.value, distance.standard_error
+    if "frechet" in names:
+        values["frechet"] = frechet_distance(kid.real_features, features)
+    if "precision_recall" in names:
+        values["precision"], values["recall"] = precision_and_recall(kid.real_features, features)
+    return values
+
+
+def warm_up(options: EvaluateOptions, model: DiffusionModel) -> None:
+    """Compiles for the size of the batches, so that only work is timed."""
+    num_batches = -(-options.num_images // options.batch_size)
+    batch_size = -(-options.num_images // num_batches)
+    model.generate(batch_size, 1, batch_size=batch_size, guidance=options.guidance)
+
+
+def measure(
+    options: EvaluateOptions,
+    model: DiffusionModel,
+    setting: Setting,
+    kid: KernelInceptionDistance,
+) -> dict[str, Any]:
+    """Generates images with a setting and measures them: a row of the table."""
+    num_batches = -(-options.num_images // options.batch_size)
+    progress = sampling_progress(num_batches, setting.steps)
+    start = time.perf_counter()
+    images = generate(options, model, setting.sampler, setting.steps, options.seed, progress)
+    seconds = time.perf_counter() - start
+    return {
+        **setting.columns(),
+        "images_per_second": round(options.num_images / seconds, 3),
+        **metrics_of(options.metrics, kid, images),
+    }

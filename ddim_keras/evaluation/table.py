@@ -1,0 +1,122 @@
+"""The table of results: for people, and as evaluation.csv, where earlier results are kept."""
+
+import contextlib
+import csv
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ddim_keras.atomic import written_whole
+from ddim_keras.config import InputError
+from ddim_keras.plots import figures
+
+AXES = {
+    "kid": "KID",
+    "frechet": "Frechet distance",
+    "precision": "precision",
+    "recall": "recall",
+}
+# The columns that people see: title, and how a value is written.
+COLUMNS = {
+    "setting": ("setting", "{}"),
+    "steps": ("steps", "{}"),
+    "network_calls": ("calls", "{}"),
+    "last_signal_rate": ("last rate", "{:.4f}"),
+    "images_per_second": ("images/s", "{:.3g}"),
+    "kid": ("KID", "{:.4f}"),
+    "kid_standard_error": ("", "± {:.4f}"),
+    "frechet": ("Frechet", "{:.2f}"),
+    "precision": ("precision", "{:.3f}"),
+    "recall": ("recall", "{:.3f}"),
+}
+Row = dict[str, Any]
+
+
+class Results:
+    """Measured rows, and those of earlier calls for the same weights.
+
+    Args:
+        folder: where evaluation.csv and evaluation.png are.
+        conditions: what rows must have in common to be compared, with the hash of the weights.
+        floor: the metrics of real images.
+        features: description of the encoder, for the axes.
+    """
+
+    def __init__(
+        self, folder: Path, conditions: Mapping[str, Any], floor: Mapping[str, float], features: str
+    ) -> None:
+        self.folder = folder
+        self.conditions = dict(conditions)
+        self.floor = dict(floor)
+        self.axes = {name: f"{AXES[name]}, {features}" for name in floor if name in AXES}
+        self.rows: list[Row] = []
+        self.earlier = earlier_rows(folder / "evaluation.csv", conditions["weights_sha256"])
+
+    def add(self, row: Row) -> None:
+        """Adds a row, in place of an earlier one of the same setting, and writes both files."""
+        row = row | self.conditions
+        same = {"setting": row["setting"], "steps": row["steps"], **self.conditions}
+        self.earlier = [earlier for earlier in self.earlier if not earlier.items() >= same.items()]
+        self.rows.append(row)
+        rows = [*self.earlier, *self.rows]
+        path = self.folder / "evaluation.csv"
+        with written_whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(dict.fromkeys(itertools.chain(*rows))))
+            writer.writeheader()
+            writer.writerows(rows)
+        figure = figures.by_network_calls(self.comparable, self.axes, self.floor)
+        figures.save_figure(figure, self.folder / "evaluation.png")
+
+    @property
+    def comparable(self) -> list[Row]:
+        """The rows under the same conditions, with all metrics, of this call and earlier ones."""
+        earlier = [
+            row
+            for row in self.earlier
+            if row.items() >= self.conditions.items() and row.keys() >= self.axes.keys()
+        ]
+        return [*earlier, *self.rows]
+
+    def text(self) -> str:
+        """The comparable rows for people, and in the last row what real images score."""
+        columns = [name for name in COLUMNS if name in self.rows[-1]]
+        lines = [[COLUMNS[name][0] for name in columns]]
+        for row in [*self.comparable, {"setting": "training against validation", **self.floor}]:
+            lines.append(
+                [COLUMNS[name][1].format(row[name]) if name in row else "" for name in columns]
+            )
+        widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+        return "\n".join(
+            "  ".join(
+                cell.rjust(width) if column else cell.ljust(width)
+                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+            )
+            for line in lines
+        )
+
+
+def earlier_rows(path: Path, weights_sha256: str) -> list[Row]:
+    """The rows of evaluation.csv that were measured of the weights with this hash."""
+    if not path.exists():
+        return []
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [
+                {name: _as_number(text) for name, text in row.items() if text}
+                for row in csv.DictReader(file, strict=True)
+            ]
+    except (ValueError, AttributeError, TypeError, csv.Error) as error:
+        raise InputError(
+            f"{path} is not a table of results ({type(error).__name__}); move it aside, or choose "
+            "another --output"
+        ) from error
+    return [row for row in rows if row.get("weights_sha256") == weights_sha256]
+
+
+def _as_number(text: str) -> Any:
+    """The number that a text is, else the text itself."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
