@@ -5,6 +5,7 @@ each KID is then common to both and cancels in their difference, so that far few
 than for two separate measurements.
 """
 
+import math
 from dataclasses import dataclass
 
 from ddim_keras.config import InputError
@@ -34,17 +35,23 @@ class Comparison:
 
     def verdict(self, first: str = "A", second: str = "B") -> str:
         """A sentence for people, with the names of the two sets."""
+        decimals = 4  # and at least two digits of the error
+        if self.standard_error > 0:
+            decimals = max(decimals, 1 - math.floor(math.log10(self.standard_error)))
+
+        def text(value: float, low: float, high: float) -> str:
+            numbers = (f"{number:.{decimals}f}" for number in (value, low, high))
+            return "{} (95 % interval {} to {})".format(*numbers)
+
         low, high = self.interval
         if not self.is_certain:
             return (
                 f"no difference beyond the error: KID of {first} minus KID of {second} is "
-                f"{self.difference:.4f} (95 % interval {low:.4f} to {high:.4f})"
+                f"{text(self.difference, low, high)}"
             )
-        better, low, high = (first, -high, -low) if self.difference < 0 else (second, low, high)
-        return (
-            f"{better} is better: its KID is lower by {abs(self.difference):.4f} (95 % interval "
-            f"{low:.4f} to {high:.4f})"
-        )
+        if self.difference < 0:
+            return f"{first} is better: its KID is lower by {text(-self.difference, -high, -low)}"
+        return f"{second} is better: its KID is lower by {text(self.difference, low, high)}"
 
 
 def compare(first: JackknifedDistance, second: JackknifedDistance) -> Comparison:

@@ -95,6 +95,12 @@ def test_equal_generators_are_seldom_told_apart():
             "(95 % interval -0.0078 to 0.0118)",
         ),
         (
+            0.0002,
+            0.0003,
+            "no difference beyond the error: KID of A minus KID of B is 0.00020 "
+            "(95 % interval -0.00039 to 0.00079)",
+        ),
+        (
             0.0,
             0.0,
             "no difference beyond the error: KID of A minus KID of B is 0.0000 "
