@@ -1,13 +1,14 @@
 # make train   set up a virtual environment and train the assignment's model
 # make test    set up and run the tests
-# make check   also under JAX and PyTorch, with the linters
+# make check   also under JAX and PyTorch, with the linters and the type checker
+# make style   the linters and the type checker alone
 
 PYTHON ?= python3
 VENV ?= .venv
 EPOCHS ?= 50
 RUN = $(VENV)/bin/python
 
-.PHONY: train test check
+.PHONY: train test check style
 
 train: $(VENV)/installed
 	$(RUN) train.py --epochs $(EPOCHS)
@@ -16,11 +17,15 @@ test: $(VENV)/installed
 	$(RUN) -m pytest
 
 check: $(VENV)/installed-dev
-	$(RUN) -m ruff check .
-	$(RUN) -m ruff format --check .
-	$(VENV)/bin/codespell
+	$(MAKE) style RUN=$(RUN)
 	KERAS_BACKEND=jax $(RUN) -m pytest
 	OMP_NUM_THREADS=1 KERAS_BACKEND=torch $(RUN) -m pytest  # two processes, a core each
+
+style:
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m codespell_lib
+	$(RUN) -m mypy
 
 $(VENV)/installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)

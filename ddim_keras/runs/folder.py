@@ -102,7 +102,7 @@ class Run:
         The history says which epoch was best; its weights are kept if that did not happen before.
         """
         kids = {row["epoch"]: row["kid"] for row in self.read_history() if "kid" in row}
-        if not kids or min(kids, key=kids.get) != epoch:
+        if not kids or min(kids, key=lambda epoch: kids[epoch]) != epoch:
             return
         if not self.best_weights.exists() or sha256(self.best_weights) != sha256(self.last_weights):
             self.keep_last_as_best()

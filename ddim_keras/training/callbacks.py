@@ -50,6 +50,8 @@ class KIDCallback(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         images = self.model.generate(self.num_images, self.diffusion_steps, seed=0)
         distance = self.kid(images)
+        if logs is None:
+            return
         logs["kid"] = distance.value
         logs["kid_standard_error"] = distance.standard_error
 
@@ -113,7 +115,7 @@ class RunRecord(DrawingCallback):
             "epoch": epoch + 1,
             "images": (epoch + 1) * self.images_per_epoch,
             "seconds": round(time.monotonic() - self.start, 1),
-            **{name: float(value) for name, value in logs.items()},
+            **{name: float(value) for name, value in (logs or {}).items()},
         }
         self.history.append(row)
         self.run.write_history(self.history)
@@ -207,10 +209,10 @@ class TimeEstimate(keras.callbacks.Callback):
         self.calls += 1
         calls = math.ceil(self.after_steps / self.feed.steps_per_call)
         if self.calls == 2:  # the first call or two compile
-            float(next(iter(logs.values())))  # waits for the device
+            float(next(iter((logs or {}).values())))  # waits for the device
             self.start = time.monotonic()
         elif self.calls == 2 + calls:
-            float(next(iter(logs.values())))
+            float(next(iter((logs or {}).values())))
             seconds = (time.monotonic() - self.start) / (calls * self.feed.steps_per_call)
             say(
                 f"\n{seconds:.2g} s per step: about {duration(seconds * self.total_steps)} for "
@@ -218,7 +220,8 @@ class TimeEstimate(keras.callbacks.Callback):
             )
 
 
-def _require_finite(logs: dict[str, Any]) -> None:
+def _require_finite(logs: dict[str, Any] | None) -> None:
+    logs = logs or {}
     if not all(math.isfinite(logs[name]) for name in logs if name.endswith("loss")):
         raise InputError(
             "the loss is not finite any more: training diverged; the last checkpoint is kept. Try "
