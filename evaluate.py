@@ -11,7 +11,7 @@ from typing import Any
 from ddim_keras.cli.evaluate import EvaluateOptions, parse_arguments
 from ddim_keras.cli.startup import choose_backend, import_keras, run_command
 from ddim_keras.config import InputError
-from ddim_keras.runs.folder import PRETRAINED, Run, find_run, load_model
+from ddim_keras.runs.folder import PRETRAINED, Run, find_run, find_weights, load_model
 from ddim_keras.runs.manifest import sha256
 
 
@@ -64,7 +64,7 @@ def evaluate(options: EvaluateOptions, run: Run, weights: Path, model: Any, fold
         f"images, features of {kid.encoder.description}, {kid.encoder.image_size} px; KID of "
         f"{ESTIMATOR} of images"
     )
-    warm_up(options, model)
+    warm_up(options, model, settings[0])
     for number, setting in enumerate(settings, start=1):
         print(f"{number}/{len(settings)}: {setting.name}, {setting.steps} steps", flush=True)
         results.add(measure(options, model, setting, kid))
@@ -77,8 +77,11 @@ def check(options: EvaluateOptions, run: Run) -> None:
     is_added_to = options.search_steps and run.sampling_steps_file.exists()
     if "searched" in options.spacing or is_added_to:
         run.read_sampling_steps()  # raises it
-    if options.guidance and not run.read_config().model.network.num_classes:
-        raise InputError(f"{run.folder} is not class-conditional; omit --guidance")
+    is_conditional = run.read_config().model.network.num_classes > 0
+    if options.guidance and not (is_conditional or options.guide):
+        raise InputError(f"{run.folder} is not class-conditional; omit --guidance, or add --guide")
+    if options.guide:
+        find_weights(options.guide)
 
 
 def output_folder(options: EvaluateOptions, run: Run) -> Path:

@@ -11,17 +11,17 @@ from ddim_keras.atomic import written_whole
 from ddim_keras.cli.options import (
     Parser,
     add_backend_option,
+    add_guidance_options,
     add_run_option,
     add_sampler_options,
     add_sampling_options,
     at_least,
     class_index,
-    finite,
 )
 from ddim_keras.cli.startup import choose_backend, import_keras, run_command
 from ddim_keras.config import GUIDANCE, InputError
 from ddim_keras.runs.configuration import RunConfig, read_config
-from ddim_keras.runs.folder import Run, find_run, load_model
+from ddim_keras.runs.folder import Run, find_run, find_weights, load_guide, load_model
 
 MOST_IN_GRID = 400  # images; a larger figure takes minutes and gigabytes
 MOST_IN_ANIMATION = 32  # images
@@ -73,17 +73,13 @@ def parse_arguments() -> argparse.Namespace:
         metavar="CLASS",
         help="names or numbers; images of each, in order (default: drawn as often as in training)",
     )
-    classes.add_argument(
-        "--guidance",
-        type=finite,
-        metavar="W",
-        help="strength of classifier-free guidance: 0 none, 0.5 to 3 more typical images at twice "
-        f"the time (default: {GUIDANCE:g} for images of classes, chosen or drawn; 0 for --encode, "
-        "--interpolate, and --inpaint without --class)",
-    )
-
     sampling = parser.add_argument_group("sampling")
     add_sampler_options(sampling)
+    add_guidance_options(
+        sampling,
+        default=f"{GUIDANCE:g} for images of classes, chosen or drawn, and with --guide; 0 for "
+        "--encode, --interpolate, and --inpaint without --class",
+    )
 
     editing = parser.add_mutually_exclusive_group()
     editing.add_argument(
@@ -135,7 +131,8 @@ def main() -> None:
     weights = chosen_weights(arguments)
     config = read_config(weights.parent)
     labels = chosen_labels(arguments, config)
-    arguments.guidance = chosen_guidance(arguments, config)
+    strength = chosen_strength(arguments, config)
+    guide_weights = find_weights(arguments.guide) if arguments.guide else None
     if arguments.spacing == "searched":
         Run(weights.parent).read_sampling_steps()  # now, in case there are none
     check_encoding(arguments)
@@ -146,20 +143,24 @@ def main() -> None:
     import_keras()
     import keras
 
+    from ddim_keras.guidance import Guidance
     from ddim_keras.plots import figures
     from ddim_keras.progress import sampling_progress
 
     keras.config.set_dtype_policy(arguments.precision)
     model = load_model(weights)
     sampler = chosen_sampler(arguments, model)
+    guide = load_guide(guide_weights, model) if guide_weights else None
+    interval = arguments.guidance_interval
+    guidance = Guidance(strength, tuple(interval) if interval else None, guide)
     for path in filter(None, (arguments.output, arguments.trajectory)):
         path.parent.mkdir(parents=True, exist_ok=True)  # now, before the work, in case it fails
     how = f"{arguments.steps} steps of {arguments.sampler}"
     title = f"{weights.resolve().parent.name}: {how}, seed {arguments.seed}"
-    if arguments.guidance:
-        title += f", guidance {arguments.guidance:g}"
+    if strength:
+        title += f", {guidance}"
     if arguments.encode:
-        encode_and_decode(arguments, sampler, model, labels[:1])
+        encode_and_decode(arguments, sampler, guidance, model, labels[:1])
         return
 
     print(f"{len(labels)} images, {how}, from {weights}")
@@ -184,7 +185,7 @@ def main() -> None:
         callback=callback,
         sampler=sampler,
         labels=None if is_drawn else labels,
-        guidance=arguments.guidance,
+        guidance=guidance,
         initial_noise=initial_noise,
     )
 
@@ -226,10 +227,10 @@ def chosen_weights(arguments: argparse.Namespace) -> Path:
 def chosen_labels(arguments: argparse.Namespace, config: RunConfig) -> np.ndarray:
     """A label for each image, -1 where no class is asked for."""
     num_classes = config.model.network.num_classes
-    if not num_classes and (arguments.classes or arguments.guidance):
+    if not num_classes and (arguments.classes or (arguments.guidance and not arguments.guide)):
         raise InputError(
-            "this model was trained without labels; --class and --guidance need one that was "
-            "trained with: python train.py --class-conditional"
+            "this model was trained without labels; --class, and --guidance without --guide, need "
+            "one that was trained with: python train.py --class-conditional"
         )
     if arguments.classes is None:
         return np.full(arguments.num_images or 32, -1)
@@ -250,12 +251,13 @@ def is_editing(arguments: argparse.Namespace) -> bool:
     )
 
 
-def chosen_guidance(arguments: argparse.Namespace, config: RunConfig) -> float:
-    """What --guidance says; by default GUIDANCE where images are of classes, chosen or drawn."""
+def chosen_strength(arguments: argparse.Namespace, config: RunConfig) -> float:
+    """The strength of guidance; by default GUIDANCE for images of classes, or with a guide."""
     if arguments.guidance is not None:
         return arguments.guidance
     is_of_classes = not is_editing(arguments) or (arguments.inpaint and arguments.classes)
-    return GUIDANCE if is_of_classes and config.model.network.num_classes else 0.0
+    has_classes = is_of_classes and config.model.network.num_classes
+    return GUIDANCE if has_classes or arguments.guide else 0.0
 
 
 def check_encoding(arguments: argparse.Namespace) -> None:
@@ -356,21 +358,18 @@ def noises_between(model: Any, seed: int, other_seed: int, num_images: int) -> n
 
 
 def encode_and_decode(
-    arguments: argparse.Namespace, sampler: Any, model: Any, labels: np.ndarray
+    arguments: argparse.Namespace, sampler: Any, guidance: Any, model: Any, labels: np.ndarray
 ) -> None:
     """Writes an image, the noise that DDIM encodes it as, and what that is decoded to."""
     from keras import ops
 
     from ddim_keras.editing import decode, encode
-    from ddim_keras.guidance import guided
     from ddim_keras.plots import figures
     from ddim_keras.samplers import image_noises
 
     image = image_for(model, arguments.encode)
     rates = sampler.signal_rates(model, arguments.steps)
-    denoise = model.compiled_denoise
-    if model.num_classes:
-        denoise = guided(denoise, labels, arguments.guidance)
+    denoise = guidance(model.compiled_denoise, labels if model.num_classes else None)
     added_noises = image_noises(image.shape, arguments.seed, [0])
     noise = encode(denoise, model.normalize(image[None]), added_noises, rates, sampler)
     decoded = decode(denoise, noise, rates, sampler, added_noises)

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from ddim_keras.guidance import Guidance
 from ddim_keras.samplers import SAMPLERS, Sampler
 from ddim_keras.spacing import Spacing
 
@@ -35,3 +36,13 @@ def reverse_process(
         )
 
     return process
+
+
+def guided(denoise: Callable[..., Any], labels: Any, guidance: float = 0.0) -> Callable[..., Any]:
+    """Classifier-free guidance; now see `Guidance`."""
+    warnings.warn(
+        "guided is deprecated; use Guidance(strength)(denoise, labels)",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return Guidance(guidance)(denoise, labels)

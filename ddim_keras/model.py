@@ -19,7 +19,7 @@ from keras import ops
 
 from ddim_keras import backends
 from ddim_keras.config import COMPARED, ModelConfig
-from ddim_keras.guidance import guided
+from ddim_keras.guidance import Guidance
 from ddim_keras.network import residual_unet
 from ddim_keras.samplers import Sampler, image_noises
 from ddim_keras.schedules import SCHEDULES
@@ -138,7 +138,7 @@ class DiffusionModel(keras.Model):
             initial_noise: (B, H, W, C), standard normal.
             diffusion_steps: number of steps, at least 1.
             callback: called as `callback(step, noisy_images, pred_images)` in each step.
-            denoise: in place of `compiled_denoise`, such as one of `guidance.guided`.
+            denoise: in place of `compiled_denoise`, such as one that a `Guidance` returns.
 
         Returns:
             The predicted images of the last step, (B, H, W, C), normalised.
@@ -172,7 +172,7 @@ class DiffusionModel(keras.Model):
         batch_size: int = 64,
         callback: Callable[[int, Any, Any], None] | None = None,
         labels: np.ndarray | None = None,
-        guidance: float = 0.0,
+        guidance: Guidance | float | Callable[..., Any] | None = None,
         initial_noise: np.ndarray | None = None,
         reverse_process: Callable[..., Any] | None = None,
     ) -> np.ndarray:
@@ -189,7 +189,9 @@ class DiffusionModel(keras.Model):
             callback: as in `reverse_diffusion`, once per step and batch.
             labels: (num_images,) classes of a class-conditional model, -1 for any. By default they
                 are drawn with the frequencies of the training labels.
-            guidance: strength of classifier-free guidance, see `guidance.guided`.
+            guidance: a `Guidance`, the strength of classifier-free guidance, or a function that is
+                called as `guidance(denoise, labels)` and returns a `denoise`. By default
+                `config.GUIDANCE` if any image has a class, otherwise none.
             initial_noise: (num_images, H, W, C) to start from, in place of the seed's.
             reverse_process: deprecated, a function with the signature of `reverse_diffusion`.
 
@@ -200,8 +202,6 @@ class DiffusionModel(keras.Model):
             raise ValueError(
                 f"num_images and batch_size must be at least 1, not {num_images}, {batch_size}"
             )
-        if guidance and not self.num_classes:
-            raise ValueError("guidance needs a model with classes")
         if reverse_process is not None:
             warnings.warn(
                 "reverse_process= is deprecated; use sampler=, such as Sampler('ipndm')",
@@ -216,6 +216,7 @@ class DiffusionModel(keras.Model):
             raise ValueError(f"{num_images} images need as many labels, not {len(labels)}")
         if not -1 <= np.min(labels) <= np.max(labels) < self.num_classes:
             raise ValueError(f"labels must be from -1 to {self.num_classes - 1}, not {labels}")
+        guidance = Guidance.of(guidance, labels)
         num_batches = -(-num_images // batch_size)
         # Batches of one size, so that the denoiser is compiled once.
         batch_size = -(-num_images // num_batches)
@@ -227,9 +228,7 @@ class DiffusionModel(keras.Model):
                 noises = self.draw_noise(batch_size, generator)
             else:
                 noises = np.asarray(initial_noise, "float32")[chosen]
-            denoise = self.compiled_denoise
-            if self.num_classes:
-                denoise = guided(denoise, batch_labels, guidance)
+            denoise = guidance(self.compiled_denoise, batch_labels if self.num_classes else None)
             reverse = reverse_process or self.reverse_diffusion
             if sampler is not None:
                 fresh_noises = (

@@ -19,6 +19,7 @@ import numpy as np
 from keras import ops
 
 from ddim_keras.config import InputError
+from ddim_keras.guidance import Guidance
 from ddim_keras.samplers import Callback, Denoise, Sampler, adams_bashforth
 
 CANDIDATES = 64  # signal rates that a step may start at
@@ -183,7 +184,7 @@ def search_steps(
     num_images: int = NUM_IMAGES,
     batch_size: int = 64,
     seed: int = 1,
-    guidance: float = 0.0,
+    guidance: Guidance | float | None = None,
     callback: Callback | None = None,
 ) -> dict[int, list[float]]:
     """Searches for a DiffusionModel, for several numbers of steps at once.

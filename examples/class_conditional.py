@@ -176,6 +176,9 @@ def generate_classes(
 
     from ddim_keras.progress import sampling_progress
 
+    def by_classifier(denoise: Any, labels: Any) -> Any:
+        return classifier_guided(denoise, classifier, labels, guidance)
+
     at_once = max(1, IMAGES_AT_ONCE // model.num_classes)  # of each class
     starts = range(0, samples, at_once)
     seeds = np.random.SeedSequence(seed).generate_state(len(starts))
@@ -184,14 +187,6 @@ def generate_classes(
     for start, batch_seed in zip(starts, seeds, strict=True):
         count = min(at_once, samples - start)
         labels = np.tile(np.arange(model.num_classes, dtype="int32"), count)
-        options = {"labels": labels, "guidance": guidance}
-        if classifier:
-
-            def guided_process(noise, steps, callback, denoise, labels=labels):
-                denoise = classifier_guided(denoise, classifier, labels, guidance)
-                return model.reverse_diffusion(noise, steps, callback, denoise)
-
-            options = {"labels": np.full_like(labels, -1), "reverse_process": guided_process}
         images.append(
             model.generate(
                 len(labels),
@@ -199,7 +194,8 @@ def generate_classes(
                 seed=int(batch_seed),
                 batch_size=len(labels),
                 callback=progress,
-                **options,
+                labels=labels,
+                guidance=by_classifier if classifier else guidance,
             )
         )
         all_labels.append(labels)

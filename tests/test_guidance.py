@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from keras import ops
 
-from ddim_keras import DiffusionModel, ModelConfig, NetworkConfig, guided
+from ddim_keras import DiffusionModel, Guidance, ModelConfig, NetworkConfig
+from ddim_keras.config import GUIDANCE, InputError
+from ddim_keras.deprecated import guided
 from ddim_keras.samplers import SAMPLERS
 
 SIZE = 8
@@ -26,12 +28,12 @@ def class_denoise(noisy_images, noise_rates, signal_rates, labels):
     return 10.0 * labels, labels
 
 
-def randomised(block="plain"):
+def randomised(block="plain", num_classes=NUM_CLASSES, seed=0):
     network = NetworkConfig(
-        image_size=SIZE, widths=(8,), depths=(1,), block=block, num_classes=NUM_CLASSES
+        image_size=SIZE, widths=(8,), depths=(1,), block=block, num_classes=num_classes
     )
     model = DiffusionModel(ModelConfig(network=network))
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     for weight in model.ema_network.trainable_weights or model.ema_network.weights:
         if "moving" not in weight.path:
             weight.assign(0.3 * random.standard_normal(weight.shape))
@@ -47,7 +49,7 @@ def inputs(count):
 @pytest.mark.parametrize("guidance", [0.0, 0.5, 2.0, -1.0])
 def test_guidance_extrapolates_from_the_unconditional_prediction(guidance):
     labels = [0, 1, 2]
-    pred_noises, pred_images = guided(class_denoise, labels, guidance)(*inputs(3))
+    pred_noises, pred_images = Guidance(guidance)(class_denoise, labels)(*inputs(3))
     # The unconditional prediction of the stand-in is the label -1.
     expected = [(1 + guidance) * label - guidance * -1 for label in labels]
     np.testing.assert_allclose(numpy(pred_images)[:, 0, 0, 0], expected, atol=1e-6)
@@ -63,7 +65,7 @@ def test_no_guidance_is_conditional_and_minus_one_unconditional(block):
     unconditional = numpy(model.denoise(images, *rates, False)[1])
     assert np.abs(conditional - unconditional).max() > 0.01
     by_guidance = {
-        guidance: numpy(guided(model.compiled_denoise, labels, guidance)(images, *rates)[1])
+        guidance: numpy(Guidance(guidance)(model.compiled_denoise, labels)(images, *rates)[1])
         for guidance in (0.0, -1.0)
     }
     np.testing.assert_allclose(by_guidance[0.0], conditional, rtol=1e-3, atol=1e-3)
@@ -75,7 +77,7 @@ def test_no_guidance_is_conditional_and_minus_one_unconditional(block):
 def test_guided_predictions_still_add_up_to_the_noisy_images():
     model = randomised()
     images, noise_rates, signal_rates = inputs(2)
-    denoise = guided(model.compiled_denoise, [0, 2], 3.0)
+    denoise = Guidance(3.0)(model.compiled_denoise, [0, 2])
     pred_noises, pred_images = denoise(images, noise_rates, signal_rates)
     mixed = signal_rates * pred_images + noise_rates * pred_noises
     np.testing.assert_allclose(numpy(mixed), numpy(images), atol=1e-4)
@@ -89,6 +91,106 @@ def test_every_sampler_takes_classes_and_guidance(sampler):
     strong = model.generate(2, 3, labels=[0, 0], guidance=2.0, **options)
     assert np.abs(zeros - ones).max() > 0.01
     assert np.abs(zeros - strong).max() > 0.01
+
+
+def test_autoguidance_extrapolates_from_the_guide_of_the_same_class():
+    def worse(noisy_images, noise_rates, signal_rates, labels):
+        noises, images = class_denoise(noisy_images, noise_rates, signal_rates, labels)
+        return noises - 2.0, images - 1.0
+
+    _, images = Guidance(0.5, guide=worse)(class_denoise, [0, 1, 2])(*inputs(3))
+    np.testing.assert_allclose(numpy(images)[:, 0, 0, 0], [0.5, 1.5, 2.5], atol=1e-6)
+
+    def unconditional(noisy_images, noise_rates, signal_rates):
+        return noisy_images, noisy_images
+
+    def zero(*tensors):
+        return tensors[0] * 0.0, tensors[0] * 0.0
+
+    noisy_images, *rates = inputs(3)
+    _, images = Guidance(2.0, guide=zero)(unconditional)(noisy_images, *rates)
+    np.testing.assert_allclose(numpy(images), 3 * numpy(noisy_images), rtol=1e-6)
+
+
+def test_a_worse_model_guides_one_without_classes():
+    model, guide = (randomised(num_classes=0, seed=seed) for seed in (0, 1))
+    images = inputs(2)
+    plain = model.generate(2, 2, seed=0)
+    guided = model.generate(2, 2, seed=0, guidance=Guidance(2.0, guide=guide.compiled_denoise))
+    assert np.abs(plain - guided).max() > 0.01
+    itself = Guidance(2.0, guide=model.compiled_denoise)(model.compiled_denoise)(*images)
+    for guided, plain in zip(itself, model.compiled_denoise(*images), strict=True):
+        np.testing.assert_allclose(numpy(guided), numpy(plain), atol=1e-4)
+
+
+def test_there_is_guidance_in_the_interval_alone():
+    sizes = []
+
+    def denoise(noisy_images, noise_rates, signal_rates, labels):
+        sizes.append(len(noisy_images))
+        return class_denoise(noisy_images, noise_rates, signal_rates, labels)
+
+    guided = Guidance(1.0, interval=(0.3, 0.6))(denoise, [2])
+    images = inputs(1)[0]
+    predicted = []
+    for signal_rate in (0.2, 0.3, 0.5, 0.61):
+        rates = [
+            ops.full((1, 1, 1, 1), rate) for rate in ((1 - signal_rate**2) ** 0.5, signal_rate)
+        ]
+        predicted.append(float(numpy(guided(images, *rates)[1]).mean()))
+    np.testing.assert_allclose(predicted, [2, 5, 5, 2])
+    assert sizes == [1, 2, 2, 1]
+
+
+def test_images_of_classes_are_guided_unless_asked_otherwise():
+    model = randomised()
+    options = {"seed": 0, "labels": [0, 1]}
+    by_default = model.generate(2, 2, **options)
+    np.testing.assert_array_equal(by_default, model.generate(2, 2, guidance=GUIDANCE, **options))
+    assert np.abs(by_default - model.generate(2, 2, guidance=0, **options)).max() > 0.001
+    of_any = [
+        model.generate(2, 2, seed=0, labels=[-1, -1], guidance=guidance) for guidance in (None, 0)
+    ]
+    np.testing.assert_array_equal(*of_any)
+
+
+def test_a_function_guides():
+    model = randomised()
+
+    def unguided(denoise, labels):
+        return lambda *inputs: denoise(*inputs, labels=ops.convert_to_tensor(labels))
+
+    options = {"seed": 0, "labels": [0, 1]}
+    images = model.generate(2, 2, guidance=unguided, **options)
+    np.testing.assert_array_equal(images, model.generate(2, 2, guidance=0, **options))
+
+
+def test_guidance_is_described():
+    assert str(Guidance()) == ""
+    assert str(Guidance(1.5)) == "guidance 1.5"
+    described = Guidance(1.0, (0.5, 0.98), class_denoise)
+    assert str(described) == "autoguidance 1 at signal rates 0.5 to 0.98"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((float("nan"),), "must be finite, not nan"),
+        ((1.0, (0.6, 0.5)), r"two rising signal rates in \[0, 1\], not 0.6 and 0.5"),
+        ((1.0, (0.0, 1.5)), r"two rising signal rates in \[0, 1\], not 0.0 and 1.5"),
+    ],
+)
+def test_mistakes_are_named(arguments, message):
+    with pytest.raises(InputError, match=message):
+        Guidance(*arguments)
+
+
+def test_the_name_of_the_previous_release_still_works_and_warns():
+    with pytest.warns(DeprecationWarning, match=r"use Guidance\(strength\)"):
+        denoise = guided(class_denoise, [0], 2.0)
+    np.testing.assert_array_equal(
+        numpy(denoise(*inputs(1))[1]), numpy(Guidance(2.0)(class_denoise, [0])(*inputs(1))[1])
+    )
 
 
 @pytest.mark.parametrize("labels", [[0, 3], [-2, 0]])

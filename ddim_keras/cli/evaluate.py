@@ -8,14 +8,15 @@ from ddim_keras.cli.options import (
     Parser,
     add_backend_option,
     add_data_options,
+    add_guidance_options,
     add_kid_weights_option,
     add_run_option,
     add_sampler_options,
     add_sampling_options,
     add_verify_option,
     at_least,
-    finite,
 )
+from ddim_keras.config import GUIDANCE
 
 METRICS = ("kid", "frechet", "precision_recall")
 
@@ -44,7 +45,9 @@ class EvaluateOptions:
     last_signal_rate: list[float | None]
     eta: float
     steps: list[int]
-    guidance: float
+    guidance: float | None
+    guidance_interval: list[float] | None
+    guide: Path | None
     metrics: list[str]
     num_images: int
     split: str
@@ -95,13 +98,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> EvaluateOptions:
         default=[5, 10, 20],
         help="numbers of sampling steps (default: 5 10 20)",
     )
-    add(
-        "--guidance",
-        type=finite,
-        metavar="W",
-        default=0.0,
-        help="strength of guidance of a class-conditional run, see generate.py; doubles the cost "
-        "per network call (default: 0)",
+    add_guidance_options(
+        parser, default=f"{GUIDANCE:g} for class-conditional runs and with --guide, otherwise 0"
     )
     add(
         "--metrics",

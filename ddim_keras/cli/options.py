@@ -213,6 +213,32 @@ def add_sampler_options(parser: argparse._ActionsContainer, several: bool = Fals
     )
 
 
+def add_guidance_options(parser: Any, default: str) -> None:
+    """Adds --guidance, whose default is described, --guidance-interval and --guide."""
+    parser.add_argument(
+        "--guidance",
+        type=finite,
+        metavar="W",
+        help="strength of guidance; 0: none; 0.5 to 3: more typical images at twice the time. A "
+        f"guidance scale of other libraries is 1 + W (default: {default})",
+    )
+    parser.add_argument(
+        "--guidance-interval",
+        type=finite,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="signal rates between which there is guidance, such as 0.5 0.98 (default: all)",
+    )
+    parser.add_argument(
+        "--guide",
+        type=Path,
+        metavar="RUN",
+        help="run or .weights.h5 file of a worse model of the same data, such as an early "
+        "checkpoint, to guide away from; works without classes too (default: the model itself, "
+        "without the class)",
+    )
+
+
 def add_data_options(parser: argparse.ArgumentParser, data_dir: str) -> None:
     """Adds --data-dir, whose default `data_dir` describes, and --cache-dir."""
     parser.add_argument(

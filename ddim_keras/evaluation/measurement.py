@@ -54,11 +54,11 @@ def metrics_of(
     return values
 
 
-def warm_up(options: EvaluateOptions, model: DiffusionModel) -> None:
+def warm_up(options: EvaluateOptions, model: DiffusionModel, setting: Setting) -> None:
     """Compiles for the size of the batches, so that only work is timed."""
     num_batches = -(-options.num_images // options.batch_size)
     batch_size = -(-options.num_images // num_batches)
-    model.generate(batch_size, 1, batch_size=batch_size, guidance=options.guidance)
+    model.generate(batch_size, 1, batch_size=batch_size, guidance=setting.guidance)
 
 
 def measure(
@@ -71,7 +71,7 @@ def measure(
     num_batches = -(-options.num_images // options.batch_size)
     progress = sampling_progress(num_batches, setting.steps)
     start = time.perf_counter()
-    images = generate(options, model, setting.sampler, setting.steps, options.seed, progress)
+    images = generate(options, model, setting, options.seed, progress)
     seconds = time.perf_counter() - start
     return {
         **setting.columns(),

@@ -6,7 +6,7 @@ from pathlib import Path
 from ddim_keras import step_search
 from ddim_keras.cli.evaluate import EvaluateOptions
 from ddim_keras.evaluation.measurement import load_kid
-from ddim_keras.evaluation.settings import chosen_samplers, generate
+from ddim_keras.evaluation.settings import Setting, chosen_guidance, chosen_samplers, generate
 from ddim_keras.model import DiffusionModel
 from ddim_keras.progress import progress_bar, sampling_progress
 from ddim_keras.runs.folder import Run
@@ -22,7 +22,7 @@ def search(options: EvaluateOptions, run: Run, model: DiffusionModel) -> SignalR
             model,
             steps,
             batch_size=options.batch_size,
-            guidance=options.guidance,
+            guidance=chosen_guidance(options, model),
             callback=sampling_progress(
                 -(-step_search.NUM_IMAGES // options.batch_size), step_search.CANDIDATES
             ),
@@ -35,14 +35,14 @@ def search_by_kid(
 ) -> list[float]:
     """Moves one step after the other as long as the KID against training images falls."""
     kid, _ = load_kid(options, run.read_config(), split="train")
-    sampler = chosen_samplers(options)[0]
+    sampler, guidance = chosen_samplers(options)[0], chosen_guidance(options, model)
     progress = progress_bar(step_search.most_measurements(steps), "measurement")
     values: list[float] = []
 
     def measure(signal_rates: list[float]) -> float:
         trial = dataclasses.replace(sampler, spacing={steps: signal_rates}, last_signal_rate=None)
         # Results are to be reported with other noises.
-        images = generate(options, model, trial, steps, options.seed + 1)
+        images = generate(options, model, Setting(trial, signal_rates, guidance), options.seed + 1)
         values.append(kid.of_all_pairs(kid.encoder.features(images)).value)
         progress.add(1)
         return values[-1]

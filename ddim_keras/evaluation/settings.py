@@ -1,4 +1,4 @@
-"""What is evaluated: samplers with their steps, and the images that they generate."""
+"""What is evaluated: samplers with their steps and guidance, and the images that they generate."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,23 +6,29 @@ from typing import Any
 import numpy as np
 
 from ddim_keras.cli.evaluate import EvaluateOptions
+from ddim_keras.config import GUIDANCE
+from ddim_keras.guidance import Guidance
 from ddim_keras.model import DiffusionModel
+from ddim_keras.runs.folder import find_weights, load_guide
 from ddim_keras.samplers import Callback, Sampler
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A sampler, and how many steps it makes."""
+    """A sampler, the signal rates of its steps, and guidance."""
 
     sampler: Sampler
-    steps: int
-    guidance: float
     signal_rates: list[float]
+    guidance: Guidance
+
+    @property
+    def steps(self) -> int:
+        return len(self.signal_rates) - 1
 
     @property
     def name(self) -> str:
         """All settings that differ in the number of steps alone have one name."""
-        return f"{self.sampler}" + (f", guidance {self.guidance:g}" if self.guidance else "")
+        return ", ".join(filter(None, (str(self.sampler), str(self.guidance))))
 
     def columns(self) -> dict[str, Any]:
         """What the table says about the setting."""
@@ -33,7 +39,7 @@ class Setting:
             "last_signal_rate": round(self.signal_rates[-2], 6),
             "steps": self.steps,
             "network_calls": self.sampler.network_calls(self.signal_rates),
-            "guidance": self.guidance,
+            "guidance": self.guidance.strength,
             "eta": self.sampler.eta,
         }
 
@@ -49,10 +55,21 @@ def chosen_samplers(options: EvaluateOptions) -> list[Sampler]:
     ]
 
 
+def chosen_guidance(options: EvaluateOptions, model: DiffusionModel) -> Guidance:
+    """The guidance of all settings; by default GUIDANCE with classes, or with a guide."""
+    strength = options.guidance
+    if strength is None:
+        strength = GUIDANCE if model.num_classes or options.guide else 0.0
+    interval = tuple(options.guidance_interval) if options.guidance_interval else None
+    guide = load_guide(find_weights(options.guide), model) if options.guide else None
+    return Guidance(strength, interval, guide)
+
+
 def chosen_settings(options: EvaluateOptions, model: DiffusionModel) -> list[Setting]:
     """All that the command line asks for; raises InputError for what does not exist."""
+    guidance = chosen_guidance(options, model)
     return [
-        Setting(sampler, steps, options.guidance, sampler.signal_rates(model, steps))
+        Setting(sampler, sampler.signal_rates(model, steps), guidance)
         for sampler in chosen_samplers(options)
         for steps in sorted(set(options.steps))
     ]
@@ -61,18 +78,17 @@ def chosen_settings(options: EvaluateOptions, model: DiffusionModel) -> list[Set
 def generate(
     options: EvaluateOptions,
     model: DiffusionModel,
-    sampler: Sampler,
-    steps: int,
+    setting: Setting,
     seed: int,
     callback: Callback | None = None,
 ) -> np.ndarray:
-    """As many images as asked for, (N, H, W, C) in [0, 1], by a sampler in so many steps."""
+    """As many images as asked for with a setting, (N, H, W, C) in [0, 1]."""
     return model.generate(
         options.num_images,
-        steps,
-        sampler=sampler,
+        setting.steps,
+        sampler=setting.sampler,
         seed=seed,
         batch_size=options.batch_size,
         callback=callback,
-        guidance=options.guidance,
+        guidance=setting.guidance,
     )

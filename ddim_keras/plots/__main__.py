@@ -10,7 +10,7 @@ from PIL import Image
 
 from ddim_keras.cli.options import Parser, add_backend_option, add_run_option, at_least
 from ddim_keras.cli.startup import choose_backend, import_keras, run_command
-from ddim_keras.config import GUIDANCE, SCHEDULES, InputError
+from ddim_keras.config import SCHEDULES, InputError
 from ddim_keras.plots import figures
 from ddim_keras.runs.folder import find_run, load_model
 
@@ -177,8 +177,7 @@ def reverse_figure(options: argparse.Namespace) -> figures.Figure:
         for row, images in zip(rows.values(), noisy_and_predicted, strict=True):
             row.append(ops.convert_to_numpy(model.denormalize(images))[0])
 
-    guidance = GUIDANCE if model.num_classes else 0.0
-    model.generate(1, options.steps, seed=options.seed, callback=add_column, guidance=guidance)
+    model.generate(1, options.steps, seed=options.seed, callback=add_column)
     return figures.process_rows(
         {name: np.stack(row) for name, row in rows.items()},
         1 - np.arange(options.steps) / options.steps,

@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ddim_keras.atomic import written_whole
 from ddim_keras.config import InputError
 from ddim_keras.runs.configuration import RunConfig, read_config
@@ -253,3 +255,39 @@ def load_model(weights: Path = PRETRAINED / "best.weights.h5", check_hashes: boo
     if (run := Run(weights.parent)).sampling_steps_file.exists():
         model.searched_steps = run.read_sampling_steps()
     return model
+
+
+def find_weights(name: str | Path) -> Path:
+    """A weights file or, for the name of a run, its weights to show; see `find_run`."""
+    path = Path(name)
+    if path.suffix == ".h5":
+        if not path.is_file():
+            raise InputError(f"there is no weights file {path}")
+        return path
+    return find_run(name).weights_to_show()
+
+
+def load_guide(weights: Path, model: Any) -> Any:
+    """The `denoise` of a worse model, for `Guidance(strength, guide=...)`.
+
+    Args:
+        weights: as for `load_model`.
+        model: the DiffusionModel to guide.
+
+    Raises:
+        InputError: if the guide has other images or classes than the model.
+    """
+    guide = load_model(weights)
+    for what in ("image_size", "channels", "num_classes"):
+        theirs, ours = (getattr(each.config.network, what) for each in (guide, model))
+        if theirs != ours:
+            raise InputError(
+                f"{weights} cannot guide this model: its {what} is {theirs}, not {ours}"
+            )
+    for theirs, ours in zip(guide.pixel_range, model.pixel_range, strict=True):
+        if abs(np.array(theirs) - np.array(ours)).max() > 0.01:
+            raise InputError(
+                f"{weights} cannot guide this model: it was trained on images of another mean or "
+                "variance; choose a checkpoint of the same run"
+            )
+    return guide.compiled_denoise

@@ -10,6 +10,7 @@ from ddim_keras import DiffusionModel, draw_flowers
 from ddim_keras.cli.options import class_index
 from ddim_keras.config import InputError
 from ddim_keras.data.images import crop_and_resize
+from ddim_keras.runs.weights import load_weights, save_weights
 from tests.helpers import NAMES, SIZE, make_run, run
 
 
@@ -220,7 +221,26 @@ def test_an_image_is_filled_in_without_a_class_unless_one_is_given(
     for classes in ((), ("--class", "rose")):
         images_of(labelled, "--inpaint", photo, photo, "--num-images", 2, *classes)
     assert [list(call["labels"]) for call in calls] == [[-1, -1], [2, 2]]
-    assert [call["guidance"] for call in calls] == [0.0, generate.GUIDANCE]
+    assert [call["guidance"].strength for call in calls] == [0.0, generate.GUIDANCE]
+
+
+def test_a_worse_model_guides(unlabelled, labelled, images_of, tmp_path):
+    images = ("--num-images", 2, "--seed", 3)
+    plain = images_of(unlabelled, *images)
+    itself = images_of(unlabelled, *images, "--guide", unlabelled.folder)
+    assert np.abs(plain.astype(int) - itself.astype(int)).max() <= 1
+    # A model of the same data whose weights are smaller.
+    worse = make_run(tmp_path / "worse", num_classes=0)
+    model = DiffusionModel(worse.read_config().model)
+    load_weights(model, worse.last_weights)
+    for weight in model.ema_network.weights:
+        weight.assign(0.8 * weight.value)
+    save_weights(model, worse.last_weights)
+    assert differ(plain, images_of(unlabelled, *images, "--guide", worse.last_weights))
+    error = run(generate, "--run", unlabelled.folder, "--guide", labelled.folder)
+    assert "cannot guide this model: its num_classes is 3, not 0" in error
+    error = run(generate, "--run", unlabelled.folder, "--guide", tmp_path / "none.weights.h5")
+    assert error == f"error: there is no weights file {tmp_path / 'none.weights.h5'}"
 
 
 def test_an_image_is_filled_in(unlabelled, images_of, photo, tmp_path):
