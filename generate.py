@@ -391,7 +391,7 @@ def image_for(model: Any, path: Path) -> np.ndarray:
     """Reads an image, cropped and resized to the model's: (H, W, C) uint8."""
     from ddim_keras.data.images import load_image
 
-    size, _, channels = model.network.output_shape[1:]
+    size, _, channels = model.network.input_shape[0][1:]
     return load_image(path, size, channels)
 
 

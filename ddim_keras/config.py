@@ -18,7 +18,9 @@ SAMPLERS = ("ddim", "adams_bashforth", "ipndm", "dpm_solver", "heun")
 SPACINGS = ("time", "log_snr", "rho", "searched")  # the last one: as found for a trained model
 SCHEDULES = ("offset_cosine", "linear", "cosine")
 PREDICTIONS = ("noise", "velocity", "image")
-LOSSES = ("mse", "mae", "huber")
+BOUND_LOSSES = ("hybrid", "bound")  # of learned variances
+LOSSES = ("mse", "mae", "huber", *BOUND_LOSSES)
+VARIANCES = ("fixed", "learned")
 COMPARED = ("prediction", *PREDICTIONS)
 OPTIMIZERS = ("adamw", "muon")
 BLOCKS = ("plain", "adaptive")
@@ -182,6 +184,11 @@ class ModelConfig:
         most=10**6,
         metavar="T",
     )
+    variance: str = setting(
+        "fixed",
+        "variance of the reverse steps; learned: by the network, with discrete steps",
+        choices=VARIANCES,
+    )
     prediction: str = setting("noise", "quantity that the network predicts", choices=PREDICTIONS)
     ema: float = setting(
         0.999, "momentum of the exponential moving average of the weights, per step", metavar="M"
@@ -198,6 +205,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if self.variance == "learned" and self.discrete_steps < 2:
+            raise InputError("learned variances need 2 discrete steps or more")
         if not 0 < self.min_signal_rate < self.max_signal_rate <= 1:
             raise InputError(
                 "signal rates must satisfy 0 < min_signal_rate < max_signal_rate <= 1, "
@@ -230,7 +239,8 @@ class TrainingConfig:
     )
     loss: str = setting(
         "mse",
-        "squared error, absolute error, or squared up to a delta and absolute beyond",
+        "squared error, absolute error, or squared up to a delta and absolute beyond; with learned "
+        "variances hybrid (squared error and the variational bound) or bound",
         choices=LOSSES,
     )
     huber_delta: float = setting(

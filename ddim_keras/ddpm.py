@@ -15,6 +15,7 @@ are (B, ...) tensors, and `steps` is one number or (B,) of them, in 1 to T.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -26,6 +27,8 @@ from ddim_keras.samplers import Callback, Denoise, as_generator, ddim
 
 # The length for which the linear betas were published.
 PUBLISHED_STEPS = 1000
+# Of L_vlb beside L_simple (Nichol, section 3.1).
+BOUND_WEIGHT = 0.001
 # Below it, in standard deviations, `log_normal_cdf` no longer takes 1 + erf, which cancels.
 LOWER_TAIL = -2.0
 # Of the continued fraction there: enough for float32, the more the closer to 0 the tail begins.
@@ -85,6 +88,15 @@ def alpha_bars_of(betas: np.ndarray) -> np.ndarray:
     return np.cumprod(1 - betas)
 
 
+def betas_of(alpha_bars: np.ndarray) -> np.ndarray:
+    """The inverse of `alpha_bars_of`; of some of its entries, the betas of a chain of fewer steps.
+
+    Args:
+        alpha_bars: (T + 1,) falling from 1.
+    """
+    return np.array([0.0, *(1 - alpha_bars[1:] / alpha_bars[:-1])])
+
+
 # The forward process.
 
 
@@ -122,8 +134,17 @@ def sample_xt(
     if epsilon is None:
         epsilon = keras.random.normal(ops.shape(x0), dtype=x0.dtype, seed=seed)
     epsilon = ops.convert_to_tensor(epsilon, dtype=x0.dtype)
-    noise_rates, signal_rates = _rates(t, alpha_bars, x0)
+    noise_rates, signal_rates = rates_at(t, alpha_bars, x0)
     return signal_rates * x0 + noise_rates * epsilon
+
+
+def rates_at(steps: Any, alpha_bars: Any, like: Any) -> tuple[Any, Any]:
+    """`noise_rates, signal_rates` of the steps, in a shape that broadcasts over images.
+
+    Computed in float64: 1 - alpha-bar can be very small.
+    """
+    alpha_bars = np.asarray(alpha_bars, "float64")
+    return _at(np.sqrt(1 - alpha_bars), steps, like), _at(np.sqrt(alpha_bars), steps, like)
 
 
 # The posterior q(x_{t-1} | x_t, x_0): one step back, where the clean image is known.
@@ -195,7 +216,7 @@ def interpolated_variances(fractions: Any, steps: Any, betas: np.ndarray) -> Any
     """
     (fractions,) = _floats(fractions)
     large, small = (
-        _at(np.log(variances[1:]), ops.subtract(steps, 1), fractions)
+        _at(np.log(np.maximum(variances, 1e-30)), steps, fractions)  # of step 0: none
         for variances in (betas, reverse_variances(betas, "small"))
     )
     return ops.exp(fractions * large + (1.0 - fractions) * small)
@@ -220,7 +241,7 @@ def training_loss(
     steps = keras.random.randint((ops.shape(images)[0],), 1, len(alpha_bars), seed=seed)
     noises = keras.random.normal(ops.shape(images), dtype=images.dtype, seed=seed)
     noisy_images = sample_xt(images, steps, noises, alpha_bars)
-    pred_noises, _ = denoise(noisy_images, *_rates(steps, alpha_bars, noisy_images))
+    pred_noises, _ = denoise(noisy_images, *rates_at(steps, alpha_bars, noisy_images))
     return ops.mean(ops.square(noises - pred_noises))
 
 
@@ -278,7 +299,7 @@ def gaussian_kl(mean: Any, variance: Any, other_mean: Any, other_variance: Any) 
 def prior_bits(images: Any, alpha_bars: np.ndarray) -> Any:
     """L_T (Ho, equation 5): what the last noisy images keep of the images. Has no parameters."""
     (images,) = _floats(images)
-    noise_rates, signal_rates = _rates(len(alpha_bars) - 1, alpha_bars, images)
+    noise_rates, signal_rates = rates_at(len(alpha_bars) - 1, alpha_bars, images)
     return _bits_per_dimension(gaussian_kl(signal_rates * images, noise_rates**2, 0.0, 1.0))
 
 
@@ -360,14 +381,25 @@ def log_normal_cdf(values: Any) -> Any:
 
 def bound_bits(
     images: Any,
-    noisy_images: Any,
-    pred_means: Any,
-    variances: Any,
+    noises: Any,
+    pred_noises: Any,
+    fractions: Any,
     steps: Any,
     betas: np.ndarray,
     value_range: tuple[Any, Any] = (-1.0, 1.0),
 ) -> Any:
-    """L_{t-1} of the steps, from 1 to T: `decoder_bits` for step 1, `step_bits` for the others."""
+    """L_{t-1} with learned variances: `decoder_bits` in step 1, `step_bits` in the others.
+
+    Args:
+        images: x_0, made from uint8 by an affine map; the noisy images follow from `noises` and
+            `steps`.
+        fractions: v, predicted for each pixel, see `interpolated_variances`.
+        steps: (B,), from 1 to T.
+        value_range: as for `decoder_bits`.
+    """
+    noisy_images = sample_xt(images, steps, noises, alpha_bars_of(betas))
+    pred_means = posterior_mean_from_noises(noisy_images, pred_noises, steps, betas)
+    variances = interpolated_variances(fractions, steps, betas)
     return ops.where(
         ops.equal(steps, 1),
         decoder_bits(images, pred_means, variances, value_range),
@@ -388,7 +420,7 @@ def noise_error_weights(betas: np.ndarray, variances: np.ndarray) -> np.ndarray:
 
 
 def variational_bound(
-    denoise: Denoise,
+    denoise: Callable[..., Any],
     images: Any,
     betas: np.ndarray,
     variance: str | np.ndarray = "small",
@@ -401,29 +433,53 @@ def variational_bound(
 
     Args:
         images: (B, H, W, C), made from uint8 by an affine map.
-        variance: of the learned steps, as for `reverse_variances`, or their variances (T + 1,).
+        variance: of the learned steps: "small" or "large" as for `reverse_variances`; their
+            variances (T + 1,); or "learned", when `denoise` has a third result, the fractions of
+            `interpolated_variances`.
         value_range: as for `decoder_bits`.
 
     Returns:
         (T + 1, B): L_0, L_1, ..., L_T. Their sum is the bound.
     """
+    (terms,) = variational_bounds(denoise, images, betas, [variance], value_range, seed)
+    return terms
+
+
+def variational_bounds(
+    denoise: Callable[..., Any],
+    images: Any,
+    betas: np.ndarray,
+    variances: Sequence[str | np.ndarray],
+    value_range: tuple[Any, Any] = (-1.0, 1.0),
+    seed: int | keras.random.SeedGenerator | None = None,
+) -> list[np.ndarray]:
+    """`variational_bound` for each of several variances, for the cost of one."""
     (images,) = _floats(images)
     seed = as_generator(seed)
     alpha_bars = alpha_bars_of(betas)
-    variances = reverse_variances(betas, variance) if isinstance(variance, str) else variance
-    terms = []
+    fixed = [
+        reverse_variances(betas, each) if isinstance(each, str) and each != "learned" else each
+        for each in variances
+    ]
+    rates_shape = (ops.shape(images)[0],) + (1,) * (len(images.shape) - 1)
+    terms: list[list[np.ndarray]] = [[] for _ in variances]
     for step in range(1, len(betas)):
         noisy_images = sample_xt(images, step, None, alpha_bars, seed=seed)
-        batch_of_steps = ops.full((ops.shape(images)[0],), step, dtype="int32")
-        pred_noises, _ = denoise(noisy_images, *_rates(batch_of_steps, alpha_bars, images))
+        rates = (ops.broadcast_to(rate, rates_shape) for rate in rates_at(step, alpha_bars, images))
+        pred_noises, _, *fractions = denoise(noisy_images, *rates)
         pred_means = posterior_mean_from_noises(noisy_images, pred_noises, step, betas)
-        step_variances = _at(variances, step, images)
-        if step == 1:
-            bits = decoder_bits(images, pred_means, step_variances, value_range)
-        else:
-            bits = step_bits(images, noisy_images, pred_means, step_variances, step, betas)
-        terms.append(ops.convert_to_numpy(bits))
-    return np.array([*terms, ops.convert_to_numpy(prior_bits(images, alpha_bars))])
+        for variance, bits_of_steps in zip(fixed, terms, strict=True):
+            if isinstance(variance, str):
+                step_variances = interpolated_variances(*fractions, step, betas)
+            else:
+                step_variances = _at(variance, step, images)
+            if step == 1:
+                bits = decoder_bits(images, pred_means, step_variances, value_range)
+            else:
+                bits = step_bits(images, noisy_images, pred_means, step_variances, step, betas)
+            bits_of_steps.append(ops.convert_to_numpy(bits))
+    last = ops.convert_to_numpy(prior_bits(images, alpha_bars))
+    return [np.array([*bits_of_steps, last]) for bits_of_steps in terms]
 
 
 def hybrid_loss(
@@ -434,7 +490,7 @@ def hybrid_loss(
     steps: Any,
     betas: np.ndarray,
     value_range: tuple[Any, Any] = (-1.0, 1.0),
-    bound_weight: float = 0.001,
+    bound_weight: float = BOUND_WEIGHT,
 ) -> Any:
     """L_hybrid = L_simple + 0.001 L_vlb (Nichol, equation 16): trains noises and variances at once.
 
@@ -443,11 +499,8 @@ def hybrid_loss(
     variances alone.
 
     Args:
-        images: x_0, made from uint8 by an affine map; the noisy images follow from `noises` and
-            `steps`.
-        fractions: v, predicted for each pixel, see `interpolated_variances`.
         steps: (B,), drawn evenly from 1 to T.
-        value_range: as for `decoder_bits`.
+        images, noises, pred_noises, fractions, betas, value_range: as for `bound_bits`.
 
     Returns:
         A scalar.
@@ -467,12 +520,8 @@ def hybrid_loss(
                 f"{name} must have the shape of the noises, {tuple(noises.shape)}, "
                 f"not {tuple(prediction.shape)}"
             )
-    noisy_images = sample_xt(images, steps, noises, alpha_bars_of(betas))
-    pred_means = posterior_mean_from_noises(
-        noisy_images, ops.stop_gradient(pred_noises), steps, betas
-    )
-    variances = interpolated_variances(fractions, steps, betas)
-    bits = bound_bits(images, noisy_images, pred_means, variances, steps, betas, value_range)
+    held_noises = ops.stop_gradient(pred_noises)
+    bits = bound_bits(images, noises, held_noises, fractions, steps, betas, value_range)
     bound = (len(betas) - 1) * ops.mean(bits)
     return ops.mean(ops.square(noises - pred_noises)) + bound_weight * bound
 
@@ -487,14 +536,10 @@ def _floats(*arrays: Any) -> list[Any]:
 
 def _at(values: np.ndarray, steps: Any, like: Any) -> Any:
     """The values of the steps, in a shape that broadcasts over images, and in their dtype."""
+    if isinstance(steps, int):
+        return ops.convert_to_tensor(values[steps], dtype=like.dtype)
     values = ops.take(ops.convert_to_tensor(values, dtype=like.dtype), steps, axis=0)
     return ops.reshape(values, (-1,) + (1,) * (len(like.shape) - 1))
-
-
-def _rates(steps: Any, alpha_bars: Any, like: Any) -> tuple[Any, Any]:
-    """`noise_rates, signal_rates` of the steps, from float64: 1 - alpha-bar can be very small."""
-    alpha_bars = np.asarray(alpha_bars, "float64")
-    return _at(np.sqrt(1 - alpha_bars), steps, like), _at(np.sqrt(alpha_bars), steps, like)
 
 
 def _bits_per_dimension(nats: Any) -> Any:

@@ -38,6 +38,8 @@ class DiffusionModel(keras.Model):
             to start and of the memory, where weights are loaded to generate from.
     """
 
+    outputs_per_channel = 1  # of the network
+
     def __init__(
         self, config: ModelConfig | None = None, only_average: bool = False, **kwargs: Any
     ) -> None:
@@ -54,11 +56,12 @@ class DiffusionModel(keras.Model):
         # seed alone, and leave the generator to its user as it was.
         state = random.getstate()
         random.seed(self.config.seed)
+        build = functools.partial(residual_unet, self.config.network, self.outputs_per_channel)
         if only_average:
-            self.network = self.ema_network = residual_unet(self.config.network, name="ema_network")
+            self.network = self.ema_network = build(name="ema_network")
         else:
-            self.network = residual_unet(self.config.network, name="network")
-            self.ema_network = residual_unet(self.config.network, name="ema_network")
+            self.network = build(name="network")
+            self.ema_network = build(name="ema_network")
             self.ema_network.set_weights(self.network.get_weights())
         random.setstate(state)
         self.ema_network.trainable = False
@@ -107,11 +110,23 @@ class DiffusionModel(keras.Model):
         Returns:
             `pred_noises, pred_images`, each of the shape of `noisy_images`.
         """
+        prediction = self.network_outputs(noisy_images, noise_rates, training, labels)
+        return self.split(prediction, noisy_images, noise_rates, signal_rates)
+
+    def network_outputs(
+        self, noisy_images: Any, noise_rates: Any, training: bool, labels: Any = None
+    ) -> Any:
+        """The prediction of the network that is trained, or of its moving average."""
         network = self.network if training else self.ema_network
         inputs = [noisy_images, noise_rates**2]
         if self.num_classes:
             inputs.append(self.class_indices(labels, like=noisy_images))
-        prediction = network(inputs, training=training)
+        return network(inputs, training=training)
+
+    def split(
+        self, prediction: Any, noisy_images: Any, noise_rates: Any, signal_rates: Any
+    ) -> tuple[Any, Any]:
+        """`pred_noises, pred_images` of a prediction of noise, velocity or image."""
         if self.config.prediction == "noise":
             pred_noises = prediction
             pred_images = (noisy_images - noise_rates * pred_noises) / signal_rates
@@ -243,7 +258,7 @@ class DiffusionModel(keras.Model):
 
     def draw_noise(self, num_images: int, generator: np.random.Generator) -> np.ndarray:
         """Initial noise (num_images, H, W, C), float32; that of `generate` is drawn so."""
-        shape = (num_images, *self.network.output_shape[1:])
+        shape = (num_images, *self.network.input_shape[0][1:])
         return generator.standard_normal(shape, dtype="float32")
 
     @functools.cached_property

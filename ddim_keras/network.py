@@ -164,12 +164,15 @@ class PatchesToPixels(layers.Layer):
         }
 
 
-def residual_unet(config: NetworkConfig, name: str = "network") -> keras.Model:
+def residual_unet(
+    config: NetworkConfig, outputs_per_channel: int = 1, name: str = "network"
+) -> keras.Model:
     """Builds the network.
 
     Inputs: `noisy_images` (B, H, W, C) of about unit variance, `noise_variances` (B, 1, 1, 1)
     in [0, 1] and, if there are classes, `labels` (B,) in [0, num_classes], where the last stands
-    for any class. Output: (B, H, W, C), float32, zero at initialisation.
+    for any class. Output: (B, H, W, C), float32, zero at initialisation; with several outputs per
+    channel their number times C.
     """
     noisy_images = keras.Input((config.image_size, config.image_size, config.channels))
     noise_variances = keras.Input((1, 1, 1))
@@ -236,7 +239,7 @@ def residual_unet(config: NetworkConfig, name: str = "network") -> keras.Model:
         x = layers.Activation("swish")(GroupNorm()(x))
     # Zeros: the first prediction is the mean of its target, from which every direction is open.
     x = layers.Conv2D(
-        config.channels,
+        outputs_per_channel * config.channels,
         kernel_size=(1 if config.block == "plain" else 3),
         padding="same",
         kernel_initializer="zeros",

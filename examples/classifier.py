@@ -35,7 +35,7 @@ class Classifier:
         self.model = model
         self.seed = seed
         keras.utils.set_random_seed(seed)
-        noisy_images = keras.Input(model.network.output_shape[1:])
+        noisy_images = keras.Input(model.network.input_shape[0][1:])
         noise_variances = keras.Input((1, 1, 1))
         embedding = SinusoidalEmbedding(max_frequency=100.0)(noise_variances)
         x = noisy_images
