@@ -113,7 +113,7 @@ def test_flow_bits_of_normal_pixels_are_their_entropy(schedule):
 @pytest.mark.parametrize("betas", [linear_betas(200), cosine_betas(50)], ids=["linear", "cosine"])
 def test_the_bound_with_exact_variances_is_the_entropy(betas):
     model = ExactModel(gaussian_pred_images, 4, SCALE)
-    pixels, bits = gaussian_pixels(2000)
+    pixels, bits = gaussian_pixels(20_000)
     images = model.normalize(ops.convert_to_tensor(pixels))
     variances = exact_variances(betas, DEVIATION)
     (terms,) = variational_bounds(
@@ -231,7 +231,7 @@ def test_denoise_keeps_its_two_results(learned):
         numpy(signal_rates * pred_images + noise_rates * pred_noises), noisy_images, atol=1e-4
     )
     *predictions, fractions = learned.compiled_predict_step(*inputs)
-    np.testing.assert_allclose(predictions[0], numpy(pred_noises), atol=1e-5)
+    np.testing.assert_allclose(predictions[0], numpy(pred_noises), atol=1e-4)
     assert tuple(fractions.shape) == (3, 8, 8, 1)
     assert numpy(fractions).std() > 0.01
     assert learned.generate(2, 3, seed=0).shape == (2, 8, 8, 1)

@@ -9,8 +9,12 @@ use is imported here:
       .minimize(compute_losses)     gradients of the loss, and the optimizer's step; returns the
                                     losses to report
       .results(logs)                what `train_step` and `test_step` return to Keras
-    compile_denoise(model)          `denoise(noisy_images, noise_rates, signal_rates, labels=None)`
-                                    of the averaged network, compiled, without gradients
+    compile_denoise(model, method)  `denoise(noisy_images, noise_rates, signal_rates, labels=None)`
+                                    of the averaged network, compiled, by default
+                                    `model.denoise`; differentiable only with `gradients=True`
+    vector_jacobian_product(function, inputs, vector)
+                                    `function(inputs)`, and the product of the vector, of the shape
+                                    of the outputs, with the Jacobian: of the shape of the inputs
     draw(model, distribution, shape)  random numbers for a batch, float32, from the model's seed;
                                     `distribution` is `keras.random.normal`, for example
     share_of_batch(model)           part of the whole batch that a step sees: 1 / N under
@@ -41,3 +45,4 @@ keep_data = _backend.keep_data
 local_value = _backend.local_value
 many_steps_pay = _backend.many_steps_pay
 share_of_batch = _backend.share_of_batch
+vector_jacobian_product = _backend.vector_jacobian_product

@@ -65,7 +65,9 @@ class Step:
         ]
 
 
-def compile_denoise(model: Any) -> Callable[..., tuple[Any, Any]]:
+def compile_denoise(
+    model: Any, method: Callable[..., Any] | None = None, gradients: bool = False
+) -> Callable[..., Any]:
     variables = model.ema_network.variables
 
     @jax.jit
@@ -73,12 +75,19 @@ def compile_denoise(model: Any) -> Callable[..., tuple[Any, Any]]:
         if jax.process_count() == 1:  # of several, each generates for itself
             inputs, labels = _shared_by_devices((inputs, labels))
         with _scope([variables], [values]):
-            return model.denoise(*inputs, training=False, **labels)
+            return (method or model.denoise)(*inputs, training=False, **labels)
 
     # The weights are arguments: as constants they would be compiled in, and go stale.
     return lambda *inputs, **labels: denoise(
         [local_value(variable) for variable in variables], *inputs, **labels
     )
+
+
+def vector_jacobian_product(
+    function: Callable[[Any], Any], inputs: Any, vector: Any
+) -> tuple[Any, Any]:
+    outputs, pull_back = jax.vjp(function, inputs)
+    return outputs, *pull_back(vector)
 
 
 def draw(model: Any, distribution: Callable[..., Any], shape: Any) -> Any:

@@ -39,11 +39,22 @@ class Step:
         return logs
 
 
-def compile_denoise(model: Any) -> Callable[..., tuple[Any, Any]]:
+def compile_denoise(
+    model: Any, method: Callable[..., Any] | None = None, gradients: bool = False
+) -> Callable[..., Any]:
     return tf.function(
-        functools.partial(model.denoise, training=False),
+        functools.partial(method or model.denoise, training=False),
         jit_compile=bool(tf.config.list_physical_devices("GPU")),
     )
+
+
+def vector_jacobian_product(
+    function: Callable[[Any], Any], inputs: Any, vector: Any
+) -> tuple[Any, Any]:
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        outputs = function(inputs)
+    return outputs, tape.gradient(outputs, inputs, output_gradients=vector)
 
 
 def draw(model: Any, distribution: Callable[..., Any], shape: Any) -> Any:

@@ -39,8 +39,21 @@ class Step:
         return logs
 
 
-def compile_denoise(model: Any) -> Callable[..., tuple[Any, Any]]:
-    return torch.no_grad()(functools.partial(model.denoise, training=False))
+def compile_denoise(
+    model: Any, method: Callable[..., Any] | None = None, gradients: bool = False
+) -> Callable[..., Any]:
+    denoise = functools.partial(method or model.denoise, training=False)
+    return denoise if gradients else torch.no_grad()(denoise)
+
+
+def vector_jacobian_product(
+    function: Callable[[Any], Any], inputs: Any, vector: Any
+) -> tuple[Any, Any]:
+    with torch.enable_grad():
+        inputs = inputs.detach().requires_grad_()
+        outputs = function(inputs)
+        (products,) = torch.autograd.grad(outputs, inputs, vector)
+    return outputs.detach(), products
 
 
 def draw(model: Any, distribution: Callable[..., Any], shape: Any) -> Any:

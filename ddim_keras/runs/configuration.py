@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim_keras.config import (
+    BOUND_LOSSES,
     InputError,
     ModelConfig,
     TrainingConfig,
@@ -58,6 +59,11 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if (self.model.variance == "learned") != (self.training.loss in BOUND_LOSSES):
+            raise InputError(
+                f"the losses {' and '.join(BOUND_LOSSES)} train learned variances, and no other "
+                "loss does; use them with --preset likelihood"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Returns nested dictionaries of JSON types."""

@@ -245,12 +245,12 @@ def load_model(weights: Path = PRETRAINED / "best.weights.h5", check_hashes: boo
     Raises:
         InputError: where a file is missing or damaged.
     """
-    from ddim_keras.model import DiffusionModel  # not before: run folders are read without Keras
+    from ddim_keras.likelihood import new_model  # not before: run folders are read without Keras
 
     if check_hashes:
         verify(weights.with_name("config.json"))
         verify(weights)
-    model = DiffusionModel(read_config(weights.parent).model, only_average=True)
+    model = new_model(read_config(weights.parent).model, only_average=True)
     load_weights(model, weights)
     if (run := Run(weights.parent)).sampling_steps_file.exists():
         model.searched_steps = run.read_sampling_steps()

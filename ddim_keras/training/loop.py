@@ -24,6 +24,7 @@ from ddim_keras.data.batches import (
     training_orders,
 )
 from ddim_keras.data.cache import Dataset
+from ddim_keras.likelihood import new_model
 from ddim_keras.model import DiffusionModel
 from ddim_keras.progress import verbosity
 from ddim_keras.runs.configuration import RunConfig
@@ -48,7 +49,7 @@ def build_model(
 ) -> DiffusionModel:
     """Builds and compiles a model for a training of `total_steps` steps."""
     keras.config.set_dtype_policy(training.precision)
-    model = DiffusionModel(model_config)
+    model = new_model(model_config)
     loss = keras.losses.Huber(training.huber_delta) if training.loss == "huber" else training.loss
     model.compile(build_optimizer(training, total_steps), loss, training.loss_on)
     # Now, so that its state can be loaded before the first step.
@@ -84,7 +85,11 @@ def require_same_network(source: Run, config: ModelConfig) -> None:
     """Raises InputError if the network of a run, or what it predicts, is not the configured one."""
     trained = source.read_config().model
     values = [
-        {**dataclasses.asdict(each.network), "prediction": each.prediction}
+        {
+            **dataclasses.asdict(each.network),
+            "prediction": each.prediction,
+            "variance": each.variance,
+        }
         for each in (trained, config)
     ]
     for name, value in values[0].items():
