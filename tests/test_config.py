@@ -79,7 +79,7 @@ def test_bad_models_are_refused(fields, message):
     [
         ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
         ({"repetitions": 0}, "repetitions must be at least 1, not 0"),
-        ({"loss": "hinge"}, "loss must be one of mse, mae, huber, not 'hinge'"),
+        ({"loss": "hinge"}, "loss must be one of mse, mae, huber, hybrid, bound, not 'hinge'"),
         ({"loss_on": "score"}, "loss_on must be one of prediction, noise, velocity, image"),
         ({"huber_delta": 0.0}, "huber_delta must be above 0, not 0.0"),
         ({"precision": "float16"}, "precision must be one of"),

@@ -9,7 +9,7 @@ import scipy.special
 from keras import ops
 
 from ddim_keras import backends
-from ddim_keras.config import InputError, ModelConfig, NetworkConfig
+from ddim_keras.config import InputError, ModelConfig, NetworkConfig, TrainingConfig
 from ddim_keras.ddpm import (
     alpha_bars_of,
     bound_bits,
@@ -33,6 +33,7 @@ from ddim_keras.likelihood import (
     schedule_betas,
 )
 from ddim_keras.model import DiffusionModel
+from ddim_keras.runs.configuration import RunConfig
 
 STEPS = 12
 LEARNED = ModelConfig(
@@ -376,6 +377,8 @@ def test_bound_of_learned_variances_reports_all_three(learned):
         (lambda: new_model(LEARNED).compile(loss="mse"), "loss hybrid or bound on the noise"),
         (lambda: new_model(LEARNED).compile(loss_on="image"), "not with hybrid on the image"),
         (lambda: ModelConfig(variance="learned"), "need 2 discrete steps or more"),
+        (lambda: RunConfig("", LEARNED, TrainingConfig()), "use them with --preset likelihood"),
+        (lambda: RunConfig("", ModelConfig(), TrainingConfig(loss="bound")), "hybrid and bound"),
         (lambda: bound_terms(plain_model(), pixels(1), ["learned"]), "no learned variances"),
         (lambda: bound_terms(plain_model(), pixels(1) / 255), "images of uint8, not of float64"),
         (lambda: flow_bits(plain_model(), pixels(1)), r"rate of this one ends at 0\.31"),

@@ -44,8 +44,8 @@ SETTINGS = {
     "run": ("epochs", "start_from", "seed"),
     "data": ("dataset", "data_dir", "image_size", "flip"),
     "diffusion": (
-        *("schedule", "max_signal_rate", "min_signal_rate", "discrete_steps", "prediction"),
-        *("ema", "ema_warmup", "label_dropout"),
+        *("schedule", "max_signal_rate", "min_signal_rate", "discrete_steps", "variance"),
+        *("prediction", "ema", "ema_warmup", "label_dropout"),
     ),
     "network": (
         *("widths", "depths", "block", "attention_sizes", "patch_size"),

@@ -2,14 +2,25 @@
 
 import math
 
-from ddim_keras.config import TrainingConfig
+from ddim_keras.config import BOUND_LOSSES, TrainingConfig
 
-LOSS_NAMES = {"mse": "MSE", "mae": "MAE", "huber": "Huber loss"}
+LOSS_NAMES = {
+    "mse": "MSE",
+    "mae": "MAE",
+    "huber": "Huber loss",
+    "hybrid": "MSE and 0.001 of the variational bound",
+    "bound": "variational bound",
+}
+
+
+def loss_of_parts(recipe: TrainingConfig) -> str:
+    """The loss that noise and images are reported in: that of the training, or the bound's MSE."""
+    return "mse" if recipe.loss in BOUND_LOSSES else recipe.loss
 
 
 def loss_of_no_prediction(recipe: TrainingConfig) -> float:
     """The mean loss of predicting zeros for standard normal noise."""
-    if recipe.loss == "mse":
+    if loss_of_parts(recipe) == "mse":
         return 1.0
     if recipe.loss == "mae":
         return math.sqrt(2 / math.pi)

@@ -16,7 +16,7 @@ from ddim_keras.model import DiffusionModel
 from ddim_keras.progress import duration
 from ddim_keras.runs.configuration import RunConfig
 from ddim_keras.runs.folder import Run
-from ddim_keras.runs.losses import LOSS_NAMES, loss_of_no_prediction
+from ddim_keras.runs.losses import LOSS_NAMES, loss_of_no_prediction, loss_of_parts
 
 
 def write_report(
@@ -96,8 +96,8 @@ def _results(
         )
         lines.append(f"| {row['epoch']} ({name}) | {losses} | {kid} |")
     lines.append(
-        f"\nLosses: {LOSS_NAMES[config.training.loss]}, mean over normalised pixels; validation "
-        "with the moving average of the weights."
+        f"\nLosses: {LOSS_NAMES[loss_of_parts(config.training)]}, mean over normalised pixels; "
+        "validation with the moving average of the weights."
     )
     if protocol is None:
         lines.append("KID was not measured.")
