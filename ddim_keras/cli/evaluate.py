@@ -16,9 +16,7 @@ from ddim_keras.cli.options import (
     add_verify_option,
     at_least,
 )
-from ddim_keras.config import GUIDANCE
-
-METRICS = ("kid", "frechet", "precision_recall")
+from ddim_keras.config import GUIDANCE, METRICS
 
 EXAMPLES = """examples:
   python evaluate.py                                     the newest run, DDIM
