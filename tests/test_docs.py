@@ -7,6 +7,8 @@ import io
 import re
 import runpy
 import shlex
+import shutil
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -166,3 +168,20 @@ def test_wording_list_is_found_by_its_pattern():
     for line in (ROOT / "tests" / "wording.txt").read_text().splitlines():
         phrase, _ = line.split("->")
         assert pattern.findall(f"so {phrase} it") == ["so", phrase, "it"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("git"), reason="needs git to apply the diffs")
+@pytest.mark.parametrize("recipe", ["A sampler", "A preset", "A kind of data set", "A metric"])
+def test_recipes_work_as_they_are_written(tmp_path, recipe):
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = text.partition(f"### {recipe}\n")[2].partition("\n### ")[0]
+    [diff] = re.findall(r"```diff\n(.*?)```", section, re.DOTALL)
+    [test] = re.findall(r"^    python (-m pytest .*)$", section, re.MULTILINE)
+    for name in ("ddim_keras", "tests"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.h5"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    subprocess.run(["git", "apply"], input=diff, text=True, cwd=tmp_path, check=True)
+    command = [sys.executable, *shlex.split(test)]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout
