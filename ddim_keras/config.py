@@ -11,7 +11,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 # The names of every choice; what each does stands under its name where it is implemented.
 SAMPLERS = ("ddim", "adams_bashforth", "ipndm", "dpm_solver", "heun")
@@ -30,8 +30,6 @@ METRICS = ("kid", "frechet", "precision_recall")
 # provided model a KID of 0.044, 0.025 and 0.019 at 20 steps of DDIM; but the stronger, the less
 # variety (Ho and Salimans 2022, https://arxiv.org/abs/2207.12598, figure 1).
 GUIDANCE = 1.0
-
-Configuration = TypeVar("Configuration")
 
 
 class InputError(ValueError):
@@ -287,7 +285,7 @@ def settings_of(cls: type) -> dict[str, dataclasses.Field]:
     """The fields of a configuration, and of those within it, that are options of commands."""
     found: dict[str, dataclasses.Field] = {}
     for each in dataclasses.fields(cls):
-        if dataclasses.is_dataclass(each.type):
+        if isinstance(each.type, type) and dataclasses.is_dataclass(each.type):
             found |= settings_of(each.type)
         elif each.metadata:
             found[each.name] = each
@@ -305,9 +303,9 @@ def get_setting(config: Any, name: str) -> Any:
     raise KeyError(name)
 
 
-def with_settings(config: Configuration, values: Mapping[str, Any]) -> Configuration:
+def with_settings(config: Any, values: Mapping[str, Any]) -> Any:
     """A copy of a configuration with other values of settings, wherever they are nested."""
-    changes = {}
+    changes: dict[str, Any] = {}
     for each in dataclasses.fields(config):
         value = getattr(config, each.name)
         if each.name in values:

@@ -470,7 +470,7 @@ def variational_bounds(
         pred_means = posterior_mean_from_noises(noisy_images, pred_noises, step, betas)
         for variance, bits_of_steps in zip(fixed, terms, strict=True):
             if isinstance(variance, str):
-                step_variances = interpolated_variances(*fractions, step, betas)
+                step_variances = interpolated_variances(fractions[0], step, betas)
             else:
                 step_variances = _at(variance, step, images)
             if step == 1:

@@ -24,7 +24,7 @@ class Parser(argparse.ArgumentParser):
         try:
             super()._check_value(action, value)
         except argparse.ArgumentError as error:
-            names = [name for name in action.choices if isinstance(name, str)]
+            names = [name for name in action.choices or () if isinstance(name, str)]
             nearest = difflib.get_close_matches(str(value).lower(), names, n=1)
             if nearest:
                 error.message += f"; did you mean {nearest[0]!r}?"
@@ -97,7 +97,10 @@ def add_settings(
     for name in names:
         annotation, rules = settings[name].type, settings[name].metadata
         flag = f"--{name.replace('_', '-')}"
-        options = {"dest": name, "help": f"{rules['help']} (default: {defaults(name)})"}
+        options: dict[str, Any] = {
+            "dest": name,
+            "help": f"{rules['help']} (default: {defaults(name)})",
+        }
         if annotation is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, **options)
             continue
@@ -124,7 +127,7 @@ def given_settings(arguments: argparse.Namespace, cls: type) -> dict[str, Any]:
     }
 
 
-def add_run_option(parser: argparse.ArgumentParser) -> None:
+def add_run_option(parser: argparse._ActionsContainer) -> None:
     """Adds --run."""
     parser.add_argument(
         "--run",

@@ -163,7 +163,8 @@ def _draw_flower(species: Species, image_size: int, rng: np.random.Generator) ->
     # The time goes into drawing pixels, so only those near the blossom are drawn on.
     plane, near = _blossom_plane(size, x, y, scale, rng)
     canvas = np.divide(np.take(image, near, axis=0).T, 255, dtype=np.float32, order="C")
-    colour = _over(*map(_column, species.colours), rng.random())
+    first, second = map(_column, species.colours)
+    colour = _over(first, second, rng.random())
     canvas = _paint_petals(canvas, species, species.petals, 1.0, colour, plane, rng)
     if species.inner_petals:
         length = rng.uniform(0.62, 0.74)

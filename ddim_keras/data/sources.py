@@ -85,7 +85,7 @@ def find_source(source: str | Path, image_size: int, data_dir: str | Path | None
         return Source(path.resolve().name, _fingerprint(files), read)
     if name == DRAWN_FLOWERS:
         first_flowers, _ = draw_flowers(len(SPECIES), image_size)
-        fingerprint = hashlib.sha256(first_flowers).hexdigest()
+        fingerprint = hashlib.sha256(first_flowers.tobytes()).hexdigest()
         return Source(name, fingerprint, functools.partial(read_drawn_flowers, image_size))
     if TFDS_NAME.fullmatch(name):
         return Source(name, "", functools.partial(read_tfds, name, data_dir))
@@ -116,7 +116,7 @@ def read_tfds(name: str, data_dir: str | Path | None) -> Reading:
         or features["image"].np_dtype != np.uint8
     ):
         raise InputError(f"data set {name} of TFDS has no feature 'image' that is an 8-bit image")
-    label = "label" in features and features["label"]
+    label = features["label"] if "label" in features else None
     has_labels = isinstance(label, tfds.features.ClassLabel)
     if not builder.info.splits:
         _download(builder, name, data_dir)

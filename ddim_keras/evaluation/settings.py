@@ -60,7 +60,10 @@ def chosen_guidance(options: EvaluateOptions, model: DiffusionModel) -> Guidance
     strength = options.guidance
     if strength is None:
         strength = GUIDANCE if model.num_classes or options.guide else 0.0
-    interval = tuple(options.guidance_interval) if options.guidance_interval else None
+    interval = None
+    if options.guidance_interval:
+        low, high = options.guidance_interval
+        interval = low, high
     guide = load_guide(find_weights(options.guide), model) if options.guide else None
     return Guidance(strength, interval, guide)
 

@@ -181,7 +181,7 @@ def reverse_figure(options: argparse.Namespace) -> figures.Figure:
     return figures.process_rows(
         {name: np.stack(row) for name, row in rows.items()},
         1 - np.arange(options.steps) / options.steps,
-        dict.fromkeys(rows, Sampler().signal_rates(model, options.steps)[:-1]),
+        dict.fromkeys(rows, np.array(Sampler().signal_rates(model, options.steps)[:-1])),
     )
 
 

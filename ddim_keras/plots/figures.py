@@ -82,8 +82,10 @@ def image_grid(
     height, width, _ = canvas.shape
     title_height, character_width = 30, 8
     left = character_width * (max(map(len, names)) + 1) if names else 0
-    size = np.array([max(left + width, character_width * len(title)), height + title_height])
-    figure = Figure(figsize=size / PIXELS_PER_INCH, dpi=PIXELS_PER_INCH)
+    size = max(left + width, character_width * len(title)), height + title_height
+    figure = Figure(
+        figsize=(size[0] / PIXELS_PER_INCH, size[1] / PIXELS_PER_INCH), dpi=PIXELS_PER_INCH
+    )
     figure.figimage(canvas, xo=left, resize=False)
 
     def write(x: float, y: float, text: str, **options: Any) -> None:

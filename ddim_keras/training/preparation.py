@@ -32,7 +32,7 @@ def describe_choice_of_preset(config: RunConfig) -> str:
     """Two lines for a machine without a GPU: what is trained instead of `lab`, and how long."""
 
     def time_for(name: str) -> str:
-        images = config.num_images * PRESETS[name].training.repetitions * config.epochs
+        images = (config.num_images or 0) * PRESETS[name].training.repetitions * config.epochs
         pixels = (config.model.network.image_size / 64) ** 2
         return duration(images * pixels / CPU_SPEED[name])
 
@@ -86,7 +86,7 @@ def complete_config(
 
 def refuse_early(config: RunConfig) -> None:
     """Raises InputError for what the training would refuse after minutes of preparation."""
-    steps_per_epoch(config.num_images, config.training.batch_size, config.training.repetitions)
+    steps_per_epoch(config.num_images or 0, config.training.batch_size, config.training.repetitions)
     if config.start_from:
         require_same_network(find_run(config.start_from), config.model)
 
