@@ -116,7 +116,8 @@ def read_tfds(name: str, data_dir: str | Path | None) -> Reading:
         or features["image"].np_dtype != np.uint8
     ):
         raise InputError(f"data set {name} of TFDS has no feature 'image' that is an 8-bit image")
-    label = features["label"] if "label" in features else None
+    # A FeaturesDict has no `get`.
+    label: Any = features["label"] if "label" in features else None  # noqa: SIM401
     has_labels = isinstance(label, tfds.features.ClassLabel)
     if not builder.info.splits:
         _download(builder, name, data_dir)
