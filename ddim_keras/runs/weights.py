@@ -78,7 +78,7 @@ def under_new_names(path: Path) -> Iterator[Path]:
     with hdf5.opened(path) as file:
         found = [
             (group, old, new)
-            for group in ("ema_network", *(f"layers/{name}" for name in file["layers"]))
+            for group in ("ema_network", *(f"layers/{name}" for name in file.get("layers", ())))
             for old, new in RENAMED_LAYERS.items()
             if f"{group}/layers/{old}" in file
         ]
