@@ -263,7 +263,7 @@ def picture(originals: list[np.ndarray], results: list[Result]) -> Any:
             best = best_within(files, result.ours[0].size)
             cells.append((label(name, best), best.image))
         for axes, (caption, image) in zip(row, cells, strict=True):
-            axes.imshow(image)
+            axes.imshow(image, interpolation="nearest")
             axes.set_title(caption, size=8)
             axes.axis("off")
     return figure
