@@ -1,8 +1,8 @@
 """Measures how far generated images are from real ones, for samplers and numbers of steps.
 
 The story of an evaluation: model, real images, measurements, table and plot. Or, with
---search-steps, where few steps should be placed. The options are in `ddim_keras/cli/evaluate.py`,
-the steps in `ddim_keras/evaluation/`.
+--search-steps, where few steps should be placed; with --compare, which of two settings is better.
+The options are in `ddim_keras/cli/evaluate.py`, the steps in `ddim_keras/evaluation/`.
 """
 
 from pathlib import Path
@@ -11,30 +11,34 @@ from typing import Any
 from ddim_keras.cli.evaluate import EvaluateOptions, parse_arguments
 from ddim_keras.cli.startup import choose_backend, import_keras, run_command
 from ddim_keras.config import InputError
-from ddim_keras.runs.folder import PRETRAINED, Run, find_run, find_weights, load_model
+from ddim_keras.runs.folder import PRETRAINED, Run, find_weights, load_model
 from ddim_keras.runs.manifest import sha256
 
 
 def main() -> None:
     options = parse_arguments()
-    run = find_run(options.run)
-    weights = run.weights_to_show()
-    check(options, run)
-    folder = output_folder(options, run)
+    sides = [side.options for side in options.compare] or [options]
+    weights = [find_weights(side.run) for side in sides]
+    runs = [Run(file.parent) for file in weights]
+    for side, run in zip(sides, runs, strict=True):
+        check(side, run)
+    folder = output_folder(options, runs[0])
     choose_backend(options.backend)
     import_keras()
 
     # Keras is imported from here on; help and mistakes above are answered within a blink.
     import keras
 
-    from ddim_keras.evaluation import search
+    from ddim_keras.evaluation import comparison, search
 
     keras.config.set_dtype_policy(options.precision)
-    model = load_model(weights, options.check_hashes)
-    if options.search_steps:
-        search.store(search.search(options, run, model), run, folder)
+    models = [load_model(file, options.check_hashes) for file in weights]
+    if options.compare:
+        comparison.compare_sides(options, weights, models, folder)
+    elif options.search_steps:
+        search.store(search.search(options, runs[0], models[0]), runs[0], folder)
     else:
-        evaluate(options, run, weights, model, folder)
+        evaluate(options, runs[0], weights[0], models[0], folder)
 
 
 def evaluate(options: EvaluateOptions, run: Run, weights: Path, model: Any, folder: Path) -> None:

@@ -1,5 +1,7 @@
 """Options of evaluate.py."""
 
+import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,6 +20,18 @@ from ddim_keras.cli.options import (
 )
 from ddim_keras.config import GUIDANCE, METRICS
 
+# What the two sides of --compare can differ in, and the option of each.
+SIDE_OPTIONS = {
+    "run": "--run",
+    "sampler": "--samplers",
+    "spacing": "--spacing",
+    "last-signal-rate": "--last-signal-rate",
+    "eta": "--eta",
+    "steps": "--steps",
+    "guidance": "--guidance",
+    "guide": "--guide",
+}
+
 EXAMPLES = """examples:
   python evaluate.py                                     the newest run, DDIM
   python evaluate.py --samplers ddim ipndm dpm_solver --steps 5 10 20
@@ -27,6 +41,8 @@ EXAMPLES = """examples:
   python evaluate.py --spacing time searched             shows what that gains
   python evaluate.py --search-steps 5 --search-by kid --samplers ipndm --spacing rho
                                                          longer, for one sampler
+  python evaluate.py --compare runs/a runs/b --steps 20  which is better, and is that certain?
+  python evaluate.py --compare sampler=ddim sampler=ipndm,spacing=rho --steps 5 10
 """
 
 
@@ -36,6 +52,7 @@ class EvaluateOptions:
 
     run: str | None
     check_hashes: bool
+    compare: "list[Side]"  # two, or none
     search_steps: list[int] | None
     search_by: str
     samplers: list[str]
@@ -59,18 +76,51 @@ class EvaluateOptions:
     backend: str | None
 
 
+@dataclass(frozen=True)
+class Side:
+    """One of the two settings that --compare names."""
+
+    name: str  # as it was typed
+    options: EvaluateOptions
+
+
+def side(text: str) -> tuple[str, list[str]]:
+    """An argparse type: a side of --compare, such as "runs/a,steps=5", and the options it means."""
+    arguments = []
+    for part in text.split(","):
+        name, has_value, value = part.partition("=")
+        if not has_value:
+            name, value = "run", part
+        if name not in SIDE_OPTIONS:
+            raise argparse.ArgumentTypeError(
+                f"{name!r} is none of what two sides can differ in: {', '.join(SIDE_OPTIONS)}"
+            )
+        arguments.append(f"{SIDE_OPTIONS[name]}={value}")
+    return text, arguments
+
+
 def parse_arguments(arguments: Sequence[str] | None = None) -> EvaluateOptions:
     """Parses the command line; ends the process if it is wrong, or asks for help."""
     parser = Parser(
         prog="evaluate.py",
         description="Measures how far generated images are from real ones, for samplers and "
         "numbers of steps.\n\nEarlier results for the same weights are kept. With --search-steps, "
-        "optimises step placement instead.",
+        "optimises step placement instead. With --compare, tells which of two settings is better.",
         epilog=EXAMPLES,
     )
     add = parser.add_argument
     add_run_option(parser)
     add_verify_option(parser)
+    add(
+        "--compare",
+        nargs=2,
+        type=side,
+        default=[],
+        metavar=("A", "B"),
+        help="difference in KID of two settings with the same noises and real images, with its "
+        "95 %% interval. Each is a run, a weights file, or a list such as sampler=ipndm,steps=5, "
+        f"with any of {', '.join(SIDE_OPTIONS)}; other options hold for both",
+    )
     add(
         "--search-steps",
         nargs="+",
@@ -131,7 +181,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> EvaluateOptions:
         "run folder; for provided models the current folder)",
     )
     add_backend_option(parser)
-    parsed = parser.parse_args(arguments)
-    return EvaluateOptions(
-        **{field.name: getattr(parsed, field.name) for field in fields(EvaluateOptions)}
-    )
+    words = list(sys.argv[1:] if arguments is None else arguments)
+
+    def options_of(words: list[str], sides: Sequence[Side] = ()) -> EvaluateOptions:
+        parsed = vars(parser.parse_args(words)) | {"compare": list(sides)}
+        return EvaluateOptions(
+            **{field.name: parsed[field.name] for field in fields(EvaluateOptions)}
+        )
+
+    # What a side consists of are options of this command: checked, and explained, like all.
+    sides = parser.parse_args(words).compare
+    return options_of(words, [Side(name, options_of([*words, *own])) for name, own in sides])

@@ -3,7 +3,7 @@
 import contextlib
 import csv
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,11 @@ class Results:
         self.floor = dict(floor)
         self.axes = {name: f"{AXES[name]}, {features}" for name in floor if name in AXES}
         self.rows: list[Row] = []
-        self.earlier = earlier_rows(folder / "evaluation.csv", conditions["weights_sha256"])
+        self.earlier = [
+            row
+            for row in read_rows(folder / "evaluation.csv")
+            if row.get("weights_sha256") == conditions["weights_sha256"]
+        ]
 
     def add(self, row: Row) -> None:
         """Adds a row, in place of an earlier one of the same setting, and writes both files."""
@@ -59,12 +63,7 @@ class Results:
         same = {"setting": row["setting"], "steps": row["steps"], **self.conditions}
         self.earlier = [earlier for earlier in self.earlier if not earlier.items() >= same.items()]
         self.rows.append(row)
-        rows = [*self.earlier, *self.rows]
-        path = self.folder / "evaluation.csv"
-        with written_whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(dict.fromkeys(itertools.chain(*rows))))
-            writer.writeheader()
-            writer.writerows(rows)
+        write_rows(self.folder / "evaluation.csv", [*self.earlier, *self.rows])
         figure = figures.by_network_calls(self.comparable, self.axes, self.floor)
         figures.save_figure(figure, self.folder / "evaluation.png")
 
@@ -96,13 +95,21 @@ class Results:
         )
 
 
-def earlier_rows(path: Path, weights_sha256: str) -> list[Row]:
-    """The rows of evaluation.csv that were measured of the weights with this hash."""
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Writes a CSV file with the columns of all rows."""
+    with written_whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(itertools.chain(*rows))))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a CSV file of results; none if there is no file."""
     if not path.exists():
         return []
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = [
+            return [
                 {name: _as_number(text) for name, text in row.items() if text}
                 for row in csv.DictReader(file, strict=True)
             ]
@@ -111,7 +118,6 @@ def earlier_rows(path: Path, weights_sha256: str) -> list[Row]:
             f"{path} is not a table of results ({type(error).__name__}); move it aside, or choose "
             "another --output"
         ) from error
-    return [row for row in rows if row.get("weights_sha256") == weights_sha256]
 
 
 def _as_number(text: str) -> Any:

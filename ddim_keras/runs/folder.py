@@ -257,9 +257,9 @@ def load_model(weights: Path = PRETRAINED / "best.weights.h5", check_hashes: boo
     return model
 
 
-def find_weights(name: str | Path) -> Path:
+def find_weights(name: str | Path | None) -> Path:
     """A weights file or, for the name of a run, its weights to show; see `find_run`."""
-    path = Path(name)
+    path = Path(name or "")
     if path.suffix == ".h5":
         if not path.is_file():
             raise InputError(f"there is no weights file {path}")
