@@ -151,8 +151,7 @@ def main() -> None:
     model = load_model(weights)
     sampler = chosen_sampler(arguments, model)
     guide = load_guide(guide_weights, model) if guide_weights else None
-    interval = arguments.guidance_interval
-    guidance = Guidance(strength, tuple(interval) if interval else None, guide)
+    guidance = Guidance(strength, arguments.guidance_interval, guide)
     for path in filter(None, (arguments.output, arguments.trajectory)):
         path.parent.mkdir(parents=True, exist_ok=True)  # now, before the work, in case it fails
     how = f"{arguments.steps} steps of {arguments.sampler}"

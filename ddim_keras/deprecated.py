@@ -38,6 +38,20 @@ def reverse_process(
     return process
 
 
+def as_sampler(reverse_process: Callable[..., Any]) -> Sampler:
+    """The sampler for `DiffusionModel.generate(reverse_process=...)`."""
+    warnings.warn(
+        "reverse_process= is deprecated; use sampler=, such as Sampler('ipndm')",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+
+    def sample(denoise: Any, initial_noise: Any, signal_rates: Any, callback: Any = None) -> Any:
+        return reverse_process(initial_noise, len(signal_rates) - 1, callback, denoise)
+
+    return Sampler(sample)
+
+
 def guided(denoise: Callable[..., Any], labels: Any, guidance: float = 0.0) -> Callable[..., Any]:
     """Classifier-free guidance; now see `Guidance`."""
     warnings.warn(

@@ -15,14 +15,17 @@ of noises and of images alike. Two kinds, told apart by the worse prediction:
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from keras import ops
 
 from ddim_keras.config import GUIDANCE, InputError
+from ddim_keras.types import Denoise, Tensor
+
+# What `DiffusionModel.generate` takes: `guide(denoise, labels)` wraps a `denoise`.
+Guide = Callable[[Callable[..., tuple[Tensor, Tensor]], Tensor], Denoise]
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,12 @@ class Guidance:
     """
 
     strength: float = 0.0
-    interval: tuple[float, float] | None = None
-    guide: Callable[..., tuple[Any, Any]] | None = None
+    interval: Sequence[float] | None = None
+    guide: Callable[..., tuple[Tensor, Tensor]] | None = None
 
     def __call__(
-        self, denoise: Callable[..., tuple[Any, Any]], labels: Any = None
-    ) -> Callable[..., tuple[Any, Any]]:
+        self, denoise: Callable[..., tuple[Tensor, Tensor]], labels: Tensor = None
+    ) -> Denoise:
         """Wraps `denoise` of a model.
 
         Args:
@@ -68,24 +71,27 @@ class Guidance:
         if self.strength and not told and self.guide is None:
             raise InputError("guidance needs a model with classes, or a guide")
 
-        def better(*inputs: Any) -> tuple[Any, Any]:
+        def better(*inputs: Tensor) -> tuple[Tensor, Tensor]:
             return denoise(*inputs, **told)
 
-        def better_and_worse(*inputs: Any) -> Any:
+        def better_and_worse(*inputs: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
             if self.guide is not None:
                 return zip(better(*inputs), self.guide(*inputs, **told), strict=True)
             twice = [ops.concatenate([values, values]) for values in inputs]
             labels = ops.concatenate([told["labels"], ops.full_like(told["labels"], -1)])
             return (ops.split(both, 2) for both in denoise(*twice, labels=labels))
 
-        def guided(noisy_images: Any, noise_rates: Any, signal_rates: Any) -> tuple[Any, Any]:
+        def guided(
+            noisy_images: Tensor, noise_rates: Tensor, signal_rates: Tensor
+        ) -> tuple[Tensor, Tensor]:
             inputs = noisy_images, noise_rates, signal_rates
             if not self._is_at(signal_rates):
                 return better(*inputs)
-            return tuple(
+            pred_noises, pred_images = (
                 (1.0 + self.strength) * good - self.strength * bad
                 for good, bad in better_and_worse(*inputs)
             )
+            return pred_noises, pred_images
 
         return guided if self.strength else better
 
@@ -94,13 +100,17 @@ class Guidance:
     def __post_init__(self) -> None:
         if not math.isfinite(self.strength):
             raise InputError(f"the strength of guidance must be finite, not {self.strength}")
-        if self.interval is not None and not 0 <= self.interval[0] < self.interval[1] <= 1:
+        if self.interval is None:
+            return
+        low, high = self.interval
+        if not 0 <= low < high <= 1:
             raise InputError(
-                f"an interval of guidance must be two rising signal rates in [0, 1], not "
-                f"{self.interval[0]} and {self.interval[1]}"
+                f"an interval of guidance must be two rising signal rates in [0, 1], not {low} and "
+                f"{high}"
             )
+        object.__setattr__(self, "interval", (low, high))
 
-    def _is_at(self, signal_rates: Any) -> bool:
+    def _is_at(self, signal_rates: Tensor) -> bool:
         """Whether there is guidance at the level of the batch, which is one for all images."""
         if self.interval is None:
             return True
@@ -108,7 +118,7 @@ class Guidance:
         return self.interval[0] <= rate <= self.interval[1]
 
     @classmethod
-    def of(cls, guidance: Any, labels: Any) -> Any:
+    def of(cls, guidance: "Guide | float | None", labels: Tensor) -> "Guide":
         """Guidance for a strength; by default GUIDANCE if any image has a class, otherwise none."""
         if guidance is None:
             guidance = GUIDANCE if np.any(np.asarray(labels) >= 0) else 0.0

@@ -7,9 +7,7 @@ and unit variance per channel; at its borders they are uint8, or float in [0, 1]
 """
 
 import functools
-import itertools
 import random
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,9 +17,10 @@ from keras import ops
 
 from ddim_keras import backends
 from ddim_keras.config import COMPARED, ModelConfig
+from ddim_keras.deprecated import as_sampler
 from ddim_keras.guidance import Guidance
 from ddim_keras.network import residual_unet
-from ddim_keras.samplers import Sampler, image_noises
+from ddim_keras.samplers import Sampler, image_noises_of_steps
 from ddim_keras.schedules import SCHEDULES
 
 
@@ -218,12 +217,9 @@ class DiffusionModel(keras.Model):
                 f"num_images and batch_size must be at least 1, not {num_images}, {batch_size}"
             )
         if reverse_process is not None:
-            warnings.warn(
-                "reverse_process= is deprecated; use sampler=, such as Sampler('ipndm')",
-                DeprecationWarning,
-                stacklevel=2,
-            )
-        seed = np.random.SeedSequence(seed).entropy
+            sampler = as_sampler(reverse_process)
+        if seed is None:
+            seed = int(np.random.default_rng().integers(2**62))
         generator = np.random.default_rng(seed)
         if labels is None:
             labels = self.draw_labels(num_images, generator.spawn(1)[0])
@@ -231,7 +227,7 @@ class DiffusionModel(keras.Model):
             raise ValueError(f"{num_images} images need as many labels, not {len(labels)}")
         if not -1 <= np.min(labels) <= np.max(labels) < self.num_classes:
             raise ValueError(f"labels must be from -1 to {self.num_classes - 1}, not {labels}")
-        guidance = Guidance.of(guidance, labels)
+        guide = Guidance.of(guidance, labels)
         num_batches = -(-num_images // batch_size)
         # Batches of one size, so that the denoiser is compiled once.
         batch_size = -(-num_images // num_batches)
@@ -243,16 +239,13 @@ class DiffusionModel(keras.Model):
                 noises = self.draw_noise(batch_size, generator)
             else:
                 noises = np.asarray(initial_noise, "float32")[chosen]
-            denoise = guidance(self.compiled_denoise, batch_labels if self.num_classes else None)
-            reverse = reverse_process or self.reverse_diffusion
-            if sampler is not None:
-                fresh_noises = (
-                    image_noises(noises.shape[1:], seed, chosen, step) for step in itertools.count()
-                )
-                reverse = functools.partial(
-                    Sampler.of(sampler).reverse_diffusion, self, fresh_noises=fresh_noises
-                )
-            pred_images = reverse(noises, diffusion_steps, callback, denoise)
+            denoise = guide(self.compiled_denoise, batch_labels if self.num_classes else None)
+            arguments = noises, diffusion_steps, callback, denoise
+            if sampler is None:
+                pred_images = self.reverse_diffusion(*arguments)
+            else:
+                fresh_noises = image_noises_of_steps(noises.shape[1:], seed, chosen)
+                pred_images = Sampler.of(sampler).reverse_diffusion(self, *arguments, fresh_noises)
             images.append(ops.convert_to_numpy(self.denormalize(pred_images)))
         return np.concatenate(images)[:num_images]
 

@@ -38,7 +38,7 @@ become the noise that encodes them ("DDIM inversion"), and the same rates, risin
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -48,9 +48,7 @@ from keras import ops
 
 from ddim_keras.config import InputError
 from ddim_keras.spacing import SPACINGS, Spacing, sampling_signal_rates
-
-Denoise = Callable[[Any, Any, Any], tuple[Any, Any]]
-Callback = Callable[[int, Any, Any], None]
+from ddim_keras.types import Callback, Denoise, Tensor
 
 # With fewer steps, the last is of order 1: extrapolation over such long steps overshoots.
 STEPS_FOR_HIGH_ORDER_END = 15
@@ -70,16 +68,16 @@ class Level(NamedTuple):
 
 def ddim(
     denoise: Denoise,
-    initial_noise: Any,
+    initial_noise: Tensor,
     signal_rates: Sequence[float],
     *,
-    clip_range: tuple[Any, Any] | None = None,
+    clip_range: tuple[Tensor, Tensor] | None = None,
     callback: Callback | None = None,
     eta: float = 0.0,
     variance: str = "small",
     seed: int | keras.random.SeedGenerator | None = None,
-    fresh_noises: Iterable[Any] | None = None,
-) -> Any:
+    fresh_noises: Iterable[Tensor] | None = None,
+) -> Tensor:
     """DDIM (Song et al. 2020, equations 12 and 16). Order 1, one network call a step.
 
     Keeps the predicted image, and of the predicted noise as much as belongs to the next level, or
@@ -128,14 +126,14 @@ def ddim(
 
 def adams_bashforth(
     denoise: Denoise,
-    initial_noise: Any,
+    initial_noise: Tensor,
     signal_rates: Sequence[float],
     *,
-    clip_range: tuple[Any, Any] | None = None,
+    clip_range: tuple[Tensor, Tensor] | None = None,
     callback: Callback | None = None,
     order: int = 4,
     equal_steps: bool = False,
-) -> Any:
+) -> Tensor:
     """Adams-Bashforth multistep, one network call a step: extrapolates the predicted noises.
 
     For steps of any size: integrates exactly the polynomial of the log-SNR through the last
@@ -152,7 +150,8 @@ def adams_bashforth(
     if order not in (2, 3, 4):
         raise InputError(f"order must be 2, 3 or 4, not {order}")
     noisy_images, levels, predict = _start(denoise, initial_noise, signal_rates, clip_range)
-    past_levels, past_noises = [], []
+    past_levels: list[Level] = []
+    past_noises: list[Tensor] = []
     for step, (level, next_level) in enumerate(itertools.pairwise(levels)):
         pred_noises, pred_images = predict(noisy_images, level)
         if callback is not None:
@@ -162,7 +161,7 @@ def adams_bashforth(
         step_order = _order_of_step(order, step, levels)
         past_levels = [level, *past_levels][:step_order]
         past_noises = [pred_noises, *past_noises][:step_order]
-        weights = EQUAL_STEP_WEIGHTS[step_order]
+        weights: Sequence[float] = EQUAL_STEP_WEIGHTS[step_order]
         if step_order > 1 and not equal_steps:
             weights = _variable_step_weights(past_levels, next_level)
         noises = sum(weight * past for weight, past in zip(weights, past_noises, strict=True))
@@ -172,10 +171,10 @@ def adams_bashforth(
 
 def ipndm(
     denoise: Denoise,
-    initial_noise: Any,
+    initial_noise: Tensor,
     signal_rates: Sequence[float],
     **options: Any,
-) -> Any:
+) -> Tensor:
     """iPNDM: `adams_bashforth` with the weights for equal steps, whatever the steps.
 
     PNDM (Liu et al. 2022, https://arxiv.org/abs/2202.09778) with a start of lower orders; the name
@@ -186,19 +185,20 @@ def ipndm(
 
 def dpm_solver(
     denoise: Denoise,
-    initial_noise: Any,
+    initial_noise: Tensor,
     signal_rates: Sequence[float],
     *,
-    clip_range: tuple[Any, Any] | None = None,
+    clip_range: tuple[Tensor, Tensor] | None = None,
     callback: Callback | None = None,
-) -> Any:
+) -> Tensor:
     """DPM-Solver++(2M) (Lu et al. 2022, https://arxiv.org/abs/2211.01095, algorithm 2).
 
     Order 2, one network call a step. Extrapolates the predicted images, not the noises: along a
     line in the log-SNR through the last two, to the middle of the step.
     """
     noisy_images, levels, predict = _start(denoise, initial_noise, signal_rates, clip_range)
-    past_level = past_images = None
+    past_level: Level = levels[0]
+    past_images: Tensor = None
     for step, (level, next_level) in enumerate(itertools.pairwise(levels)):
         _, pred_images = predict(noisy_images, level)
         if callback is not None:
@@ -220,12 +220,12 @@ def dpm_solver(
 
 def heun(
     denoise: Denoise,
-    initial_noise: Any,
+    initial_noise: Tensor,
     signal_rates: Sequence[float],
     *,
-    clip_range: tuple[Any, Any] | None = None,
+    clip_range: tuple[Tensor, Tensor] | None = None,
     callback: Callback | None = None,
-) -> Any:
+) -> Tensor:
     """Heun's method (Karras et al. 2022, https://arxiv.org/abs/2206.00364, algorithm 1).
 
     Order 2, two network calls a step, but one in the step to signal rate 1. Averages the noises
@@ -247,7 +247,7 @@ def heun(
 # Steps and their orders.
 
 
-def _move(noisy_images: Any, noises: Any, level: Level, next_level: Level) -> Any:
+def _move(noisy_images: Tensor, noises: Tensor, level: Level, next_level: Level) -> Tensor:
     """A step of deterministic DDIM that takes `noises` to be the noise in the images."""
     scale = next_level.signal_rate / level.signal_rate
     return scale * noisy_images + (next_level.noise_rate - scale * level.noise_rate) * noises
@@ -289,7 +289,7 @@ def _variable_step_weights(levels: list[Level], next_level: Level) -> list[float
 # Which sampler, where its steps lie, and its options.
 
 # By the names of `config.SAMPLERS`.
-SAMPLERS = {
+SAMPLERS: dict[str, Callable[..., Tensor]] = {
     "ddim": ddim,
     "adams_bashforth": adams_bashforth,
     "ipndm": ipndm,
@@ -320,7 +320,7 @@ class Sampler:
         InputError: for a name that does not exist, or an option that the sampler does not have.
     """
 
-    method: str | Callable[..., Any] = "ddim"
+    method: str | Callable[..., Tensor] = "ddim"
     spacing: Spacing | None = None
     last_signal_rate: float | None = None
     clip: bool = False
@@ -339,9 +339,14 @@ class Sampler:
             raise InputError(f"eta belongs to the sampler ddim, not to {self.name}")
 
     @classmethod
-    def of(cls, sampler: "Sampler | str | Callable[..., Any]") -> "Sampler":
+    def of(cls, sampler: "Sampler | str | Callable[..., Tensor]") -> "Sampler":
         """The sampler itself or, for a name or a function, one with the usual steps."""
         return sampler if isinstance(sampler, Sampler) else cls(sampler)
+
+    @property
+    def function(self) -> Callable[..., Tensor]:
+        """The function that samples, without the options."""
+        return SAMPLERS[self.method] if isinstance(self.method, str) else self.method
 
     def signal_rates(self, model: Any, steps: int) -> list[float]:
         """The signal rates of so many steps for a DiffusionModel: where it is called, and 1."""
@@ -356,23 +361,22 @@ class Sampler:
         return sampling_signal_rates(steps, spacing, last_signal_rate, model.schedule)
 
     def __call__(
-        self, denoise: Denoise, initial_noise: Any, signal_rates: Sequence[float], **options: Any
-    ) -> Any:
+        self, denoise: Denoise, initial_noise: Tensor, signal_rates: Sequence[float], **options: Any
+    ) -> Tensor:
         """Follows the reverse process along these signal rates."""
-        function = SAMPLERS[self.method] if isinstance(self.method, str) else self.method
         if self.eta:
             options = {"eta": self.eta, **options}
-        return function(denoise, initial_noise, signal_rates, **options)
+        return self.function(denoise, initial_noise, signal_rates, **options)
 
     def reverse_diffusion(
         self,
         model: Any,
-        initial_noise: Any,
+        initial_noise: Tensor,
         diffusion_steps: int,
         callback: Callback | None = None,
         denoise: Denoise | None = None,
-        fresh_noises: Iterable[Any] | None = None,
-    ) -> Any:
+        fresh_noises: Iterable[Tensor] | None = None,
+    ) -> Tensor:
         """As `DiffusionModel.reverse_diffusion`, with this sampler.
 
         Args:
@@ -394,7 +398,9 @@ class Sampler:
         """How often the network is called for an image: counted in a run on a single pixel."""
         calls = 0
 
-        def denoise(noisy_images: Any, noise_rates: Any, signal_rates: Any) -> tuple[Any, Any]:
+        def denoise(
+            noisy_images: Tensor, noise_rates: Tensor, signal_rates: Tensor
+        ) -> tuple[Tensor, Tensor]:
             nonlocal calls
             calls += 1
             return noisy_images, noisy_images
@@ -425,8 +431,11 @@ class Sampler:
 
 
 def _start(
-    denoise: Denoise, initial_noise: Any, signal_rates: Sequence[float], clip_range: Any
-) -> tuple[Any, list[Level], Callable[[Any, Level], tuple[Any, Any]]]:
+    denoise: Denoise,
+    initial_noise: Tensor,
+    signal_rates: Sequence[float],
+    clip_range: tuple[Tensor, Tensor] | None,
+) -> tuple[Tensor, list[Level], Callable[[Tensor, Level], tuple[Tensor, Tensor]]]:
     """Checks the arguments; returns the noise as a tensor, the levels, and `denoise` at a level."""
     rates = [float(rate) for rate in signal_rates]
     pairs = list(itertools.pairwise(rates))
@@ -438,7 +447,7 @@ def _start(
     initial_noise = ops.convert_to_tensor(initial_noise)
     dtype = initial_noise.dtype
 
-    def predict(noisy_images: Any, level: Level) -> tuple[Any, Any]:
+    def predict(noisy_images: Tensor, level: Level) -> tuple[Tensor, Tensor]:
         shape = (ops.shape(noisy_images)[0], 1, 1, 1)
         noise_rates = ops.full(shape, level.noise_rate, dtype=dtype)
         signal_rates = ops.full(shape, level.signal_rate, dtype=dtype)
@@ -458,7 +467,7 @@ def as_generator(seed: int | keras.random.SeedGenerator | None) -> keras.random.
     return seed if is_generator else keras.random.SeedGenerator(seed)
 
 
-def image_noises(shape: tuple[int, ...], seed: int, images: Sequence[int], *key: int) -> np.ndarray:
+def image_noises(shape: tuple[int, ...], seed: int, images: Iterable[int], *key: int) -> np.ndarray:
     """Standard normal noises of which each belongs to one image.
 
     They depend on the seed, the image's number and the key alone, so that neither the batch size
@@ -476,3 +485,11 @@ def image_noises(shape: tuple[int, ...], seed: int, images: Sequence[int], *key:
     sequences = (np.random.SeedSequence(seed, spawn_key=(image, *key)) for image in images)
     generators = map(np.random.default_rng, sequences)
     return np.stack([each.standard_normal(shape, dtype="float32") for each in generators])
+
+
+def image_noises_of_steps(
+    shape: tuple[int, ...], seed: int, images: Iterable[int]
+) -> Iterator[np.ndarray]:
+    """Fresh noises of `ddim` for one step after the other, see `image_noises`."""
+    numbers = list(images)
+    return (image_noises(shape, seed, numbers, step) for step in itertools.count())

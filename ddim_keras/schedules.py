@@ -17,6 +17,8 @@ from typing import Any
 
 import keras
 
+from ddim_keras.types import Tensor
+
 # Earlier times are clamped to this one by schedules that start without noise: a prediction of the
 # noise divides by the noise rate, which would be 0 at time 0.
 EARLIEST_TIME = 1e-5
@@ -25,7 +27,7 @@ EARLIEST_TIME = 1e-5
 class Schedule:
     """What all schedules share."""
 
-    def __call__(self, diffusion_times: Any, ops: Any = keras.ops) -> tuple[Any, Any]:
+    def __call__(self, diffusion_times: Tensor, ops: Any = keras.ops) -> tuple[Tensor, Tensor]:
         """`noise_rates, signal_rates` at these times."""
         raise NotImplementedError
 
@@ -50,7 +52,7 @@ class OffsetCosine(Schedule):
     max_signal_rate: float = 0.95
     min_signal_rate: float = 0.02
 
-    def __call__(self, diffusion_times: Any, ops: Any = keras.ops) -> tuple[Any, Any]:
+    def __call__(self, diffusion_times: Tensor, ops: Any = keras.ops) -> tuple[Tensor, Tensor]:
         start_angle = math.acos(self.max_signal_rate)
         end_angle = math.acos(self.min_signal_rate)
         diffusion_angles = start_angle + diffusion_times * (end_angle - start_angle)
@@ -76,7 +78,7 @@ class Linear(Schedule):
     smallest_beta: float = 0.1
     largest_beta: float = 20.0
 
-    def __call__(self, diffusion_times: Any, ops: Any = keras.ops) -> tuple[Any, Any]:
+    def __call__(self, diffusion_times: Tensor, ops: Any = keras.ops) -> tuple[Tensor, Tensor]:
         times = ops.clip(diffusion_times, EARLIEST_TIME, 1.0)
         beta_growth = self.largest_beta - self.smallest_beta
         added_noise = times * self.smallest_beta + times**2 * beta_growth / 2
@@ -100,7 +102,7 @@ class Cosine(Schedule):
     offset: float = 0.008
     min_signal_rate: float = 0.001
 
-    def __call__(self, diffusion_times: Any, ops: Any = keras.ops) -> tuple[Any, Any]:
+    def __call__(self, diffusion_times: Tensor, ops: Any = keras.ops) -> tuple[Tensor, Tensor]:
         first_angle = math.pi / 2 * self.offset / (1 + self.offset)
         largest_turn = math.acos(self.min_signal_rate * math.cos(first_angle)) - first_angle
         turns = math.pi / 2 / (1 + self.offset) * ops.clip(diffusion_times, EARLIEST_TIME, 1.0)
@@ -115,11 +117,15 @@ class Cosine(Schedule):
 
 
 # By the names of `config.SCHEDULES`.
-SCHEDULES = {"offset_cosine": OffsetCosine(), "linear": Linear(), "cosine": Cosine()}
+SCHEDULES: dict[str, Schedule] = {
+    "offset_cosine": OffsetCosine(),
+    "linear": Linear(),
+    "cosine": Cosine(),
+}
 
 
 def offset_cosine(
-    diffusion_times: Any, max_signal_rate: float = 0.95, min_signal_rate: float = 0.02
-) -> tuple[Any, Any]:
+    diffusion_times: Tensor, max_signal_rate: float = 0.95, min_signal_rate: float = 0.02
+) -> tuple[Tensor, Tensor]:
     """`noise_rates, signal_rates` of the assignment's schedule, see `OffsetCosine`."""
     return OffsetCosine(max_signal_rate, min_signal_rate)(diffusion_times)

@@ -4,7 +4,7 @@ A spacing is a name in SPACINGS: the rates are uniform in a function of the nois
 Or it is the rates themselves for each number of steps, as `step_search` finds them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -14,7 +14,8 @@ from ddim_keras.schedules import OffsetCosine, Schedule
 Spacing = str | Mapping[int, Sequence[float]]
 
 # Each function of noise_rate / signal_rate with its inverse.
-SPACINGS = {
+Function = Callable[[np.ndarray], np.ndarray]
+SPACINGS: dict[str, tuple[Function, Function]] = {
     # The angle of (signal, noise), and so the time of the offset cosine schedule.
     "time": (np.arctan, np.tan),
     # The logarithm of the signal-to-noise ratio.

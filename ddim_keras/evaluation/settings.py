@@ -60,12 +60,8 @@ def chosen_guidance(options: EvaluateOptions, model: DiffusionModel) -> Guidance
     strength = options.guidance
     if strength is None:
         strength = GUIDANCE if model.num_classes or options.guide else 0.0
-    interval = None
-    if options.guidance_interval:
-        low, high = options.guidance_interval
-        interval = low, high
     guide = load_guide(find_weights(options.guide), model) if options.guide else None
-    return Guidance(strength, interval, guide)
+    return Guidance(strength, options.guidance_interval, guide)
 
 
 def chosen_settings(options: EvaluateOptions, model: DiffusionModel) -> list[Setting]:
