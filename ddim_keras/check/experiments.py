@@ -46,7 +46,7 @@ DENOISERS = {
     "one_image": closed_forms.one_image_denoiser,
 }
 LEARNING_RATE = 0.05
-FIRST_WEIGHTS, AVERAGE_WEIGHTS = (0.3, -0.2), (0.1, 0.4)
+FIRST_WEIGHTS, AVERAGE_WEIGHTS = (0.3, -0.2, 0.15, 0.1), (0.1, 0.4, -0.3, 0.35)
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,7 @@ class Laboratory:
     def __init__(self, source: Source, found: dict[str, Found]) -> None:
         self.namespace, self.found = source.namespace, found
         self.recorder = Recorder()
+        self.weights: tuple[list, list] | None = None
 
     def libraries(self, gap: str) -> list[str]:
         """Libraries of whose tensors the function may be made, likeliest first."""
@@ -489,7 +490,7 @@ def _measured_schedule(laboratory: Laboratory) -> list[np.ndarray] | None:
 
 
 def train_step(laboratory: Laboratory, library: str) -> dict[str, Any]:
-    """One step of plain gradient descent on a network with two weights, three times."""
+    """Two steps of plain gradient descent on a network with four weights."""
     if library == "numpy" or library == "jax":
         raise NotImplementedError("train_step is checked for TensorFlow, Keras and PyTorch")
     trained_with = "torch" if library == "torch" else "keras"
@@ -511,6 +512,7 @@ def train_step(laboratory: Laboratory, library: str) -> dict[str, Any]:
         for step in range(2):
             images = random.uniform(0, 1, shape).astype("float32")
             before = weights_of(network), weights_of(average)
+            _forget_gradients(network)
             seed_everything(step)
             laboratory.recorder.take()
             try:
@@ -520,10 +522,10 @@ def train_step(laboratory: Laboratory, library: str) -> dict[str, Any]:
                     loss_fn=_mean_absolute_error(trained_with),
                     ema_decay=0.999,
                 )
-            except Exception:
-                # No gradients for the network: this shows in the calls.
+            except Exception as error:
+                # Of other weights than those in the loss: this shows in the calls and weights.
                 names = {call["network"] for call in laboratory.recorder.calls}
-                if names != {"ema_network"}:
+                if names != {"ema_network"} and "no grad" not in str(error).lower():
                     raise
             steps.append(
                 {
@@ -543,6 +545,14 @@ def train_step(laboratory: Laboratory, library: str) -> dict[str, Any]:
         "starting_weights": _same_start(laboratory),
         "copies_network": "clone_model" in text,
     }
+
+
+def _forget_gradients(network: Any) -> None:
+    """Of a network that `self.zero_grad()` of a student's Keras model on PyTorch does not know."""
+    for weight in network.factors:
+        value = getattr(weight, "value", None)
+        if hasattr(value, "grad"):
+            value.grad = None
 
 
 def _small_number(
@@ -702,11 +712,6 @@ def sample(laboratory: Laboratory, library: str) -> dict[str, Any]:
     found = laboratory.found["sample"]
     function = getattr(found.function, "__func__", found.function)
     takes_classes = takes(function, "sample", "classes")
-    arrays = {
-        name: to_numpy(value)
-        for name, value in laboratory.namespace.items()
-        if plain(name) in ("betas", "beta", "bt") and hasattr(value, "shape")
-    }
 
     def run(own: bool, isolated: bool) -> dict[str, Any]:
         network = StepNetwork(closed_forms.alpha_bars_of(DDPM_BETAS), laboratory.recorder)
@@ -744,7 +749,16 @@ def sample(laboratory: Laboratory, library: str) -> dict[str, Any]:
                 }
         return {"betas": betas, "cases": results}
 
-    return {**_all_kinds(run), "global_betas": arrays}
+    return {**_all_kinds(run), "global_betas": _global_betas(laboratory)}
+
+
+def _global_betas(laboratory: Laboratory) -> dict[str, np.ndarray]:
+    """Betas that are constants of the file, which the student may use in place of the ddpm's."""
+    return {
+        name: to_numpy(value)
+        for name, value in laboratory.namespace.items()
+        if plain(name) in ("betas", "beta", "bt") and hasattr(value, "shape")
+    }
 
 
 class Loader:
@@ -763,7 +777,7 @@ class Loader:
 
 
 def train(laboratory: Laboratory, library: str, gap: str = "train") -> dict[str, Any]:
-    """Two epochs of two batches, with plain gradient descent on a network with two weights."""
+    """Two epochs of two batches, with plain gradient descent on a network with four weights."""
     if library not in ("torch", "keras", "tensorflow"):
         raise NotImplementedError("train is checked for PyTorch, Keras and TensorFlow")
     trained_with = "torch" if library == "torch" else "keras"
@@ -801,6 +815,7 @@ def train(laboratory: Laboratory, library: str, gap: str = "train") -> dict[str,
 
     return {
         **_all_kinds(run),
+        "global_betas": _global_betas(laboratory),
         "learning_rate": LEARNING_RATE,
         "images": [images for images, _ in data],
         "labels": [labels for _, labels in data],

@@ -1,5 +1,6 @@
 """Verdicts on the exercise: forward process, ancestral sampling, and training of a DDPM."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -71,32 +72,46 @@ def _judge_factors(
         verdict.test(test, True)
         return
     alphas = bars / np.array([1.0, *bars[:-1]])
-    shifted = [np.roll(bars, shift)[steps] for shift in (1, -1)]
     other_bars = {
         (): [bars[steps]],
-        ("off_by_one",): shifted,
+        ("off_by_one",): [np.roll(bars, shift)[steps] for shift in (1, -1)],
         ("alpha",): [alphas[steps]],
         ("product_twice",): [np.cumprod(bars)[steps]],
         ("broadcast",): [np.broadcast_to(bars[steps[:1]], a.shape)],
     }
+    of_image: list[tuple[tuple[str, ...], np.ndarray]] = [(("signal_missing",), np.ones_like(a))]
+    of_noise: list[tuple[tuple[str, ...], np.ndarray]] = [(("noise_missing",), np.ones_like(a))]
     for keys, values in other_bars.items():
         for bar in values:
             signal, noise = np.sqrt(bar), np.sqrt(1 - bar)
-            forms = {
-                (): (signal, noise),
-                ("roots_left_out",): (bar, 1 - bar),
-                ("signal_root",): (bar, noise),
-                ("noise_root",): (signal, 1 - bar),
-                ("one_minus_root",): (signal, 1 - signal),
-                ("swapped",): (noise, signal),
-                ("sign",): (signal, -noise),
-                ("swapped", "roots_left_out"): (1 - bar, bar),
-            }
-            for more, (expected_a, expected_b) in forms.items():
-                if near(a, expected_a) and near(b, expected_b):
-                    verdict.test(test, False, *more, *keys)
-                    return
-    verdict.test(test, False)
+            of_image += [
+                (keys, signal),
+                ((*keys, "signal_root"), bar),
+                ((*keys, "swapped"), noise),
+                ((*keys, "swapped", "signal_root"), 1 - bar),
+            ]
+            of_noise += [
+                (keys, noise),
+                ((*keys, "noise_root"), 1 - bar),
+                ((*keys, "one_minus_root"), 1 - signal),
+                ((*keys, "swapped"), signal),
+                ((*keys, "swapped", "noise_root"), bar),
+                ((*keys, "sign"), -noise),
+                ((*keys, "sign", "noise_root"), bar - 1),
+            ]
+    pairs = [
+        list(dict.fromkeys((*image_keys, *noise_keys)))
+        for image_keys, expected_a in of_image
+        for noise_keys, expected_b in of_noise
+        if near(a, expected_a) and near(b, expected_b)
+    ]
+    mistakes = min(pairs, key=len, default=["other_factors"])
+    if {"signal_root", "noise_root"} <= set(mistakes):
+        mistakes = [
+            "roots_left_out",
+            *(key for key in mistakes if key not in ("signal_root", "noise_root")),
+        ]
+    verdict.test(test, False, *mistakes)
 
 
 # sample
@@ -112,18 +127,23 @@ def judge_sample(
             alpha-bar; None if that is not known.
     """
     chances = []
-    for run in observed["runs"]:
-        candidates = [run["betas"], *observed["global_betas"].values()]
-        for betas in candidates:
-            betas = np.asarray(betas, "float64")
-            if betas.ndim == 1 and len(betas) >= 3 and np.all((betas > 0) & (betas < 1)):
-                chance = Verdict(verdict.gap)
-                _judge_chain(chance, run["cases"]["plain"], betas, trained_offset)
-                if "classes" in run["cases"]:
-                    _judge_classes(chance, run["cases"]["classes"], len(betas))
-                chances.append(chance)
+    for run, betas in _with_betas(observed):
+        chance = Verdict(verdict.gap)
+        _judge_chain(chance, run["cases"]["plain"], betas, trained_offset)
+        if "classes" in run["cases"]:
+            _judge_classes(chance, run["cases"]["classes"], len(betas))
+        chances.append(chance)
     best = max(chances, key=lambda chance: (chance.right, sum(chance.tests.values())))
     verdict.tests, verdict.mistakes, verdict.hints = best.tests, best.mistakes, best.hints
+
+
+def _with_betas(observed: dict[str, Any]) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    """Each run with the betas of its ddpm, and with those that are constants of the file."""
+    for run in observed["runs"]:
+        for betas in (run["betas"], *observed["global_betas"].values()):
+            betas = np.asarray(betas, "float64")
+            if betas.ndim == 1 and len(betas) >= 3 and np.all((betas > 0) & (betas < 1)):
+                yield run, betas
 
 
 def _judge_chain(
@@ -374,9 +394,9 @@ def judge_train(verdict: Verdict, observed: dict[str, Any], with_labels: bool) -
         By how much the step that the network gets is above the index of alpha-bar, if known.
     """
     chances = []
-    for run in observed["runs"]:
+    for run, betas in _with_betas(observed):
         chance = Verdict(verdict.gap)
-        offset = _judge_training(chance, run, observed, with_labels)
+        offset = _judge_training(chance, run, observed, with_labels, betas)
         chances.append((chance, offset))
     best, offset = max(chances, key=lambda pair: (pair[0].right, sum(pair[0].tests.values())))
     verdict.tests, verdict.mistakes, verdict.hints = best.tests, best.mistakes, best.hints
@@ -384,10 +404,13 @@ def judge_train(verdict: Verdict, observed: dict[str, Any], with_labels: bool) -
 
 
 def _judge_training(
-    verdict: Verdict, run: dict[str, Any], observed: dict[str, Any], with_labels: bool
+    verdict: Verdict,
+    run: dict[str, Any],
+    observed: dict[str, Any],
+    with_labels: bool,
+    betas: np.ndarray,
 ) -> int | None:
     calls, images = run["calls"], observed["images"]
-    betas = np.asarray(run["betas"], "float64")
     bars, num_steps = alpha_bars_of(betas), len(betas)
     if not verdict.test("calls the network", bool(calls)):
         return None

@@ -32,6 +32,11 @@ MISTAKES = {
     "start_angle + time * (end_angle - start_angle), with the start subtracted.",
     "diffusion_schedule.ends": "The schedule has other ends than the published 0.95 and 0.02, and "
     "than the constants in the file.",
+    "diffusion_schedule.not_unit": "The squares of the two rates do not add up to 1: take the sine "
+    "and the cosine of one angle.",
+    "diffusion_schedule.not_two": "Two results are wanted: the noise rates and the signal rates.",
+    "diffusion_schedule.no_signal": "At time 1 the signal rate is 0, by which `denoise` divides: "
+    "use the ends 0.95 and 0.02.",
     "diffusion_schedule.batch": "All images of a batch get the same rates: keep the shape "
     "(B, 1, 1, 1) of the times.",
     # denoise
@@ -58,6 +63,11 @@ MISTAKES = {
     "are standard deviations already.",
     "denoise.noise_not_scaled": "The predicted noise is not multiplied by the noise rate before it "
     "is subtracted.",
+    "denoise.other_images": "The predicted image is not (noisy_images - noise_rates * pred_noises) "
+    "/ signal_rates.",
+    "denoise.not_two": "Two results are wanted: the predicted noises and the predicted images.",
+    "denoise.predicts_image": "The network's output is taken for the image: the network predicts "
+    "the noise.",
     "denoise.order": "The two results are exchanged: return pred_noises first, then pred_images.",
     "denoise.other_noises": "The first result is not the network's output, the predicted noise.",
     "denoise.networks_exchanged": "The two networks are exchanged: training=True uses `network`, "
@@ -96,14 +106,19 @@ MISTAKES = {
     "noise: mix both with the rates of the next step.",
     "reverse_diffusion.wrong_mix": "The next noisy image is not next_signal_rate * pred_images + "
     "next_noise_rate * pred_noises.",
+    "reverse_diffusion.wrong_next_time": "The rates of the next step belong to another time: they "
+    "are those of time - step_size.",
     "reverse_diffusion.noisy_returned": "The noise of the last step is kept: return the predicted "
     "images of the last step, not the noisy image mixed from them.",
     "reverse_diffusion.noises_returned": "The predicted noise is returned: return the predicted "
     "images of the last step.",
+    "reverse_diffusion.other_result": "The result is not the predicted images of the last step.",
     "reverse_diffusion.one_more": "There is one step too many: the network is called "
     "diffusion_steps times.",
     "reverse_diffusion.one_less": "There is one step too few: the network is called "
     "diffusion_steps times.",
+    "reverse_diffusion.returns_in_loop": "There is one step only, whatever their number: is the "
+    "`return` inside the loop?",
     "reverse_diffusion.count": "The network is not called once for each of the diffusion steps.",
     "reverse_diffusion.noise_ignored": "The initial noise that is passed is not what the first "
     "step denoises.",
@@ -123,6 +138,10 @@ MISTAKES = {
     "standard normal noises.",
     "train_step.loss_on_image": "The loss that is minimised is that of the image: minimise the "
     "noise loss, and only report the image loss.",
+    "train_step.loss_on_both": "The losses of noise and image are added: minimise the noise loss, "
+    "and only report the image loss.",
+    "train_step.loss_mixed_up": "The loss compares a noise with an image: compare the noises with "
+    "the predicted noises.",
     "train_step.sum": "The loss is a sum over all pixels and images: take the mean, or the "
     "learning rate depends on the batch.",
     "train_step.other_noise": "The loss compares with another noise than the one in the noisy "
@@ -156,6 +175,10 @@ MISTAKES = {
     "sample_xt.alpha": "Alpha stands for alpha-bar: the factors come from the product of all "
     "alphas up to the step.",
     "sample_xt.product_twice": "The product is formed twice: alphaBars is cumulative already.",
+    "sample_xt.signal_missing": "The image is not scaled: its factor is sqrt(alpha_bar).",
+    "sample_xt.noise_missing": "The noise is not scaled: its factor is sqrt(1 - alpha_bar).",
+    "sample_xt.other_factors": "The factors are not sqrt(alpha_bar) of the image and "
+    "sqrt(1 - alpha_bar) of the noise.",
     "sample_xt.sign": "The noise is subtracted: add it.",
     "sample_xt.broadcast": "The factors do not broadcast over the batch: give alphaBars[t] the "
     "shape (B, 1, 1, 1).",
@@ -196,6 +219,9 @@ MISTAKES = {
     "sample.output": "The result is not the image after the last step.",
     # train
     "train.loss_on_image": "The loss compares images: compare the noise with the predicted noise.",
+    "train.loss_on_both": "The losses of noise and image are added: minimise that of the noise.",
+    "train.loss_mixed_up": "The loss compares a noise with an image: compare the noise with the "
+    "predicted noise.",
     "train.sum": "The loss is a sum over all pixels and images: take the mean.",
     "train.other_noise": "The loss compares with another noise than the one in the noisy images: "
     "draw it once and use it twice.",

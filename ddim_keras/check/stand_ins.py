@@ -8,7 +8,7 @@ import ast
 import inspect
 import re
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -502,10 +502,8 @@ def number_of_ddpm(attribute: str) -> str | None:
     return "sqrt_betas" if name in ("sigmas", "sigma") else None
 
 
-def trainable_network(
-    library: str, name: str, weights: tuple[float, float], recorder: Recorder
-) -> Any:
-    """A network with two weights: `pred_noises = first * noisy_images + second`.
+def trainable_network(library: str, name: str, weights: Sequence[float], recorder: Recorder) -> Any:
+    """A network that is the sum of `closed_forms.features`, each with a weight.
 
     Args:
         library: "torch", or "keras", whose backend may be any.
@@ -527,46 +525,47 @@ def _record(recorder: Recorder, name: str, args: Any, kwargs: dict, result: Any)
     )
 
 
-def _torch_network(name: str, weights: tuple[float, float], recorder: Recorder) -> Any:
+def _torch_network(name: str, weights: Sequence[float], recorder: Recorder) -> Any:
     import torch
 
-    class Affine(torch.nn.Module):
+    class Sum(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.first = torch.nn.Parameter(torch.tensor(weights[0]))
-            self.second = torch.nn.Parameter(torch.tensor(weights[1]))
+            self.factors = torch.nn.ParameterList(map(torch.tensor, weights))
 
         def forward(self, *args: Any, **kwargs: Any) -> Any:
             images, _, _ = split_inputs(args, kwargs)
-            result = self.first * images + self.second
+            features = (images, 1.0, torch.sin(3.0 * images), torch.abs(images))
+            result = sum(f * feature for f, feature in zip(self.factors, features, strict=True))
             _record(recorder, name, args, kwargs, result)
             return result
 
-    return Affine()
+    return Sum()
 
 
-def _keras_network(name: str, weights: tuple[float, float], recorder: Recorder) -> Any:
+def _keras_network(name: str, weights: Sequence[float], recorder: Recorder) -> Any:
     import keras
 
-    class Affine(keras.Model):
+    class Sum(keras.Model):
         def __init__(self) -> None:
             super().__init__()
-            self.first, self.second = (
+            self.factors = [
                 self.add_weight(shape=(), initializer=keras.initializers.Constant(weight))
                 for weight in weights
-            )
+            ]
             self.built = True
 
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             # Not through Keras, which would ask for one signature.
             images, _, _ = split_inputs(args, kwargs)
-            result = self.first * images + self.second
+            features = (images, 1.0, keras.ops.sin(3.0 * images), keras.ops.abs(images))
+            result = sum(f * feature for f, feature in zip(self.factors, features, strict=True))
             _record(recorder, name, args, kwargs, result)
             return result
 
-    return Affine()
+    return Sum()
 
 
 def weights_of(network: Any) -> np.ndarray:
-    """The two weights of a trainable network."""
-    return np.array([float(to_numpy(network.first)), float(to_numpy(network.second))])
+    """The weights of a trainable network."""
+    return np.array([float(to_numpy(factor)) for factor in network.factors])

@@ -124,6 +124,11 @@ def test_each_mistake_is_written_once():
     )
 
 
+def test_the_page_counts_the_mistakes():
+    page = (SOLUTIONS.parents[2] / "docs" / "checker.md").read_text()
+    assert f"The catalogue has {len(MISTAKES)} mistakes" in page
+
+
 @pytest.mark.parametrize("key", NUMPY)
 def test_mistakes_in_numpy_are_named(as_file, key):
     gap, text = wrong_solution(key)

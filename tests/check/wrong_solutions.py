@@ -32,6 +32,12 @@ _SCHEDULE = {
     "start_left_out": [("start_angle + diffusion", "diffusion")],
     "start_not_subtracted": [("(end_angle - start_angle)", "end_angle")],
     "ends": [("math.acos(max_signal_rate)", "0.7"), ("math.acos(min_signal_rate)", "1.2")],
+    "not_unit": [("np.cos(angles)", "1 - diffusion_times")],
+    "not_two": [("return noise_rates, signal_rates", "return signal_rates")],
+    "no_signal": [
+        ("np.cos(angles)", "np.sqrt(1 - diffusion_times)"),
+        ("np.sin(angles)", "np.sqrt(diffusion_times)"),
+    ],
     "batch": [
         (
             "def diffusion_schedule(diffusion_times):",
@@ -60,6 +66,14 @@ _DENOISE = {
     "variance_for_rate": [(_IMAGE, "(noisy_images - noise_rates**2 * pred_noises) / signal_rates")],
     "root_of_rate": [("pred_noises) / signal_rates", "pred_noises) / np.sqrt(signal_rates)")],
     "noise_not_scaled": [("noisy_images - noise_rates * pred", "noisy_images - pred")],
+    "other_images": [(_IMAGE, "noisy_images - 0.5 * pred_noises")],
+    "not_two": [("    return pred_noises, pred_images", "    return pred_images")],
+    "predicts_image": [
+        (
+            "pred_noises, pred_images\n\n\ndef rev",
+            "(noisy_images - signal_rates * pred_noises) / noise_rates, pred_noises\n\n\ndef rev",
+        )
+    ],
     "order": [
         ("return pred_noises, pred_images", "return pred_images, pred_noises"),
         ("pred_noises, pred_images = denoise", "pred_images, pred_noises = denoise"),
@@ -99,6 +113,9 @@ _REVERSE = {
     "not_remixed": [(_MIX, "pred_images")],
     "wrong_mix": [(_MIX, "next_signal_rates * pred_images - next_noise_rates * pred_noises")],
     "noisy_returned": [("    return pred_images\n", "    return noisy_images\n")],
+    "other_result": [("    return pred_images\n", "    return pred_images**2\n")],
+    "wrong_next_time": [("(times - step_size)", "(times - 1.5 * step_size)")],
+    "returns_in_loop": [("    return pred_images\n", "        return pred_images\n")],
     "noises_returned": [("    return pred_images\n", "    return pred_noises\n")],
     "one_more": [(_LOOP, "for step in range(diffusion_steps + 1):")],
     "one_less": [(_LOOP, "for step in range(1, diffusion_steps):")],
@@ -118,6 +135,9 @@ _SAMPLE_XT = {
     "swapped": [(_XT, "np.sqrt(1 - bar) * x0 + np.sqrt(bar) * epsilon")],
     "off_by_one": [("alphaBars[t]", "alphaBars[t - 1]")],
     "alpha": [("alphaBars[t]", "alphaBars[t] / alphaBars[t - 1]")],
+    "signal_missing": [(_XT, "x0 + np.sqrt(1 - bar) * epsilon")],
+    "noise_missing": [(_XT, "np.sqrt(bar) * x0 + epsilon")],
+    "other_factors": [(_XT, "np.cbrt(bar) * x0 + np.cbrt(1 - bar) * epsilon")],
     "product_twice": [("alphaBars[t]", "np.cumprod(alphaBars)[t]")],
     "sign": [(_XT, "np.sqrt(bar) * x0 - np.sqrt(1 - bar) * epsilon")],
     "broadcast": [("np.reshape(alphaBars[t], (-1, 1, 1, 1))", "alphaBars[t]")],
@@ -174,6 +194,18 @@ _TRAIN = {
             "            a = ddpm.alpha_bars[t].view(-1, 1, 1, 1)\n            loss = ",
         ),
     ],
+    "loss_on_both": [
+        (
+            _LOSS,
+            "F.mse_loss(p, eps) + F.mse_loss((xt - (1 - a).sqrt() * p) / a.sqrt(), x0)",
+        ),
+        (
+            "            loss = ",
+            "            a = ddpm.alpha_bars[t].view(-1, 1, 1, 1)\n"
+            "            p = ddpm.backward(xt, t)\n            loss = ",
+        ),
+    ],
+    "loss_mixed_up": [(_LOSS, "F.mse_loss(ddpm.backward(xt, t), x0)")],
     "sum": [(_LOSS, "F.mse_loss(ddpm.backward(xt, t), eps, reduction='sum')")],
     "other_noise": [(_LOSS, "F.mse_loss(ddpm.backward(xt, t), torch.randn_like(eps))")],
     "no_step": [(_STEP, "            total")],
@@ -252,6 +284,13 @@ _TRAIN_STEP = {
         )
     ],
     "loss_on_image": [("tape.gradient(noise_loss", "tape.gradient(image_loss")],
+    "loss_on_both": [
+        (
+            "self.loss(noises, pred_noises)",
+            "self.loss(noises, pred_noises) + self.loss(images, pred_images)",
+        )
+    ],
+    "loss_mixed_up": [("self.loss(noises, pred_noises)", "self.loss(images, pred_noises)")],
     "sum": [("self.loss(noises, pred_noises)", "ops.sum(ops.square(noises - pred_noises))")],
     "other_noise": [
         (
