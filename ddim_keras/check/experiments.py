@@ -286,8 +286,8 @@ class Laboratory:
         if found is None or (found.owner is not None and instance is None):
             return {**dict(zip(ARGUMENTS[gap], args, strict=False)), **kwargs}
         function = found.function
-        if found.owner is not None:
-            function = function.__get__(instance) if hasattr(function, "__get__") else function
+        if found.owner is not None and hasattr(function, "__get__"):
+            function = function.__get__(instance, type(instance))
         return received(function, gap, args, kwargs)
 
 
