@@ -1,4 +1,4 @@
-"""Exports a trained model: what is needed to generate, and no more, in half precision.
+"""Export of a trained model: only what generating needs, in half precision.
 
     python -m ddim_keras.export --run runs/mine --output mine/
 

@@ -440,7 +440,7 @@ class DiffusionModel(keras.Model):
         loss_on: str = "prediction",
         **kwargs: Any,
     ) -> None:
-        """As `keras.Model.compile`, but for the loss.
+        """As `keras.Model.compile`, except for the loss.
 
         Args:
             loss: compares two images, "mse" or "mae" for example.

@@ -288,7 +288,7 @@ def adaptive_block(x: Any, embedding: Any, width: int) -> Any:
 
 
 def attention_block(x: Any) -> Any:
-    """Residual self-attention over all positions, 64 channels a head (Dhariwal and Nichol 2021)."""
+    """Residual self-attention over all positions, 64 channels per head (Dhariwal, Nichol 2021)."""
     _, height, width, channels = x.shape
     heads = max(1, channels // 64)
     tokens = layers.Reshape((height * width, channels))(GroupNorm()(x))

@@ -1,4 +1,4 @@
-"""Where the steps of a sampler should lie, for a given model: searched, not chosen.
+"""Search for the best placement of a sampler's steps, for a given model.
 
 Two ways. `search_steps`: Chen et al. 2024, "On the trajectory regularity of ODE-based diffusion
 sampling" (https://arxiv.org/abs/2405.11326), who call it GITS. The way from noise to image is
@@ -58,7 +58,7 @@ def step_costs(
     candidate_rates: Sequence[float],
     callback: Callback | None = None,
 ) -> np.ndarray:
-    """How far single DDIM steps between the points of the teacher's way land from it.
+    """Distances from the teacher's trajectory after single DDIM steps between its points.
 
     The distance is the root mean square over an image, normalised, and its mean over the images.
     At signal rate 1 the teacher is its own last predicted images, so that the cost of the last step
@@ -162,7 +162,7 @@ def coordinate_search(
 
 
 def most_measurements(steps: int, strides: Sequence[float] = STRIDES) -> int:
-    """How many measurements a coordinate search takes at most."""
+    """Largest number of measurements of a coordinate search."""
     return 1 + 2 * steps * len(strides)
 
 

@@ -1,10 +1,10 @@
-"""Trains a class-conditional model, and draws a row of each class with how many are told right.
+"""Class-conditional training: a row of each class, with the share that is recognised.
 
     python examples/class_conditional.py
     python examples/class_conditional.py --dataset mnist --epochs 2 --run runs/digits
 
-A small classifier of the real images judges the generated ones. What was interrupted goes on when
-the command is given again; what is trained already is only drawn.
+A small classifier of the real images judges the generated ones. Given again, the command
+continues an interrupted training; a finished one is only drawn.
 """
 
 import argparse
@@ -31,24 +31,46 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--dataset", default="drawn_flowers", help="as of train.py, with labels (%(default)s)")
-    add("--image-size", type=at_least(8), metavar="N", default=32, help="pixels (%(default)s)")
-    add("--epochs", type=at_least(1), metavar="N", default=8, help="of the model (%(default)s)")
+    add(
+        "--dataset",
+        default="drawn_flowers",
+        help="labelled data set, as for train.py (default: %(default)s)",
+    )
+    add(
+        "--image-size",
+        type=at_least(8),
+        metavar="N",
+        default=32,
+        help="height and width in pixels (default: %(default)s)",
+    )
+    add(
+        "--epochs",
+        type=at_least(1),
+        metavar="N",
+        default=8,
+        help="epochs of the model (default: %(default)s)",
+    )
     add_classifier_options(parser)
     add(
         "--run",
         type=Path,
         metavar="DIR",
         default=Path("runs/class_conditional"),
-        help="folder of the weights, a run as of train.py (%(default)s)",
+        help="run folder, as of train.py (default: %(default)s)",
     )
-    add("--columns", type=at_least(1), metavar="N", default=10, help="of a row (%(default)s)")
+    add(
+        "--columns",
+        type=at_least(1),
+        metavar="N",
+        default=10,
+        help="images per row (default: %(default)s)",
+    )
     add(
         "--guidance",
         type=float,
         metavar="S",
         default=0.0,
-        help="strength of classifier-free guidance (%(default)s)",
+        help="strength of classifier-free guidance (default: %(default)s)",
     )
     add(
         "--output",
@@ -61,26 +83,36 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def add_classifier_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what all examples take that judge generated images by a classifier."""
+    """Adds the options of all examples that judge generated images by a classifier."""
     add = parser.add_argument
     add(
         "--classifier-epochs",
         type=at_least(1),
         metavar="N",
         default=3,
-        help="of a classifier (%(default)s)",
+        help="epochs of the classifier (default: %(default)s)",
     )
     add(
         "--samples",
         type=at_least(2),
         metavar="N",
         default=50,
-        help="of each class, that are judged (%(default)s)",
+        help="images per class to judge (default: %(default)s)",
     )
-    add("--steps", type=at_least(1), metavar="N", default=20, help="of DDIM (%(default)s)")
+    add(
+        "--steps",
+        type=at_least(1),
+        metavar="N",
+        default=20,
+        help="DDIM steps (default: %(default)s)",
+    )
     add("--seed", type=at_least(0), metavar="N", default=0, help="(%(default)s)")
-    add("--data-dir", metavar="DIR", help="of TFDS (~/tensorflow_datasets)")
-    add("--cache-dir", metavar="DIR", help="of prepared images (~/.cache/ddim_keras)")
+    add("--data-dir", metavar="DIR", help="folder of TFDS (default: ~/tensorflow_datasets)")
+    add(
+        "--cache-dir",
+        metavar="DIR",
+        help="folder for prepared images (default: ~/.cache/ddim_keras)",
+    )
     add_backend_option(parser)
 
 
@@ -117,10 +149,10 @@ def main() -> None:
         f"{name}, {accuracy:.0%}"
         for name, accuracy in zip(class_names(dataset), right.mean(axis=0), strict=True)
     ]
-    print(f"told right: {right.mean():.1%}; {'; '.join(captions)}")
+    print(f"recognised: {right.mean():.1%}; {'; '.join(captions)}")
     # Of images in turn of all classes, one row for each class.
     rows = images.reshape(arguments.samples, -1, *images.shape[1:]).swapaxes(0, 1)
-    title = f"{dataset.name}, guidance {arguments.guidance:g}, {arguments.steps} steps, told right"
+    title = f"{dataset.name}, guidance {arguments.guidance:g}, {arguments.steps} steps, recognised"
     save_figure(image_rows(rows[:, : arguments.columns], captions, title), arguments.output)
     print(f"wrote {arguments.output}")
 
@@ -148,7 +180,7 @@ def run_config(arguments: argparse.Namespace, dataset: Any) -> RunConfig:
 
 
 def trained_model(run: Run, config: RunConfig, dataset: Any) -> Any:
-    """Trains the model of a run folder, or goes on with that, or finds it trained."""
+    """Trains the model of a run folder, or resumes that, or returns the trained one."""
     from ddim_keras import train
     from ddim_keras.training.callbacks import Interrupted
 
@@ -203,7 +235,7 @@ def generate_classes(
 
 
 def class_names(dataset: Any) -> tuple[str, ...]:
-    """The names of the classes or, where they have none, their numbers."""
+    """The names of the classes or, if they have none, their numbers."""
     return dataset.class_names or tuple(map(str, range(dataset.num_classes)))
 
 

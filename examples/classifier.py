@@ -23,7 +23,7 @@ BATCH_SIZE = 64
 
 
 class Classifier:
-    """Tells the classes of images, which may be noisy where it has been trained on such ones.
+    """Classifies images; noisy ones too, if it was trained on those.
 
     Args:
         model: whose normaliser, noise schedule and classes are used.
@@ -89,7 +89,7 @@ class Classifier:
         return self.network.predict(self._clean(images), batch_size=256, verbose=0).argmax(axis=1)
 
     def features(self, images: np.ndarray) -> np.ndarray:
-        """What KernelInceptionDistance asks of an encoder: (N, H, W, C) -> (N, D)."""
+        """Features for KernelInceptionDistance: (N, H, W, C) -> (N, D)."""
         features = self.feature_network.predict(self._clean(images), batch_size=256, verbose=0)
         return features.astype("float64")
 
@@ -103,7 +103,7 @@ class Classifier:
 def trained_classifier(
     run: Run, model: DiffusionModel, dataset: Dataset, epochs: int, noisy: bool = False
 ) -> Classifier:
-    """Finds a classifier in the run folder of the model, or trains it and puts it there."""
+    """Loads the classifier of a run folder, or trains it and saves it there."""
     if dataset.train_labels.min() < 0:
         raise InputError(f"{dataset.name} has images without a label; give labelled ones")
     classifier = Classifier(model, dataset.name, seed=int(noisy))

@@ -1,10 +1,10 @@
-"""Measures what guidance does to a class-conditional model: class accuracy and distance to reality.
+"""Effect of guidance on a class-conditional model: class accuracy and distance to real images.
 
     python examples/class_conditional.py
     python examples/guidance.py --guidance 0 0.5 1 2 4 --classifier-guidance 1 2 4 8
 
-A small classifier of the real images tells the class of generated ones, and its features are those
-of a Kernel Inception Distance. A second picture shows images from one noise, a row each strength.
+A small classifier of real images judges the class of generated ones. Its features serve for a
+Kernel Inception Distance. A second picture shows images from one noise, one row per strength.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def parse_arguments() -> argparse.Namespace:
         type=Path,
         metavar="DIR",
         default=Path("runs/class_conditional"),
-        help="of class_conditional.py, or of train.py --class-conditional (%(default)s)",
+        help="run of class_conditional.py or train.py --class-conditional (default: %(default)s)",
     )
     add(
         "--guidance",
@@ -45,7 +45,7 @@ def parse_arguments() -> argparse.Namespace:
         nargs="*",
         metavar="S",
         default=[0.0, 0.5, 1.0, 2.0, 4.0],
-        help="strengths of classifier-free guidance (0 0.5 1 2 4)",
+        help="strengths of classifier-free guidance (default: 0 0.5 1 2 4)",
     )
     add(
         "--classifier-guidance",
@@ -53,8 +53,8 @@ def parse_arguments() -> argparse.Namespace:
         nargs="*",
         metavar="S",
         default=[],
-        help="strengths of guidance by a classifier of noisy images, where the model itself is "
-        "told no class (none)",
+        help="strengths of guidance by a classifier of noisy images; the model is then not given "
+        "the class (default: none)",
     )
     add_classifier_options(parser)
     add("--output", type=Path, metavar="FILE", default=Path("guidance.png"), help="(%(default)s)")
@@ -68,7 +68,7 @@ def main() -> None:
     settings = [(CLASSIFIER_FREE, strength) for strength in arguments.guidance]
     settings += [(BY_CLASSIFIER, strength) for strength in arguments.classifier_guidance]
     if not settings or not all(np.isfinite(strength) for _, strength in settings):
-        raise InputError("give one strength of guidance or more, finite numbers")
+        raise InputError("give at least one strength of guidance, a finite number")
     run = Run(arguments.run)
     config, weights = run.read_config(), run.weights_to_show()
     if not config.model.network.num_classes:
@@ -116,12 +116,12 @@ def main() -> None:
         rows.append(images[: min(model.num_classes, MOST_COLUMNS)])
         captions.append(f"{kind} {strength:g}, {accuracies.mean():.0%}")
         classes = zip(class_names(dataset), accuracies, strict=True)
-        print(f"told right: {accuracies.mean():.1%}; {kid.protocol}: {distance}")
+        print(f"recognised: {accuracies.mean():.1%}; {kid.protocol}: {distance}")
         print("; ".join(f"{name}, {accuracy:.0%}" for name, accuracy in classes), flush=True)
 
     save_figure(guidance_curves(results, kid.protocol, floor.value), arguments.output)
     samples = arguments.output.with_stem(f"{arguments.output.stem}_samples")
-    save_figure(image_rows(np.stack(rows), captions, "one noise, and share told right"), samples)
+    save_figure(image_rows(np.stack(rows), captions, "one noise, and share recognised"), samples)
     print(f"wrote {arguments.output} and {samples}")
 
 
@@ -146,7 +146,7 @@ def guidance_curves(
             label=kind,
         )
     kid_axes.axhline(floor, color="grey", linestyle=":", label="training images, the floor")
-    accuracy_axes.set(ylabel="share told right by a classifier of real images")
+    accuracy_axes.set(ylabel="share recognised by a classifier of real images")
     kid_axes.set(ylabel=protocol)
     for axes in (accuracy_axes, kid_axes):
         axes.set(xlabel="strength of guidance")

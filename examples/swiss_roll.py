@@ -1,4 +1,4 @@
-"""Learns to turn noise into a swiss roll of points, and draws how: forward, reverse and drift.
+"""Diffusion of a swiss roll of points: the forward process, the learned reverse process, the drift.
 
     python examples/swiss_roll.py
 
@@ -36,10 +36,34 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--points", type=at_least(BATCH_SIZE), metavar="N", default=100_000, help="(%(default)s)")
-    add("--epochs", type=at_least(1), metavar="N", default=10, help="of training (%(default)s)")
-    add("--steps", type=at_least(2), metavar="N", default=100, help="of DDIM (%(default)s)")
-    add("--seed", type=at_least(0), metavar="N", default=0, help="(%(default)s)")
+    add(
+        "--points",
+        type=at_least(BATCH_SIZE),
+        metavar="N",
+        default=100_000,
+        help="number of points (default: %(default)s)",
+    )
+    add(
+        "--epochs",
+        type=at_least(1),
+        metavar="N",
+        default=10,
+        help="epochs of training (default: %(default)s)",
+    )
+    add(
+        "--steps",
+        type=at_least(2),
+        metavar="N",
+        default=100,
+        help="DDIM steps (default: %(default)s)",
+    )
+    add(
+        "--seed",
+        type=at_least(0),
+        metavar="N",
+        default=0,
+        help="random seed (default: %(default)s)",
+    )
     add("--output", type=Path, metavar="FILE", default=Path("swiss_roll.png"), help="(%(default)s)")
     add_backend_option(parser)
     return parser.parse_args()

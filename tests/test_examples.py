@@ -79,7 +79,7 @@ class TestClassConditional:
         np.testing.assert_array_equal(pixels("second.png"), pixels("first.png"))
         printed = capsys.readouterr().out
         assert "of the real validation images right" in printed
-        assert "told right:" in printed
+        assert "recognised:" in printed
 
     def test_a_row_for_each_class_in_order(self, trained, monkeypatch):
         def generate(self, num_images, diffusion_steps, labels, guidance, **options):
@@ -134,7 +134,7 @@ class TestGuidance:
         printed = capsys.readouterr().out
         assert "classifier-free guidance 2: 20 images, 2 steps" in printed
         assert "classifier guidance 3: 20 images, 2 steps" in printed
-        assert printed.count("told right:") == 2
+        assert printed.count("recognised:") == 2
         assert "KID, flowers classifier, 8" in printed
 
     def test_mistakes(self, trained, place, tmp_path):
@@ -142,7 +142,7 @@ class TestGuidance:
             f"error: {tmp_path} is not a run folder: it holds no config.json"
         )
         arguments = ("--run", place / "run", "--guidance")
-        message = "error: give one strength of guidance or more, finite numbers"
+        message = "error: give at least one strength of guidance, a finite number"
         assert run(guidance, *arguments) == message
         assert run(guidance, *arguments, "inf") == message
         assert run(guidance, *arguments, 1, "--output", "x") == (

@@ -1,4 +1,4 @@
-"""What each choice of the `fast` recipe is worth: one change after the other, and each taken back.
+"""Ablation of the `fast` recipe: its changes added one by one, and each one removed.
 
     python -m benchmarks.quality.ablation --seconds 600 --kid-weights FILE
     python -m benchmarks.quality.ablation --images 10000 --seeds 0 1 --rows 8 9 10
@@ -120,13 +120,13 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     budget = parser.add_mutually_exclusive_group(required=True)
     budget.add_argument(
-        "--seconds", type=at_least(1), metavar="S", help="of computing, for each row"
+        "--seconds", type=at_least(1), metavar="S", help="seconds of computing per row"
     )
     budget.add_argument(
         "--images",
         type=at_least(FEWEST_STEPS * PRESETS["lab"].training.batch_size),
         metavar="N",
-        help="seen by each row",
+        help="training images per row",
     )
     add(
         "--rows",
@@ -135,7 +135,7 @@ def parse_arguments() -> argparse.Namespace:
         choices=range(1, len(ROWS) + 1),
         metavar="N",
         default=range(1, len(ROWS) + 1),
-        help="numbers from the list below (default: all)",
+        help="rows of the list below (default: all)",
     )
     add(
         "--seeds",
@@ -143,27 +143,27 @@ def parse_arguments() -> argparse.Namespace:
         type=at_least(0),
         metavar="N",
         default=[0],
-        help="each row once for each (default: 0)",
+        help="random seeds, one training each (default: 0)",
     )
     add(
         "--num-images",
         type=at_least(128),
         metavar="N",
         default=512,
-        help="generated for each KID (default: 512)",
+        help="generated images per KID (default: 512)",
     )
     add(
         "--output",
         type=Path,
         metavar="FILE",
         default=Path("ablation.csv"),
-        help="one line for each training (default: ablation.csv)",
+        help="table with a line per training (default: ablation.csv)",
     )
     add(
         "--keep",
         type=Path,
         metavar="DIR",
-        help="also keep what was trained, as run folders in DIR for generate.py and evaluate.py",
+        help="folder in which to keep the trainings as runs, for generate.py and evaluate.py",
     )
     add("--worker", action="store_true", help=argparse.SUPPRESS)
     add_kid_weights_option(parser)

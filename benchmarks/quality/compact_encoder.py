@@ -1,10 +1,10 @@
-"""Trains the compact encoder that measures KID where Inception cannot be had, and tests it.
+"""Training and test of the compact encoder, which measures KID if Inception is not available.
 
     python -m benchmarks.quality.compact_encoder --kid-weights FILE \\
         --output ddim_keras/pretrained/compact_encoder.weights.h5
 
-teaches a small network, at 64 px, Inception's features of photographs as they are and spoilt in
-several ways, and to tell the 102 species from its own features; prints how well it does both on the
+trains a small network, at 64 px, to reproduce Inception's features of photographs, sharp and
+degraded, and to classify the 102 species from its own features. Prints how well it does both on the
 validation images, and writes it as float16. Knowledge distillation: Hinton et al. 2015
 (https://arxiv.org/abs/1503.02531), here of features.
 """
@@ -38,13 +38,13 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--output", type=Path, required=True, metavar="FILE", help=".weights.h5")
+    add("--output", type=Path, required=True, metavar="FILE", help="file to write, .weights.h5")
     add(
         "--variants",
         type=at_least(1),
         default=4,
         metavar="N",
-        help="of each photograph, differently spoilt (default: 4)",
+        help="degraded variants of each photograph (default: 4)",
     )
     add(
         "--epochs",
@@ -132,7 +132,7 @@ def scaled(images: np.ndarray) -> np.ndarray:
 
 
 def varied(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Shifts and mirrors images (N, H, W, C), and spoils two of three."""
+    """Shifts and mirrors images (N, H, W, C), and degrades two of three."""
     size = images.shape[1]
     shifts = (LARGEST_SHIFT, LARGEST_SHIFT)
     padded = np.pad(images, ((0, 0), shifts, shifts, (0, 0)), mode="reflect")
@@ -167,7 +167,7 @@ def spoil(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
 def batches(
     images: np.ndarray, features: np.ndarray, labels: np.ndarray, random: np.random.Generator
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    """Yields batches without end, each image once in a pass."""
+    """Yields batches endlessly, each image once per pass."""
     while True:
         order = random.permutation(len(images))
         for chosen in order[: len(order) // BATCH_SIZE * BATCH_SIZE].reshape(-1, BATCH_SIZE):
@@ -182,7 +182,7 @@ def report(
     labels: np.ndarray,
     random: np.random.Generator,
 ) -> None:
-    """Prints how many species are told right, and how much of the features is explained."""
+    """Prints the accuracy for species, and the explained share of the features."""
     for name, shown in (("as they are", images), ("varied", varied(images, random))):
         predictions = student.predict(scaled(shown), verbose=0)
         accuracy = float(np.mean(np.argmax(predictions["species"], axis=-1) == labels))

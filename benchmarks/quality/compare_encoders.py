@@ -1,4 +1,4 @@
-"""How alike the compact encoder and Inception rank images, from real ones to noise.
+"""Agreement of the compact encoder and Inception in ranking images, from real ones to noise.
 
     python -m benchmarks.quality.compare_encoders --kid-weights FILE --runs runs/a runs/b
 
@@ -51,7 +51,7 @@ def pixelated(size: int) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def shuffled(parts: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Cuts each image into parts x parts squares, and deals them anew."""
+    """Cuts each image into parts x parts squares, and shuffles them."""
 
     def shuffle(images: np.ndarray) -> np.ndarray:
         random = np.random.default_rng(0)
@@ -96,7 +96,11 @@ def main() -> None:
         help="runs on Oxford Flowers (default: the model that comes with the project)",
     )
     parser.add_argument(
-        "--num-images", type=at_least(128), metavar="N", default=256, help="(default: 256)"
+        "--num-images",
+        type=at_least(128),
+        metavar="N",
+        default=256,
+        help="generated images per set (default: 256)",
     )
     add_sampling_options(parser)
     add_data_options(parser, data_dir="~/tensorflow_datasets")
@@ -139,7 +143,7 @@ def main() -> None:
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's: the correlation of the ranks, of values that all differ."""
+    """Spearman's rank correlation, for values without ties."""
     ranks = [np.argsort(np.argsort(values)) for values in (a, b)]
     return float(np.corrcoef(*ranks)[0, 1])
 

@@ -1,4 +1,4 @@
-"""Whether a data set larger than memory trains as fast as a small one, and in how much memory.
+"""Speed and memory of training from a data set larger than memory, beside a small one.
 
     python -m benchmarks.speed.big_data --num-images 300000
 
@@ -39,14 +39,55 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--num-images", type=at_least(1000), default=300_000, metavar="N", help="(default: 300000)")
-    add("--num-small", type=at_least(1000), default=5000, metavar="N", help="(default: 5000)")
-    add("--image-size", type=at_least(8), default=64, metavar="N", help="pixels (default: 64)")
-    add("--batch-size", type=at_least(1), default=64, metavar="N", help="(default: 64)")
-    add("--steps", type=at_least(10), default=100, metavar="N", help="of a round (default: 100)")
-    add("--rounds", type=at_least(1), default=5, metavar="N", help="of each kind (default: 5)")
-    add("--folder", metavar="DIR", help="for the files, removed at the end (default: /tmp)")
-    add("--memory-limit", type=float, metavar="GIB", help="of the process (default: none)")
+    add(
+        "--num-images",
+        type=at_least(1000),
+        default=300_000,
+        metavar="N",
+        help="images of the big data set (default: 300000)",
+    )
+    add(
+        "--num-small",
+        type=at_least(1000),
+        default=5000,
+        metavar="N",
+        help="images of the small data set (default: 5000)",
+    )
+    add(
+        "--image-size",
+        type=at_least(8),
+        default=64,
+        metavar="N",
+        help="height and width in pixels (default: 64)",
+    )
+    add(
+        "--batch-size",
+        type=at_least(1),
+        default=64,
+        metavar="N",
+        help="images per step (default: 64)",
+    )
+    add(
+        "--steps",
+        type=at_least(10),
+        default=100,
+        metavar="N",
+        help="training steps per round (default: 100)",
+    )
+    add(
+        "--rounds",
+        type=at_least(1),
+        default=5,
+        metavar="N",
+        help="rounds of each data set (default: 5)",
+    )
+    add("--folder", metavar="DIR", help="folder for temporary files (default: /tmp)")
+    add(
+        "--memory-limit",
+        type=float,
+        metavar="GIB",
+        help="limit for the memory of the process (default: none)",
+    )
     add_backend_option(parser)
     arguments = parser.parse_args()
     if not Path("/proc/self/status").exists():

@@ -1,4 +1,4 @@
-"""What throughput.py compares: each trains and samples as its own users do, and says how.
+"""The libraries that throughput.py compares; each trains and samples as its own users do.
 
 A contender is built once, in a process of its own. `train(steps)` and `sample(num_images, steps)`
 return after the work is done, on a GPU as well; everything that is compiled is compiled in the
@@ -87,7 +87,7 @@ def random_images(settings: Settings) -> np.ndarray:
 
 
 def nearest_size(sizes: tuple[tuple[float, Any], ...], flops: float) -> Any:
-    """The arguments whose network costs what is nearest to `flops`, as a ratio."""
+    """The arguments whose network's cost is nearest to `flops`, as a ratio."""
     return min(sizes, key=lambda size: abs(math.log(size[0] / flops)))[1]
 
 
@@ -330,8 +330,8 @@ class DenoisingDiffusionPytorch(TorchContender):
 def declare_torchvision_operators() -> None:
     """Makes torchvision of PyPI, which is built for CUDA, import beside a PyTorch for CPUs.
 
-    Its compiled operators do not load there, and its import fails for want of the names of two. The
-    peers import torchvision, where it is installed, and use none of its operators.
+    Its compiled operators do not load there, and its import fails because of two missing names.
+    The peers import torchvision, where it is installed, and use none of its operators.
     """
     try:
         import torchvision  # noqa: F401
@@ -379,7 +379,7 @@ def device_memory(framework: str) -> int:
 
 
 class MatrixProducts:
-    """The speed of large matrix products, the most that a network can hope for.
+    """The speed of large matrix products: an upper bound for a network.
 
     Args:
         framework: whose product, with its default settings (on a GPU, TensorFlow computes float32

@@ -1,4 +1,4 @@
-"""Trains one tiny model on several numbers of devices, and shows that the results are the same.
+"""Equal results on any number of devices, shown by training one tiny model.
 
     python -m benchmarks.speed.devices --backend jax
     python -m benchmarks.speed.devices --backend tensorflow
@@ -35,7 +35,7 @@ def main() -> None:
     )
     parser.add_argument("--blocks", nargs="+", choices=BLOCKS, default=BLOCKS)
     parser.add_argument(
-        "--cases", nargs="+", choices=(*CASES, TWO_PROCESSES), help="(default: all)"
+        "--cases", nargs="+", choices=(*CASES, TWO_PROCESSES), help="cases to run (default: all)"
     )
     parser.add_argument("--worker", type=Path, metavar="JSON", help=argparse.SUPPRESS)
     add_backend_option(parser)

@@ -1,8 +1,9 @@
 """The published Keras example of DDIM in its own structure, as a baseline for speed.
 
 After https://keras.io/examples/generative/ddim/ (TensorFlow): bilinear upsampling, everything in
-one train_step, an eager loop for sampling. Two things are mended: the averaged weights start as the
-trained ones, and under mixed precision the last layer computes in float32, as the loss needs it.
+one train_step, an eager loop for sampling. Two things are repaired: the averaged weights start as
+the trained ones, and under mixed precision the last layer computes in float32, as the
+loss needs it.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""Where the time of a preset's training steps goes: a table by kind of operation, and a trace.
+"""Profile of a preset's training steps: a table by kind of operation, and a trace.
 
     python -m benchmarks.speed.profile_steps --preset lab --output trace/
 
@@ -48,7 +48,13 @@ def main() -> None:
     add("--preset", choices=PRESETS, default="lab", help="(default: lab)")
     add("--precision", choices=("float32", "mixed_bfloat16"), help="(default: the preset's)")
     add("--batch-size", type=at_least(1), metavar="N", help="(default: the preset's)")
-    add("--steps", type=at_least(1), metavar="N", default=3, help="to profile (default: 3)")
+    add(
+        "--steps",
+        type=at_least(1),
+        metavar="N",
+        default=3,
+        help="training steps to profile (default: 3)",
+    )
     add("--output", type=Path, metavar="DIR", default=Path("trace"), help="(default: trace)")
     add_backend_option(parser)
     arguments = parser.parse_args()

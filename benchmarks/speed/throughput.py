@@ -50,22 +50,22 @@ def parse_arguments() -> argparse.Namespace:
         "--precision",
         choices=("usual", "float32", "mixed_bfloat16"),
         default="usual",
-        help="of all contenders, in PyTorch by autocast; usual: what each computes in by default "
+        help="precision of all contenders, in PyTorch by autocast; usual: the default of each "
         "(default: usual)",
     )
     add(
         "--batch-size",
         type=at_least(1),
         metavar="N",
-        help="images of a training step (default: the preset's)",
+        help="images per training step (default: the preset's)",
     )
     add(
         "--backends",
         nargs="+",
         choices=BACKENDS,
         metavar="NAME",
-        help="of ddim_keras, one contender each; peers are compared with the first (default: "
-        "KERAS_BACKEND, else the first one installed)",
+        help="backends of ddim_keras, one contender each; peers are compared with the first "
+        "(default: KERAS_BACKEND, else the first one installed)",
     )
     peers = [name for name in CONTENDERS if name != "ddim_keras"]
     add(
@@ -74,7 +74,7 @@ def parse_arguments() -> argparse.Namespace:
         choices=peers,
         default=peers,
         metavar="NAME",
-        help=f"beside ddim_keras: {', '.join(peers)} (default: all that are installed)",
+        help=f"peers: {', '.join(peers)} (default: all that are installed)",
     )
     add(
         "--peer-settings",
@@ -90,15 +90,15 @@ def parse_arguments() -> argparse.Namespace:
         type=float,
         default=10.0,
         metavar="S",
-        help="a contender trains whole steps for about so long in each round (default: 10)",
+        help="seconds of training per contender and round (default: 10)",
     )
-    add("--steps", type=at_least(1), default=20, metavar="N", help="of sampling (default: 20)")
+    add("--steps", type=at_least(1), default=20, metavar="N", help="sampling steps (default: 20)")
     add(
         "--num-images",
         type=at_least(1),
         default=16,
         metavar="N",
-        help="sampled together (default: 16)",
+        help="images sampled together (default: 16)",
     )
     add(
         "--matrix-size",
@@ -112,15 +112,15 @@ def parse_arguments() -> argparse.Namespace:
         type=at_least(0),
         default=3,
         metavar="N",
-        help="times that the start of generate.py is timed; 0: not at all (default: 3)",
+        help="number of timed starts of generate.py (default: 3)",
     )
-    add("--output", type=Path, metavar="FILE", help="write everything measured, as JSON")
+    add("--output", type=Path, metavar="FILE", help="JSON file for all measurements")
     return parser.parse_args()
 
 
 def main() -> None:
     arguments = parse_arguments()
-    # Now, before the work, in case that it fails.
+    # Now, before the work, in case it fails.
     if arguments.output:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
     backends = [choose_backend(name) for name in arguments.backends or [None]]
@@ -155,7 +155,7 @@ def main() -> None:
 
 
 class ContenderError(RuntimeError):
-    """A contender that cannot take part, or not any more, and why: one line."""
+    """A contender that cannot take part, or no longer can; the message is one line."""
 
 
 class Process:
@@ -523,7 +523,7 @@ def seconds_of_command(options: Sequence[str]) -> float:
 
 
 def note(line: str) -> None:
-    """Says how it goes, where it does not mix with the table."""
+    """Prints progress to stderr, apart from the table."""
     print(line, file=sys.stderr, flush=True)
 
 

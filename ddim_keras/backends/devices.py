@@ -1,6 +1,6 @@
 """Data-parallel training: one batch shared by several devices, under JAX also by several hosts.
 
-The losses and weights are those of one device, but for rounding: batch norm sees the whole batch,
+The losses and weights are those of one device up to rounding: batch norm sees the whole batch,
 and random numbers are drawn for the whole batch. A checkpoint does not know how many devices wrote
 it. Under JAX a step is one program for all devices, which XLA divides as the batch is divided; each
 host runs the same command on the same data, and the first writes the run folder. Under TensorFlow
@@ -82,7 +82,7 @@ def choose_devices(devices: int | None, batch_size: int) -> list[str]:
     names = device_names()
     if len(names) < devices:
         raise InputError(
-            f"--devices {devices}: there are {len(names)} ({', '.join(names)}); for a trial, "
+            f"--devices {devices}: there are {len(names)} ({', '.join(names)}); to try it on one "
             f"XLA_FLAGS=--xla_force_host_platform_device_count={devices} makes one CPU several "
             "devices under --backend jax"
         )
@@ -100,10 +100,10 @@ def device_names() -> list[str]:
 
 
 def fast_precision() -> str:
-    """The precision in which the device trains fastest, as `TrainingConfig.precision` names it.
+    """The fastest precision on this device, as `TrainingConfig.precision` names it.
 
     "mixed_bfloat16" where the device multiplies bfloat16 by itself and the backend makes use of it:
-    GPUs from NVIDIA's Ampere on, TPUs and, but for JAX, x86 processors with AVX-512 BF16 or AMX.
+    GPUs from NVIDIA's Ampere on, TPUs and, except for JAX, x86 processors with AVX-512 BF16 or AMX.
     """
     if BACKEND == "tensorflow":
         is_fast = cpu_has_bfloat16()
@@ -172,7 +172,7 @@ def num_processes() -> int:
 
 
 def process_id() -> int:
-    """Number of this process among those that train together; 0 writes the run folder."""
+    """Index of this process among those that train together; 0 writes the run folder."""
     return jax.process_index() if BACKEND == "jax" else 0
 
 

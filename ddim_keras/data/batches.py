@@ -13,13 +13,13 @@ from ddim_keras.config import InputError
 
 
 def random_images(images: np.ndarray, num_images: int) -> np.ndarray:
-    """So many of the images, or all if there are fewer: always the same ones, drawn at random."""
+    """A random choice of the images, always the same one; all of them if there are fewer."""
     order = np.random.default_rng(0).permutation(len(images))
     return images[np.sort(order[:num_images])]
 
 
 def steps_per_epoch(num_images: int, batch_size: int, repetitions: int) -> int:
-    """Full batches in `repetitions` passes over the images; raises InputError if there is none."""
+    """Number of full batches in `repetitions` passes over the images; raises InputError if 0."""
     steps = num_images * repetitions // batch_size
     if steps < 1:
         raise InputError(
@@ -37,7 +37,7 @@ def training_orders(
     seed: int = 0,
     start_step: int = 0,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields, for each step without end, the (B,) indices of its images, and which to mirror.
+    """Yields for each step, endlessly, the (B,) indices of its images and which to mirror.
 
     An epoch is `repetitions` passes over the images, cut into full batches. Its order and flips
     depend on the seed and the epoch's number alone, so that a run resumed at any step (counted
@@ -57,7 +57,7 @@ def training_orders(
 def training_batches(
     images: np.ndarray, labels: np.ndarray, batch_size: int, *args: Any, **kwargs: Any
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields shuffled batches without end, (B, H, W, C) uint8 images and their (B,) labels.
+    """Yields shuffled batches endlessly: (B, H, W, C) uint8 images and their (B,) labels.
 
     Their order is that of `training_orders`, which takes the other arguments.
     """

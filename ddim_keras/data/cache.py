@@ -54,7 +54,7 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are, named or not; 0 where no training image has a label."""
+        """Number of classes, named or not; 0 if no training image has a label."""
         if self.train_labels.max() < 0:
             return 0
         largest = max(self.train_labels.max(), self.validation_labels.max(initial=-1))
@@ -92,7 +92,7 @@ def load_dataset(
     data_dir: str | Path | None = None,
     cache_dir: str | Path | None = None,
 ) -> Dataset:
-    """Loads a data set, preparing and caching it first where that has not been done.
+    """Loads a data set; prepares and caches it first if necessary.
 
     Four fifths of the images, of each official split where there is any, are for training.
 
@@ -122,7 +122,7 @@ def load_dataset(
 def _prepared(
     source: str | Path, image_size: int, data_dir: str | Path | None, cache_dir: str | Path | None
 ) -> Dataset:
-    """The data set from its cache file, which is made first if it is missing or damaged."""
+    """The data set from its cache, which is created first if it is missing or damaged."""
     if (Path(source) / PREPARED).is_file():
         dataset = open_cache(Path(source), Path(source).resolve().name)
         if dataset.train_images.shape[1] == image_size:

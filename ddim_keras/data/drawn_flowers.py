@@ -1,4 +1,4 @@
-"""Drawn flowers: a built-in, licence-free data set for people without network, and for tests.
+"""Synthetic flowers: a built-in, licence-free data set for offline use and for tests.
 
 Every image shows one blossom of one of ten made-up species before a blurred green background. A
 blossom is drawn in the polar coordinates of its own, slightly tilted plane, one array operation for
@@ -24,7 +24,7 @@ Colour = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Species:
-    """How the blossoms of one class look; what differs between two of them is drawn at random."""
+    """Appearance of the blossoms of one class; individual differences are random."""
 
     name: str
     petals: int  # in the outer ring
@@ -104,7 +104,7 @@ SPECIES: tuple[Species, ...] = (
 
 @dataclass(frozen=True)
 class _Plane:
-    """The P pixels that a blossom may cover, seen in its plane."""
+    """The P pixels that a blossom may cover, in coordinates of its plane."""
 
     radius: np.ndarray  # (P,) distance from the blossom's middle
     angle: np.ndarray  # (P,) direction seen from there, in radians
@@ -209,7 +209,7 @@ def _draw_background(
 def _blobs(
     x: np.ndarray, y: np.ndarray, lengths: np.ndarray, widths: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Covers (N, P) in [0, 1] of N ellipses with soft edges, anywhere and turned anyhow."""
+    """Coverage (N, P) in [0, 1] of N ellipses with soft edges, random places and angles."""
     angles = rng.uniform(0, math.pi, len(lengths))
     dx, dy = x - _column(rng.random(len(lengths))), y - _column(rng.random(len(lengths)))
     cosines, sines = _column(np.cos(angles)), _column(np.sin(angles))
@@ -341,13 +341,13 @@ def _paint_stamens(
 
 
 def _place_in_ring(plane: _Plane, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Where in a ring of `count` things each pixel lies, in [0, count], from a random start."""
+    """Position of each pixel in a ring of `count` things, in [0, count], from a random start."""
     turns = plane.angle / (2 * math.pi) + rng.random()
     return (turns - np.floor(turns)) * count
 
 
 def _around(values: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """One of the `values` of a ring for every number; counting goes on from last to first."""
+    """One of the `values` of a ring for every number; the first follows the last."""
     return np.take(values.astype(np.float32), numbers.astype(np.intp), mode="wrap")
 
 

@@ -9,7 +9,7 @@ from ddim_keras.config import InputError
 
 
 def crop_and_resize(image: np.ndarray, image_size: int) -> np.ndarray:
-    """Cuts out the centre square and resizes it, averaging over all pixels that are merged.
+    """Crops to the centre square and resizes it, averaging over all merged pixels.
 
     Args:
         image: (H, W) or (H, W, C) uint8; an alpha channel is dropped.
@@ -56,5 +56,5 @@ def read_image(file: Path) -> np.ndarray:
 
 
 def first_line(error: Exception) -> str:
-    """An error of another library, short enough to be quoted in one of ours."""
+    """First line of another library's error, short enough to be quoted in ours."""
     return f"{type(error).__name__}: {str(error).strip().split(chr(10))[0][:200]}"

@@ -1,4 +1,4 @@
-"""A `map` that uses all cores, keeps the order, and holds a few results at a time."""
+"""A `map` that uses all cores, keeps the order, and holds only a few results at a time."""
 
 import os
 from collections import deque

@@ -1,4 +1,4 @@
-"""Where images come from: a data set of TFDS, a folder, an array file, or drawn flowers.
+"""Sources of images: a data set of TFDS, a folder, an array file, or synthetic flowers.
 
 A source is found at once, and read only where its images have not been prepared before. Reading
 gives the names of the classes, and one sample at a time, never all of them.
@@ -40,7 +40,7 @@ Sample = tuple[np.ndarray, int, bool]
 
 
 class Reading(NamedTuple):
-    """What a source holds, before any of its images has been read."""
+    """The content of a source, before any of its images has been read."""
 
     class_names: tuple[str, ...]
     num_samples: int  # more than there are, where some cannot be read
@@ -48,12 +48,12 @@ class Reading(NamedTuple):
 
 
 class Unobtainable(InputError):
-    """A data set that exists, but cannot be had on this machine now."""
+    """A data set that exists, but is not available on this machine now."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set that has been found, but not been read."""
+    """A data set that has been found, but not yet read."""
 
     name: str
     fingerprint: str  # changes when the data does; empty where the name says it all
@@ -61,7 +61,7 @@ class Source:
 
 
 def find_source(source: str | Path, image_size: int, data_dir: str | Path | None) -> Source:
-    """Tells what a `--dataset` means; a file or folder goes before a data set of the same name.
+    """Resolves `--dataset`; a file or folder takes precedence over a TFDS name.
 
     Args:
         source: a folder, an .npz or .npy file, "drawn_flowers", or a name of TFDS.
@@ -89,18 +89,18 @@ def find_source(source: str | Path, image_size: int, data_dir: str | Path | None
         return Source(name, fingerprint, functools.partial(read_drawn_flowers, image_size))
     if TFDS_NAME.fullmatch(name):
         return Source(name, "", functools.partial(read_tfds, name, data_dir))
-    raise InputError(f"there is no folder or file {name}, and no data set of TFDS has such a name")
+    raise InputError(f"there is no folder or file {name}, and TFDS has no data set of that name")
 
 
 def read_tfds(name: str, data_dir: str | Path | None) -> Reading:
-    """Reads every official split of an image data set of TFDS, downloading it where needed."""
+    """Reads every official split of a TFDS image data set; downloads it if necessary."""
     try:
         import tensorflow as tf
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise Unobtainable(
-            f"{name} is to be had from TFDS, which is not installed: pip install tensorflow "
-            "tensorflow-datasets, or give a prepared .npz"
+            f"{name} requires TensorFlow Datasets, which is not installed: pip install tensorflow "
+            "tensorflow-datasets, or give an .npz file of images"
         ) from error
     if keras.backend.backend() != "tensorflow":
         # Reading needs no GPU, of which TensorFlow would take the whole memory.
@@ -169,7 +169,7 @@ def _download(builder: Any, name: str, data_dir: str | Path | None) -> None:
 
 
 def _require_network(urls: Iterable[str]) -> None:
-    """Raises an OSError within seconds where none of the hosts answers; TFDS tries for minutes."""
+    """Raises an OSError within seconds if no host answers; TFDS would try for minutes."""
     import requests  # what TFDS downloads with: the same proxies and certificates
 
     hosts = {urlsplit(url).netloc: url for url in urls if url.startswith("http")}
@@ -201,7 +201,8 @@ def read_array(path: Path) -> Reading:
                 contents = ", ".join(loaded) or "nothing"
     except Exception as error:  # NumPy and zipfile raise a dozen kinds for damaged files
         raise InputError(
-            f"{path} is damaged, or no array file that reads without pickle ({first_line(error)})"
+            f"{path} is damaged, or not an array file that loads without pickle "
+            f"({first_line(error)})"
         ) from error
 
     if "images" not in arrays:
@@ -232,7 +233,7 @@ def read_array(path: Path) -> Reading:
     if "num_train" in arrays:
         num_train = arrays["num_train"]
         if num_train.shape != () or num_train.dtype.kind not in "iu":
-            raise InputError(f"num_train in {path} must be a whole number, not {num_train}")
+            raise InputError(f"num_train in {path} must be an integer, not {num_train}")
         is_validation = iter(np.arange(len(images)) >= num_train)
     class_names = tuple(str(name) for name in arrays.get("class_names", ()))
     return Reading(class_names, len(images), zip(images, labels, is_validation, strict=False))
@@ -252,7 +253,7 @@ def _map_member(path: Path, name: str) -> np.ndarray:
 
 
 def read_folder(folder: Path, files: Sequence[Path]) -> Reading:
-    """Reads image files as RGB; the first folder below `folder` that a file is in is its class."""
+    """Reads image files as RGB; their first sub-folder below `folder` is the class."""
     parents = [(*file.relative_to(folder).parts[:-1], "")[0] for file in files]
     class_names = tuple(sorted({*parents} - {""}))
 
@@ -294,7 +295,7 @@ def read_drawn_flowers(image_size: int) -> Reading:
 
 
 def _marks() -> Iterator[bool]:
-    """Marks for validation the first sample, so that two suffice, then one in five at random."""
+    """Yields whether a sample is for validation: the first one, then one in five at random."""
     random = np.random.default_rng(0)
     marks = np.arange(100 // VALIDATION_PERCENT) == 0
     while True:
@@ -303,7 +304,7 @@ def _marks() -> Iterator[bool]:
 
 
 def _fingerprint(files: Sequence[Path]) -> str:
-    """Changes when a file does; cheap, since no file is read."""
+    """A hash of names, sizes and times of files; cheap, since no file is read."""
     status = [(str(file.resolve()), file.stat()) for file in files]
     lines = [f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in status]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

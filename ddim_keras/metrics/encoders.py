@@ -1,4 +1,4 @@
-"""The networks in whose features generated images are compared with real ones.
+"""Encoders: the networks whose features the metrics compare.
 
 Inception v3 (Szegedy et al. 2015, https://arxiv.org/abs/1512.00567), trained on ImageNet, as in the
 Keras DDIM example; and a compact network that comes with the project, for where Inception can be
@@ -39,7 +39,7 @@ class Encoder:
 
     @property
     def description(self) -> str:
-        """What the features are, such as "Keras InceptionV3, 2048"."""
+        """Name of the features, such as "Keras InceptionV3, 2048"."""
         return f"{self.name}, {self.network.output_shape[-1]}"
 
     def features(self, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
@@ -119,7 +119,7 @@ def inception_network(weights: str | None, last_layer: str) -> keras.Model:
 
 @contextlib.contextmanager
 def _full_precision() -> Iterator[None]:
-    """Features are measured in float32, whatever the model is trained in."""
+    """A context in which networks are built in float32, whatever the model is trained in."""
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")
     try:

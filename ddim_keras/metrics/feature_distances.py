@@ -1,4 +1,4 @@
-"""Other distances than the KID between features of images: Frechet, precision and recall.
+"""Distances between features other than KID: Frechet distance, precision and recall.
 
 Features are those of `kid.Encoder.features`. Unlike the KID these use all images at once, have a
 bias that depends on how many there are, and no standard error: compare only between equal numbers.
@@ -37,7 +37,7 @@ def frechet_distance(real_features: np.ndarray, generated_features: np.ndarray) 
 def precision_and_recall(
     real_features: np.ndarray, generated_features: np.ndarray, neighbours: int = 3
 ) -> tuple[float, float]:
-    """Which share of generated images looks real, and which share of real ones can be generated.
+    """Share of generated images that look real, and share of real images that are generated.
 
     Kynkaanniemi et al. 2019 (https://arxiv.org/abs/1904.06991, equations 1 and 2). An image belongs
     to a set if it is no farther from some member of the set than the k-th nearest other member is.

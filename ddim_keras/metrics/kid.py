@@ -158,7 +158,7 @@ class KernelInceptionDistance:
 
     @property
     def protocol(self) -> str:
-        """Names what the values depend on, such as "KID, Keras InceptionV3, 2048"."""
+        """Name of all that the values depend on, such as "KID, Keras InceptionV3, 2048"."""
         batches = "" if self.batch_size == BATCH_SIZE else f", batches of {self.batch_size}"
         return f"KID, {self.encoder.description}{batches}"
 

@@ -29,11 +29,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = Parser(prog="python -m ddim_keras.plots", description=__doc__, epilog=EXAMPLES)
     commands = parser.add_subparsers(dest="command", required=True, metavar="FIGURE")
     help_texts = {
-        "forward": "an image along the forward process: a row for each schedule",
+        "forward": "an image along the forward process, one row per schedule",
         "schedules": "alpha-bar and log signal-to-noise ratio of the schedules",
         "reverse": "a noise that DDIM turns into an image: in each step the noisy image, and the "
         "image that the network sees in it",
-        "evolution": "what a model makes of the same noises while it is trained: a row for each",
+        "evolution": "samples from the same noises over a training, one row per noise",
         "curves": "losses and KID of a run over its epochs",
     }
     forward, schedules, reverse, evolution, curves = (
@@ -54,7 +54,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
             type=Path,
             metavar="FILE",
             default=Path(f"{name}.png"),
-            help=f"a .png file; one that exists is replaced (default: {name}.png)",
+            help=f".png file to write; an existing one is replaced (default: {name}.png)",
         )
         add_backend_option(command)
 
@@ -67,28 +67,39 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "(default: drawn flowers)",
     )
     forward.add_argument(
-        "--cache-dir", type=Path, metavar="DIR", help="where prepared data sets are kept"
+        "--cache-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder for prepared images (default: ~/.cache/ddim_keras)",
     )
     forward.add_argument(
         "--index",
         type=at_least(0),
         default=0,
         metavar="N",
-        help="which flower, or training image of the data set (default: 0)",
+        help="number of the flower, or of the training image of the data set (default: 0)",
     )
     forward.add_argument(
-        "--image-size", type=at_least(8), default=64, metavar="N", help="in pixels (default: 64)"
+        "--image-size",
+        type=at_least(8),
+        default=64,
+        metavar="N",
+        help="height and width in pixels (default: 64)",
     )
     forward.add_argument(
         "--columns",
         type=at_least(2),
         default=9,
         metavar="N",
-        help="images in a row, at even times from 0 to 1 (default: 9)",
+        help="number of images in a row, at even times from 0 to 1 (default: 9)",
     )
     for command in (forward, reverse):
         command.add_argument(
-            "--seed", type=at_least(0), default=0, metavar="N", help="of the noise (default: 0)"
+            "--seed",
+            type=at_least(0),
+            default=0,
+            metavar="N",
+            help="random seed of the noise (default: 0)",
         )
 
     add_run_option(reverse)
@@ -101,17 +112,21 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         type=at_least(1),
         default=10,
         metavar="N",
-        help="network calls, a column for each (default: 10)",
+        help="number of sampling steps, one column each (default: 10)",
     )
     evolution.add_argument(
-        "--rows", type=at_least(1), default=4, metavar="N", help="noises (default: 4)"
+        "--rows",
+        type=at_least(1),
+        default=4,
+        metavar="N",
+        help="number of noises, one row each (default: 4)",
     )
     evolution.add_argument(
         "--columns",
         type=at_least(2),
         default=10,
         metavar="N",
-        help="epochs, from the first to the last, closer together at first (default: 10)",
+        help="number of epochs to show, denser at the start (default: 10)",
     )
     return parser.parse_args(arguments)
 
@@ -186,7 +201,7 @@ def reverse_figure(options: argparse.Namespace) -> figures.Figure:
 
 
 def evolution_figure(options: argparse.Namespace) -> figures.Figure:
-    """The first samples of some epochs of a run, from the grids that the training left."""
+    """The first samples of some epochs of a run, from the grids of the training."""
     from ddim_keras.training.callbacks import GRID_IMAGES
 
     run = find_run(options.run, with_weights=False)
@@ -208,7 +223,7 @@ def evolution_figure(options: argparse.Namespace) -> figures.Figure:
 
 
 def curves_figure(options: argparse.Namespace) -> figures.Figure:
-    """Losses and KID of a run, as they stand in its history."""
+    """Losses and KID of a run, from its history."""
     run = find_run(options.run, with_weights=False)
     protocol = run.read_config().protocol
     if not (history := run.read_history()):

@@ -16,7 +16,7 @@ PIXELS_PER_INCH = 100
 
 
 def tiled(images: np.ndarray, columns: int | None = None, zoom: int = 2) -> np.ndarray:
-    """Puts images side by side, with white lines between them, each pixel `zoom` x `zoom` large.
+    """Tiles images with white lines between them; each pixel becomes `zoom` x `zoom`.
 
     Args:
         images: (N, H, W, C), uint8 or float in [0, 1]; 1 or 3 channels.
@@ -43,12 +43,12 @@ def tiled(images: np.ndarray, columns: int | None = None, zoom: int = 2) -> np.n
 
 
 def grid_columns(num_images: int) -> int:
-    """How many images `tiled` puts in a row: about twice as many as rows."""
+    """Number of images in a row of `tiled`: about twice the number of rows."""
     return max(1, round(np.sqrt(2 * num_images)))
 
 
 def tiles_of(picture: np.ndarray, image_size: int, num_images: int, zoom: int = 2) -> np.ndarray:
-    """Cuts the images out again, of an `image_grid` of square images.
+    """Cuts the square images out of an `image_grid` again.
 
     Args:
         picture: (height, width, 3) uint8, the grid with its title.
@@ -173,7 +173,7 @@ NETWORK_CALLS = (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 5
 def by_network_calls(
     results: Sequence[dict[str, Any]], axes_labels: Mapping[str, str], floor: Mapping[str, float]
 ) -> Figure:
-    """What was measured against the network calls an image: a panel each, a line for each setting.
+    """Measurements against network calls per image: a panel per metric, a line per setting.
 
     Args:
         results: dictionaries with `setting`, `sampler`, `network_calls` and what was measured;
@@ -206,7 +206,7 @@ def by_network_calls(
                 label=setting,
             )
         axes.axhline(floor[name], color="grey", linewidth=1, label="training against validation")
-        axes.set(xlabel="network calls an image", ylabel=label, xscale="log")
+        axes.set(xlabel="network calls per image", ylabel=label, xscale="log")
         axes.xaxis.set_major_locator(FixedLocator(NETWORK_CALLS))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()

@@ -78,7 +78,7 @@ class RunConfig:
 
 
 def read_config(folder: Path) -> RunConfig:
-    """Reads the config.json of a folder; raises InputError where there is none, or it is broken."""
+    """Reads the config.json of a folder; raises InputError if there is none, or it is broken."""
     path = folder / "config.json"
     if not path.is_file():
         raise InputError(f"{folder} is not a run folder: it holds no config.json")

@@ -5,11 +5,11 @@
       manifest.json       hashes of the configuration and the weights
       last.weights.h5     weights, EMA, optimizer and random state after the last saved step
       best.weights.h5     the same at the epoch of the best KID
-      sampling_steps.json where few steps should lie, once `evaluate.py --search-steps` found it;
+      sampling_steps.json placement of few steps, once `evaluate.py --search-steps` found it;
                           removed when further training changes the weights to show
-      history.csv         a row an epoch
+      history.csv         a row per epoch
       curves.png          losses and KID
-      samples/            a grid an epoch, always from the same noise
+      samples/            a grid per epoch, always from the same noise
       report.md           the summary, written at the end
 
 Files are written beside their final name and renamed, so that each is always whole.
@@ -82,7 +82,7 @@ class Run:
             part.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
 
     def read_config(self) -> RunConfig:
-        """Reads config.json; raises InputError where the folder is not a run."""
+        """Reads config.json; raises InputError if the folder is not a run."""
         return read_config(self.folder)
 
     def save_last(self, model: Any) -> None:
@@ -99,7 +99,7 @@ class Run:
             shutil.copyfile(self.last_weights, part)
 
     def repair(self, epoch: int) -> None:
-        """Mends what a kill between two files left, where the last weights end an epoch.
+        """Repairs what a kill between two files left, if the last weights end an epoch.
 
         The history says which epoch was best; its weights are kept if that did not happen before.
         """
@@ -110,7 +110,7 @@ class Run:
             self.keep_last_as_best()
 
     def weights_to_show(self) -> Path:
-        """The best weights or, where no KID was measured, the last."""
+        """The best weights or, if no KID was measured, the last."""
         self.read_config()
         for weights in (self.best_weights, self.last_weights):
             if weights.exists():
@@ -153,7 +153,7 @@ class Run:
         return signal_rates
 
     def write_history(self, rows: list[dict[str, Any]]) -> None:
-        """Writes history.csv anew: a row an epoch, empty cells where nothing was measured."""
+        """Rewrites history.csv: a row per epoch, empty cells where nothing was measured."""
         columns = list(dict.fromkeys(name for row in rows for name in row))
         with written_whole(self.history_file) as part, open(part, "w", newline="") as file:
             writer = csv.DictWriter(file, columns)
@@ -171,11 +171,11 @@ class Run:
                     for row in csv.DictReader(file, strict=True)
                 ]
             if not all(isinstance(row["epoch"], int) for row in rows):
-                raise ValueError("an epoch is no whole number")
+                raise ValueError("an epoch is not an integer")
         except (ValueError, KeyError, AttributeError, csv.Error) as error:
             raise InputError(
                 f"{self.history_file} is not the history of a run ({type(error).__name__}: "
-                f"{error}); mend it, or move it away to start another"
+                f"{error}); repair the file, or move it aside to start a new one"
             ) from error
         return rows
 

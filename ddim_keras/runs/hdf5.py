@@ -27,7 +27,7 @@ def opened(path: Path) -> Iterator[Any]:
         try:
             _check(file, path.stat().st_size)
         except _Refused as error:
-            raise InputError(f"{path} is not a weights file to trust: {error}") from None
+            raise InputError(f"{path} is not a weights file that can be trusted: {error}") from None
         yield file
 
 

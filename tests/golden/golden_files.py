@@ -95,7 +95,7 @@ ADAPTIVE_RECIPE = TrainingConfig(
     cosine_decay=True,
     flip=True,
 )
-# Their union but for the adaptive block, which takes TensorFlow seconds to compile for training.
+# Their union except for the adaptive block, which takes TensorFlow seconds to compile for training.
 MIXED = dataclasses.replace(
     ADAPTIVE,
     network=NetworkConfig(

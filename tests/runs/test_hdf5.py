@@ -45,7 +45,7 @@ def test_files_that_refer_elsewhere_or_lie_are_refused(put, tmp_path):
     with h5py.File(path, "w") as file:
         file["honest"] = np.ones(4, "float32")
         put(file, secret)
-    with pytest.raises(InputError, match="is not a weights file to trust"), opened(path):
+    with pytest.raises(InputError, match="is not a weights file that can be trusted"), opened(path):
         pass
 
 
