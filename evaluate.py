@@ -38,7 +38,20 @@ def main() -> None:
     elif options.search_steps:
         search.store(search.search(options, runs[0], models[0]), runs[0], folder)
     else:
-        evaluate(options, runs[0], weights[0], models[0], folder)
+        if "bits_per_dim" in options.metrics:
+            evaluate_likelihood(options, runs[0], models[0], folder)
+        if set(options.metrics) - {"bits_per_dim"}:
+            evaluate(options, runs[0], weights[0], models[0], folder)
+
+
+def evaluate_likelihood(options: EvaluateOptions, run: Run, model: Any, folder: Path) -> None:
+    """Prints the bits per dimension of real images; writes the terms of the bound."""
+    from ddim_keras.evaluation import bits_per_dim
+
+    result = bits_per_dim.measure(options, run.read_config(), model)
+    print(result.text())
+    result.save(folder)
+    print(f"wrote {folder}/bits_per_dim.csv and {folder}/bits_per_dim.png")
 
 
 def evaluate(options: EvaluateOptions, run: Run, weights: Path, model: Any, folder: Path) -> None:

@@ -245,6 +245,32 @@ def training_loss(
     return ops.mean(ops.square(noises - pred_noises))
 
 
+def mean_prediction_loss(
+    images: Any,
+    noises: Any,
+    pred_means: Any,
+    steps: Any,
+    betas: np.ndarray,
+    variances: np.ndarray,
+) -> Any:
+    """The loss of a network that predicts the posterior's mean (Ho, equation 8): (B,), in nats.
+
+    To predict the mean and to predict the noise is the same (Ho, equation 12): with the means of
+    `posterior_mean_from_noises` the loss is the squared error of the noises, times
+    `noise_error_weights`.
+
+    Args:
+        images: x_0; the noisy images follow from `noises` and `steps`.
+        steps: (B,), from 2 to T. Step 1 has a posterior without variance.
+        variances: (T + 1,) of the learned steps, such as `reverse_variances`.
+    """
+    images, noises, pred_means = _floats(images, noises, pred_means)
+    noisy_images = sample_xt(images, steps, noises, alpha_bars_of(betas))
+    means = posterior_mean_from_images(noisy_images, images, steps, betas)
+    errors = ops.square(means - pred_means) / (2.0 * _at(variances, steps, means))
+    return ops.mean(errors, axis=tuple(range(1, len(errors.shape))))
+
+
 def ancestral_sampling(
     denoise: Denoise,
     initial_noise: Any,

@@ -299,7 +299,7 @@ def bound_terms(
     labels: np.ndarray | None = None,
     seed: int = 0,
     batch_size: int = 64,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[], None] | None = None,
 ) -> dict[str, np.ndarray]:
     """All terms of the variational bound of a trained model, in bits per dimension.
 
@@ -308,12 +308,13 @@ def bound_terms(
 
     Args:
         images: (N, H, W, C) uint8.
-        variances: "small" and "large", see `ddpm.reverse_variances`, and "learned"; by default all
-            that the model has.
+        variances: "small" and "large", see `ddpm.reverse_variances`; "beta", which is as "large"
+            with beta in step 1, too, for models whose noise does not end near zero; and "learned".
+            By default all that the model has, except "beta".
         num_steps: T, by default that of the training, or 1000 for a model of continuous time. The
             shorter the chain, the looser the bound.
         labels: (N,) of a class-conditional model, by default of any class.
-        progress: called with the number of finished batches.
+        progress: called after each network call, of which a batch needs T.
 
     Returns:
         For each variance (T + 1, N): L_0, L_1, ..., L_T of each image. Their sum is the bound.
@@ -325,18 +326,21 @@ def bound_terms(
         raise InputError("the model has no learned variances; train one with: --preset likelihood")
     predict = model.compiled_predict_step if learned else model.compiled_denoise
     betas = schedule_betas(model, num_steps or model.config.discrete_steps or PUBLISHED_STEPS)
+    chosen = [betas if name == "beta" else name for name in variances]
     generator = keras.random.SeedGenerator(seed)
     terms = []
-    for batch, (batch_images, batch_labels) in enumerate(_batches(images, labels, batch_size)):
-        denoise = predict
-        if model.num_classes:
-            denoise = functools.partial(predict, labels=batch_labels)
+    for batch_images, batch_labels in _batches(images, labels, batch_size):
+
+        def denoise(*inputs: Any, labels: Any = batch_labels) -> Any:
+            results = predict(*inputs, labels=labels) if model.num_classes else predict(*inputs)
+            if progress is not None:
+                progress()
+            return results
+
         normalized = model.normalize(ops.convert_to_tensor(batch_images))
         terms.append(
-            variational_bounds(denoise, normalized, betas, variances, pixel_range(model), generator)
+            variational_bounds(denoise, normalized, betas, chosen, pixel_range(model), generator)
         )
-        if progress is not None:
-            progress(batch + 1)
     return {
         name: np.concatenate(parts, axis=1)
         for name, parts in zip(variances, zip(*terms, strict=True), strict=True)
@@ -359,7 +363,6 @@ def flow_bits(
     tolerance: float = 1e-5,
     seed: int = 0,
     batch_size: int = 64,
-    progress: Callable[[int], None] | None = None,
 ) -> FlowBits:
     """Bits per dimension of a trained model by the probability-flow ODE, see `flow_log_density`.
 
@@ -373,7 +376,6 @@ def flow_bits(
         labels: (N,) of a class-conditional model, by default of any class.
         probes, tolerance: as for `flow_log_density`.
         seed: of the uniform noise and the probes.
-        progress: called with the number of finished batches.
 
     Raises:
         InputError: for a model whose noise does not end near zero: its process, even without error,
@@ -394,7 +396,7 @@ def flow_bits(
     bits_of_scale = np.mean(np.log2(scales))  # of the density of normalised pixels, per value
     denoise = backends.compile_denoise(model, gradients=True)
     bits, most_calls = [], 0
-    for batch, (batch_images, batch_labels) in enumerate(_batches(images, labels, batch_size)):
+    for batch_images, batch_labels in _batches(images, labels, batch_size):
         conditional = denoise
         if model.num_classes:
             conditional = functools.partial(denoise, labels=batch_labels)
@@ -406,8 +408,6 @@ def flow_bits(
         dims = math.prod(batch_images.shape[1:])
         bits.append(-log_densities / (dims * math.log(2)) + bits_of_scale)
         most_calls = max(most_calls, calls)
-        if progress is not None:
-            progress(batch + 1)
     return FlowBits(np.concatenate(bits), most_calls)
 
 

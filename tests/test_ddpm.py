@@ -22,6 +22,7 @@ from ddim_keras.ddpm import (
     interpolated_variances,
     linear_betas,
     log_normal_cdf,
+    mean_prediction_loss,
     noise_error_weights,
     posterior_mean_from_images,
     posterior_mean_from_noises,
@@ -284,6 +285,22 @@ def test_learned_variances_run_from_small_to_large(betas):
         fractions = np.full((3, 2, 2, 1), fraction, "float32")
         variances = numpy(interpolated_variances(fractions, steps, betas))
         np.testing.assert_allclose(variances[:, 1, 1, 0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("variance", ["small", "large"])
+def test_to_predict_the_mean_is_to_predict_the_noise(betas, variance):
+    """Ho et al., equations 8 and 12: the same loss, up to the weight of the step."""
+    steps = np.array([2, 3, 40, 99])
+    images, noises = tensor(normal(4, 4, 4, 1)), tensor(normal(4, 4, 4, 1, seed=1))
+    pred_noises = 0.7 * noises + 0.3 * tensor(normal(4, 4, 4, 1, seed=2))
+    noisy_images = sample_xt(images, steps, noises, alpha_bars_of(betas))
+    pred_means = posterior_mean_from_noises(noisy_images, pred_noises, steps, betas)
+    variances = reverse_variances(betas, variance)
+    losses = numpy(mean_prediction_loss(images, noises, pred_means, steps, betas, variances))
+    errors = np.mean((numpy(noises) - numpy(pred_noises)) ** 2, axis=(1, 2, 3))
+    np.testing.assert_allclose(
+        losses, noise_error_weights(betas, variances)[steps] * errors, rtol=2e-3
+    )
 
 
 # Algorithms 1 and 2.

@@ -37,6 +37,7 @@ EXAMPLES = """examples:
   python evaluate.py --samplers ddim ipndm dpm_solver --steps 5 10 20
   python evaluate.py --split train --spacing time rho --last-signal-rate 0.95 0.98
                                                          to choose where the steps lie
+  python evaluate.py --metrics bits_per_dim              likelihood, by the bound and the flow
   python evaluate.py --search-steps 5 10 20              searches it, and
   python evaluate.py --spacing time searched             shows what that gains
   python evaluate.py --search-steps 5 --search-by kid --samplers ipndm --spacing rho
@@ -65,6 +66,7 @@ class EvaluateOptions:
     guide: Path | None
     metrics: list[str]
     num_images: int
+    likelihood_images: int
     split: str
     seed: int
     batch_size: int
@@ -154,7 +156,16 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> EvaluateOptions:
         nargs="+",
         choices=METRICS,
         default=["kid"],
-        help="metrics; frechet and precision_recall depend on --num-images (default: kid)",
+        help="metrics; frechet and precision_recall depend on --num-images, bits_per_dim takes no "
+        "generated images (default: kid)",
+    )
+    add(
+        "--likelihood-images",
+        type=at_least(2),
+        metavar="N",
+        default=64,
+        help="real images for bits_per_dim; each needs as many network calls as the model has "
+        "discrete steps, by default 1000 (default: 64)",
     )
     add(
         "--num-images",

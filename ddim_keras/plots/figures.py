@@ -217,6 +217,28 @@ def by_network_calls(
     return figure
 
 
+def bound_terms(terms: Mapping[str, np.ndarray], weights: np.ndarray) -> Figure:
+    """The terms of the variational bound over the steps, and how much they weigh noise errors.
+
+    Args:
+        terms: for each variance (T + 1,): L_0, ..., L_T, in bits per dimension.
+        weights: (T,) factors of the squared noise error in L_0, ..., L_{T-1}.
+    """
+    figure = Figure(figsize=(11, 4.2), dpi=PIXELS_PER_INCH, layout="constrained")
+    bits, factors = figure.subplots(1, 2)
+    for name, each in terms.items():
+        total = f"{name}: {each.sum():.2f} in all, L_0 {each[0]:.2f}"
+        bits.plot(np.arange(1, len(each)), each[:-1], label=total)
+    bits.set(xlabel="step t", ylabel="L of step t, bits per dimension", xscale="log", yscale="log")
+    factors.plot(np.arange(1, len(weights) + 1), weights, label="in the bound, small variances")
+    factors.axhline(1, color="C1", label="in L_simple")
+    factors.set(xlabel="step t", ylabel="factor of the noise error", xscale="log", yscale="log")
+    for axes in (bits, factors):
+        axes.grid(alpha=0.3)
+        axes.legend()
+    return figure
+
+
 def process_rows(
     rows: Mapping[str, np.ndarray], times: np.ndarray, signal_rates: Mapping[str, np.ndarray]
 ) -> Figure:
