@@ -168,7 +168,7 @@ class LearnedVarianceModel(DiffusionModel):
         is_hybrid = self.bound_loss == "hybrid"
         noises_of_means = ops.stop_gradient(pred_noises) if is_hybrid else pred_noises
         bits = bound_bits(
-            images, noises, noises_of_means, fractions, steps, self.betas, pixel_range(self)
+            images, noises, noises_of_means, fractions, steps, self.betas, self.pixel_range()
         )
         bound = self.config.discrete_steps * ops.mean(weights * bits)
         losses = {
@@ -263,7 +263,7 @@ def ancestral_process(
             if callback is not None:
                 callback(diffusion_steps - step, images, pred_images)
             if clip:
-                pred_images = ops.clip(pred_images, *pixel_range(model))
+                pred_images = ops.clip(pred_images, *model.pixel_range())
             images = posterior_mean_from_images(images, pred_images, steps, betas)
             if step > 1:
                 variances = interpolated_variances(fractions, steps, betas)
@@ -275,11 +275,6 @@ def ancestral_process(
 
 
 # Bits per dimension.
-
-
-def pixel_range(model: DiffusionModel) -> tuple[Any, Any]:
-    """What the pixel values 0 and 255 are to a model: two arrays (C,)."""
-    return tuple(model.normalize(ops.full((1, 1, 1, 1), end))[0, 0, 0] for end in (0.0, 1.0))
 
 
 def schedule_betas(model: DiffusionModel, num_steps: int) -> np.ndarray:
@@ -339,7 +334,7 @@ def bound_terms(
 
         normalized = model.normalize(ops.convert_to_tensor(batch_images))
         terms.append(
-            variational_bounds(denoise, normalized, betas, chosen, pixel_range(model), generator)
+            variational_bounds(denoise, normalized, betas, chosen, model.pixel_range(), generator)
         )
     return {
         name: np.concatenate(parts, axis=1)
