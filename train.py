@@ -85,7 +85,7 @@ def train_in(run: Run, config: RunConfig, options: TrainOptions) -> None:
 
     # The metric, measured each epoch.
     kid, floor = prepare_kid(options.kid_weights, dataset) if options.measure_kid else (None, None)
-    config = with_protocol(config, kid)
+    config = with_protocol(config, kid, options.resume)
 
     # Training.
     config = dataclasses.replace(config, started=datetime.datetime.now().isoformat())
@@ -98,7 +98,7 @@ def train_in(run: Run, config: RunConfig, options: TrainOptions) -> None:
             run,
             config,
             dataset,
-            protocol=config.protocol or "KID",
+            protocol=config.protocol.metric if config.protocol else "KID",
             callbacks=callbacks_for(run, config, dataset, kid, options.tensorboard),
             devices=len(devices),
         )

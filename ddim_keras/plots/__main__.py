@@ -228,7 +228,7 @@ def curves_figure(options: argparse.Namespace) -> figures.Figure:
     protocol = run.read_config().protocol
     if not (history := run.read_history()):
         raise InputError(f"{run.folder} has no history yet: its first epoch has not ended")
-    return figures.training_curves(history, protocol or "KID")
+    return figures.training_curves(history, protocol.metric if protocol else "KID")
 
 
 def schedule_rates(

@@ -18,6 +18,33 @@ from ddim_keras.config import (
 
 
 @dataclass(frozen=True)
+class KIDProtocol:
+    """How the KID of a run is measured: values compare only under one protocol.
+
+    The defaults are the protocol of earlier versions, whose runs recorded the metric alone.
+    """
+
+    metric: str  # with its encoder, such as "KID, Keras InceptionV3, 2048"
+    images: int | None = None  # generated for each value; None: not recorded
+    sampler: str = "ddim"
+    steps: int = 5
+    guidance: float = 0.0  # strength
+    clip: bool = False  # predicted images, to the range of pixels
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    def __str__(self) -> str:
+        """All of it in words."""
+        text = f"{self.metric}, {self.steps} steps of {self.sampler}"
+        if self.images is not None:
+            text += f", {self.images} images"
+        if self.guidance:
+            text += f", guidance {self.guidance:g}"
+        return text + (", clipped" if self.clip else "")
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """What a run was started with."""
 
@@ -48,7 +75,7 @@ class RunConfig:
     )
     num_images: int | None = None  # for training; None: not loaded yet
     class_names: tuple[str, ...] = ()  # of a class-conditional model
-    protocol: str | None = None  # of the KID in the history; None: not measured yet
+    protocol: KIDProtocol | None = None  # of the KID in the history; None: not measured yet
     start_from: str | None = setting(
         None,
         "run, or provided model, whose averaged weights are the initial ones",
@@ -74,7 +101,15 @@ class RunConfig:
         """Inverse of `to_dict`; raises InputError for fields that do not exist."""
         model = ModelConfig.from_dict(values["model"])
         training = from_dict(TrainingConfig, values["training"])
-        return from_dict(cls, {**values, "model": model, "training": training})
+        protocol = values.get("protocol")
+        if isinstance(protocol, str):  # of an earlier version
+            protocol = {"metric": protocol}
+        parts = {
+            "model": model,
+            "training": training,
+            "protocol": protocol and from_dict(KIDProtocol, protocol),
+        }
+        return from_dict(cls, values | parts)
 
 
 def read_config(folder: Path) -> RunConfig:

@@ -14,7 +14,7 @@ from ddim_keras.data.cache import Dataset
 from ddim_keras.metrics.kid import Distance
 from ddim_keras.model import DiffusionModel
 from ddim_keras.progress import duration
-from ddim_keras.runs.configuration import RunConfig
+from ddim_keras.runs.configuration import KIDProtocol, RunConfig
 from ddim_keras.runs.folder import Run
 from ddim_keras.runs.losses import LOSS_NAMES, loss_of_no_prediction, loss_of_parts
 
@@ -25,7 +25,7 @@ def write_report(
     dataset: Dataset,
     model: DiffusionModel,
     history: list[dict[str, Any]],
-    protocol: str | None,
+    protocol: KIDProtocol | None,
     floor: Distance | None,
 ) -> None:
     """Writes report.md into the run folder, whole or not at all.
@@ -76,7 +76,7 @@ def _what_was_trained(
 def _results(
     config: RunConfig,
     history: list[dict[str, Any]],
-    protocol: str | None,
+    protocol: KIDProtocol | None,
     floor: Distance | None,
 ) -> str:
     last = history[-1]
@@ -103,8 +103,8 @@ def _results(
         lines.append("KID was not measured.")
     else:
         lines.append(
-            f'"{protocol}": 5 steps of deterministic DDIM, EMA weights, against validation images; '
-            "mean and standard error over batches, of 64 images if none are named. Between "
+            f'"{protocol}", with EMA weights against validation images; mean and standard error '
+            "over batches, of 64 images if none are named. Between "
             f"training and validation images, the floor: {floor or 'not measured'}."
         )
     return "\n".join(lines)

@@ -20,6 +20,7 @@ from ddim_keras.metrics.kid import KernelInceptionDistance
 from ddim_keras.plots import figures
 from ddim_keras.progress import duration, say
 from ddim_keras.runs.folder import Run
+from ddim_keras.samplers import Sampler
 
 GRID_IMAGES = 32  # samples drawn each epoch
 
@@ -36,19 +37,26 @@ class KIDCallback(keras.callbacks.Callback):
     Args:
         kid: holds the encoder and the real features.
         num_images: generated for each measurement.
-        diffusion_steps: of deterministic DDIM; 5 in the Keras example.
+        diffusion_steps: of the sampler; 5 in the Keras example.
+        sampler, guidance: as for `DiffusionModel.generate`.
     """
 
     def __init__(
-        self, kid: KernelInceptionDistance, num_images: int, diffusion_steps: int = 5
+        self,
+        kid: KernelInceptionDistance,
+        num_images: int,
+        diffusion_steps: int = 5,
+        sampler: Sampler | None = None,
+        guidance: float | None = None,
     ) -> None:
         super().__init__()
+        self.options = {"sampler": sampler, "guidance": guidance}
         self.kid = kid
         self.num_images = num_images
         self.diffusion_steps = diffusion_steps
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        images = self.model.generate(self.num_images, self.diffusion_steps, seed=0)
+        images = self.model.generate(self.num_images, self.diffusion_steps, seed=0, **self.options)
         distance = self.kid(images)
         if logs is None:
             return
@@ -73,17 +81,33 @@ class DrawingCallback(keras.callbacks.Callback):
 
 
 class SampleGrid(DrawingCallback):
-    """Draws a grid of generated images each epoch, always from the same initial noise."""
+    """Draws a grid of generated images each epoch, always from the same initial noise.
 
-    def __init__(self, run: Run, num_images: int = GRID_IMAGES, diffusion_steps: int = 20) -> None:
+    Args:
+        run: the folder, created.
+        num_images, diffusion_steps, guidance: as for `DiffusionModel.generate`.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        num_images: int = GRID_IMAGES,
+        diffusion_steps: int = 20,
+        guidance: float | None = None,
+    ) -> None:
         super().__init__()
         self.run = run
+        self.guidance = guidance
         self.num_images = num_images
         self.diffusion_steps = diffusion_steps
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        images = self.model.generate(self.num_images, self.diffusion_steps, seed=0)
+        images = self.model.generate(
+            self.num_images, self.diffusion_steps, seed=0, guidance=self.guidance
+        )
         title = f"epoch {epoch + 1}, DDIM {self.diffusion_steps} steps, seed 0"
+        if self.guidance:
+            title += f", guidance {self.guidance:g}"
         path = self.run.folder / "samples" / f"epoch_{epoch + 1:04d}.png"
         self.draw(lambda: figures.save_figure(figures.image_grid(images, title), path))
 

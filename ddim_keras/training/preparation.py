@@ -7,15 +7,16 @@ import keras
 
 from ddim_keras.backends import describe_device
 from ddim_keras.backends.devices import process_id
-from ddim_keras.config import InputError
+from ddim_keras.config import GUIDANCE, InputError
 from ddim_keras.data.batches import random_images, steps_per_epoch
 from ddim_keras.data.cache import Dataset
 from ddim_keras.metrics.encoders import choose_encoder
 from ddim_keras.metrics.kid import Distance, KernelInceptionDistance
 from ddim_keras.presets import PRESETS
 from ddim_keras.progress import duration, say
-from ddim_keras.runs.configuration import RunConfig
+from ddim_keras.runs.configuration import KIDProtocol, RunConfig
 from ddim_keras.runs.folder import Run, find_run
+from ddim_keras.samplers import Sampler
 from ddim_keras.training.callbacks import KIDCallback, SampleGrid
 from ddim_keras.training.loop import require_same_network
 
@@ -120,15 +121,31 @@ def prepare_kid(
     return kid, floor
 
 
-def with_protocol(config: RunConfig, kid: KernelInceptionDistance | None) -> RunConfig:
-    """The configuration with the protocol of its KID; raises InputError if it was another."""
-    protocol = kid.protocol if kid else config.protocol
-    if config.protocol not in (None, protocol):
+def with_protocol(
+    config: RunConfig, kid: KernelInceptionDistance | None, is_resumed: bool
+) -> RunConfig:
+    """The configuration with the protocol of its KID.
+
+    A new class-conditional run measures images with the default guidance, as they are generated. A
+    resumed run keeps its protocol; without one, it is of an earlier version, and measured images
+    without guidance.
+
+    Raises:
+        InputError: if the run was measured with another encoder.
+    """
+    if kid is None:
+        return config
+    has_guidance = config.model.network.num_classes and not is_resumed
+    protocol = config.protocol or KIDProtocol(
+        kid.protocol, guidance=GUIDANCE if has_guidance else 0.0
+    )
+    if protocol.metric != kid.protocol:
         raise InputError(
-            f'the run measured "{config.protocol}", which does not compare with "{protocol}"; '
+            f'the run measured "{protocol.metric}", which does not compare with "{kid.protocol}"; '
             "resume it with the same --kid-weights, or with --no-kid"
         )
-    return dataclasses.replace(config, protocol=protocol)
+    images = config.training.kid_images or len(kid.real_features)
+    return dataclasses.replace(config, protocol=dataclasses.replace(protocol, images=images))
 
 
 def callbacks_for(
@@ -140,11 +157,19 @@ def callbacks_for(
 ) -> list[keras.callbacks.Callback]:
     """What happens at the end of an epoch before it is recorded; files by the first process."""
     callbacks: list[keras.callbacks.Callback] = []
-    if kid:
-        num_images = config.training.kid_images or len(dataset.validation_images)
-        callbacks.append(KIDCallback(kid, num_images))
+    protocol = config.protocol
+    if kid and protocol:
+        callbacks.append(
+            KIDCallback(
+                kid,
+                protocol.images or len(kid.real_features),
+                protocol.steps,
+                sampler=Sampler(protocol.sampler, clip=protocol.clip),
+                guidance=protocol.guidance,
+            )
+        )
     if process_id() == 0:
-        callbacks.append(SampleGrid(run))
+        callbacks.append(SampleGrid(run, guidance=protocol.guidance if protocol else None))
         if tensorboard:
             callbacks.append(keras.callbacks.TensorBoard(Path(run.folder) / "tensorboard"))
     return callbacks

@@ -12,7 +12,7 @@ import pytest
 
 from ddim_keras.config import InputError, ModelConfig, NetworkConfig, TrainingConfig
 from ddim_keras.model import DiffusionModel
-from ddim_keras.runs.configuration import RunConfig, read_config
+from ddim_keras.runs.configuration import KIDProtocol, RunConfig, read_config
 from ddim_keras.runs.folder import PRETRAINED, Run, find_run, load_model, newest_run
 from ddim_keras.runs.weights import load_weights, save_weights
 
@@ -86,9 +86,19 @@ def test_a_configuration_of_before_the_number_of_images_was_kept(run):
     assert run.read_config().num_images is None
 
 
+def test_the_protocol_of_the_kid_survives_and_earlier_ones_had_no_guidance(run):
+    protocol = KIDProtocol("KID, X, 64", 320, guidance=1.0)
+    run.save_config(dataclasses.replace(CONFIG, protocol=protocol))
+    assert run.read_config().protocol == protocol
+    run.config_file.write_text(json.dumps({**CONFIG.to_dict(), "protocol": "KID, X, 64"}))
+    assert run.read_config().protocol == KIDProtocol("KID, X, 64", None, "ddim", 5, 0.0, False)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (lambda values: values.update(protocol={"metric": "KID", "steps": "5"}), "steps must be"),
+        (lambda values: values.update(protocol=5), ""),
         (lambda values: values.pop("preset"), "preset"),
         (lambda values: values.update(epochs=0), "epochs must be at least 1"),
         (lambda values: values.update(colour="red"), "RunConfig has no field colour"),

@@ -17,7 +17,7 @@ from ddim_keras import (
     train,
 )
 from ddim_keras.metrics.encoders import Encoder
-from ddim_keras.runs.configuration import RunConfig
+from ddim_keras.runs.configuration import KIDProtocol, RunConfig
 from ddim_keras.runs.folder import Run
 from ddim_keras.runs.losses import loss_of_no_prediction
 from ddim_keras.runs.report import write_report
@@ -166,10 +166,11 @@ def test_kid_grids_and_report(run, dataset):
     assert grids == [f"epoch_{epoch:04d}.png" for epoch in (1, 2, 3)]
 
     floor = kid(dataset.train_images[:16])
-    write_report(run, CONFIG, dataset, model, history, kid.protocol, floor)
+    protocol = KIDProtocol(kid.protocol, images=16, steps=2, guidance=1.0)
+    write_report(run, CONFIG, dataset, model, history, protocol, floor)
     report = (run.folder / "report.md").read_text()
     for expected in (
-        "KID, colours, 27",
+        "KID, colours, 27, batches of 8, 2 steps of ddim, 16 images, guidance 1",
         f"{history[-1]['kid']:.4f}",
         str(floor),
         "samples/epoch_0003.png",
@@ -180,7 +181,7 @@ def test_kid_grids_and_report(run, dataset):
 
     # Resumed without KID, the floor is not known; and KID need not fall.
     history[0]["kid"] = 0.0
-    write_report(run, CONFIG, dataset, model, history, kid.protocol, None)
+    write_report(run, CONFIG, dataset, model, history, protocol, None)
     report = (run.folder / "report.md").read_text()
     assert "the floor: not measured" in report
     assert "KID did not fall below the 0.000 of its first epoch" in report
