@@ -1,4 +1,4 @@
-"""Editing with a trained denoiser: interpolation, encoding, image to image, inpainting.
+"""Editing with a trained denoiser: interpolation, encoding, inpainting.
 
 Nothing is trained for it. All functions take any `denoise`; all except `inpaint`, which is
 stochastic, take any deterministic sampler of `samplers`.
@@ -13,7 +13,8 @@ import numpy as np
 from keras import ops
 
 from ddim_keras.config import InputError
-from ddim_keras.samplers import Callback, Denoise, ddim
+from ddim_keras.samplers import ddim
+from ddim_keras.types import Callback, Denoise
 
 
 def interpolate(start: np.ndarray, end: np.ndarray, num_images: int) -> np.ndarray:
@@ -104,32 +105,6 @@ def decode(
         return sampler(denoise, noises, signal_rates)
     rates = list(signal_rates[:-1])
     return remove_noise(sampler(denoise, noises, rates), added_noises, rates[-1])
-
-
-def redraw(
-    denoise: Denoise,
-    images: Any,
-    noises: Any,
-    signal_rates: Sequence[float],
-    sampler: Callable[..., Any] = ddim,
-    **options: Any,
-) -> Any:
-    """Image to image: adds noise up to a middle level, and follows the reverse process from there.
-
-    SDEdit (Meng et al. 2021, https://arxiv.org/abs/2108.01073, algorithm 1). What is larger than
-    the noise stays, such as colours and composition; the rest is drawn anew. Removes noise from a
-    noisy image, or makes variations of a clean one.
-
-    Args:
-        images: (B, H, W, C), normalised.
-        noises: (B, H, W, C), standard normal.
-        signal_rates: rising up to 1; the first is the middle level.
-        sampler, options: the sampler and its options.
-
-    Returns:
-        Images (B, H, W, C), normalised.
-    """
-    return sampler(denoise, add_noise(images, noises, signal_rates[0]), signal_rates, **options)
 
 
 def inpaint(
@@ -234,24 +209,3 @@ def _numbered(callback: Callback | None, call: int) -> Callback | None:
     if callback is None:
         return None
     return lambda _, noisy_images, pred_images: callback(call, noisy_images, pred_images)
-
-
-def filled_in(denoise: Denoise, images: Any, mask: Any) -> Denoise:
-    """A `denoise` that knows a part of the images, so that a sampler fills in the rest.
-
-    Every predicted image is made to agree with what is known (DDNM, Wang et al. 2022,
-    https://arxiv.org/abs/2212.00490, equation 13 for masks). Needs no training, and no more calls.
-
-    Args:
-        images: (B, H, W, C), normalised.
-        mask: broadcastable to `images`: 1 where they are known, 0 where they are to be filled in.
-    """
-    images = ops.convert_to_tensor(images, dtype="float32")
-    mask = ops.convert_to_tensor(mask, dtype="float32")
-
-    def knowing(noisy_images: Any, noise_rates: Any, signal_rates: Any) -> tuple[Any, Any]:
-        _, pred_images = denoise(noisy_images, noise_rates, signal_rates)
-        pred_images = mask * images + (1.0 - mask) * pred_images
-        return (noisy_images - signal_rates * pred_images) / noise_rates, pred_images
-
-    return knowing

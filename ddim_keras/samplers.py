@@ -47,6 +47,7 @@ import numpy as np
 from keras import ops
 
 from ddim_keras.config import InputError
+from ddim_keras.schedules import UpTo
 from ddim_keras.spacing import SPACINGS, Spacing, sampling_signal_rates
 from ddim_keras.types import Callback, Denoise, Tensor
 
@@ -348,17 +349,25 @@ class Sampler:
         """The function that samples, without the options."""
         return SAMPLERS[self.method] if isinstance(self.method, str) else self.method
 
-    def signal_rates(self, model: Any, steps: int) -> list[float]:
-        """The signal rates of so many steps for a DiffusionModel: where it is called, and 1."""
+    def signal_rates(self, model: Any, steps: int, first_time: float = 1.0) -> list[float]:
+        """The signal rates of so many steps for a DiffusionModel: where it is called, and 1.
+
+        Args:
+            first_time: diffusion time of the first call. Below 1 it is that of noisy images, from
+                which other samplers than DDIM, too, go on as far as the schedule by default.
+        """
         spacing, last_signal_rate = self.spacing, self.last_signal_rate
+        if spacing == "searched" and first_time < 1:
+            raise InputError("searched steps begin with pure noise; choose another spacing")
         if spacing is None:
             spacing = "time"
-            follows_schedule = self.method == "ddim" or callable(self.method)
+            follows_schedule = self.method == "ddim" or callable(self.method) or first_time < 1
             if last_signal_rate is None and not follows_schedule:
                 last_signal_rate = LAST_SIGNAL_RATE
         elif spacing == "searched":
             spacing = model.searched_steps
-        return sampling_signal_rates(steps, spacing, last_signal_rate, model.schedule)
+        schedule = model.schedule if first_time == 1 else UpTo(model.schedule, first_time)
+        return sampling_signal_rates(steps, spacing, last_signal_rate, schedule)
 
     def __call__(
         self, denoise: Denoise, initial_noise: Tensor, signal_rates: Sequence[float], **options: Any

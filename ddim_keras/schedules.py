@@ -116,6 +116,17 @@ class Cosine(Schedule):
         )
 
 
+@dataclass(frozen=True)
+class UpTo(Schedule):
+    """The part of another schedule up to a time, which becomes time 1."""
+
+    schedule: Schedule
+    latest_time: float
+
+    def __call__(self, diffusion_times: Any, ops: Any = keras.ops) -> tuple[Any, Any]:
+        return self.schedule(self.latest_time * diffusion_times, ops)
+
+
 # By the names of `config.SCHEDULES`.
 SCHEDULES: dict[str, Schedule] = {
     "offset_cosine": OffsetCosine(),

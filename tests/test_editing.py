@@ -9,11 +9,9 @@ from ddim_keras.editing import (
     add_noise,
     decode,
     encode,
-    filled_in,
     inpaint,
     interpolate,
     membrane,
-    redraw,
     remove_noise,
 )
 from ddim_keras.samplers import SAMPLERS, ddim, image_noises
@@ -126,7 +124,7 @@ def test_a_redrawn_image_keeps_what_the_noise_leaves(signal_rate):
     rates = sampling_signal_rates(
         100, last_signal_rate=0.999, schedule=OffsetCosine(min_signal_rate=signal_rate)
     )
-    redrawn = numpy(redraw(gaussian_denoise, images, noises, rates))
+    redrawn = numpy(ddim(gaussian_denoise, add_noise(images, noises, rates[0]), rates))
     assert redrawn.mean() == pytest.approx(MEAN, abs=0.02)
     assert redrawn.std() == pytest.approx(math.sqrt(VARIANCE), rel=0.03)
     signal = signal_rate * math.sqrt(VARIANCE)
@@ -244,34 +242,3 @@ def test_inpainting_calls_back_in_each_call_and_clips():
     assert all(shape == images.shape and largest <= 0.2001 for _, shape, largest in calls)
     with pytest.raises(InputError, match="resample must be at least 1, not 0"):
         inpainted(gaussian_denoise, images, half_mask(4), resample=0)
-
-
-@pytest.mark.parametrize("sampler", ["ddim", "ipndm", "dpm_solver"])
-def test_filling_in_keeps_what_is_known(sampler):
-    images = (MEAN + normal(2, 8, 8, 3)).astype("float32")
-    mask = np.zeros((8, 8, 1), "float32")
-    mask[:, :4] = 1
-    denoise = filled_in(gaussian_denoise, images, mask)
-    noises = normal(2, 8, 8, 3, seed=5).astype("float32")
-    filled = numpy(SAMPLERS[sampler](denoise, noises, sampling_signal_rates(10)))
-    np.testing.assert_allclose(filled[:, :, :4], images[:, :, :4], atol=1e-4)
-    # The other pixels are independent of the known ones: as without a mask.
-    free = numpy(SAMPLERS[sampler](gaussian_denoise, noises, sampling_signal_rates(10)))
-    np.testing.assert_allclose(filled[:, :, 4:], free[:, :, 4:], atol=1e-4)
-
-
-def test_filling_in_uses_what_is_known():
-    """Pixels that are all equal in the data are filled in with the known value."""
-
-    def flat_denoise(noisy_images, noise_rates, signal_rates):
-        gain = signal_rates / (signal_rates**2 + noise_rates**2 / 64)
-        means = ops.mean(noisy_images, axis=(1, 2), keepdims=True)
-        pred_images = gain * means * ops.ones_like(noisy_images)
-        return (noisy_images - signal_rates * pred_images) / noise_rates, pred_images
-
-    images = np.full((1, 8, 8, 1), 1.5, "float32")
-    mask = np.ones((8, 8, 1), "float32")
-    mask[2:4, 2:4] = 0
-    noises = normal(1, 8, 8, 1).astype("float32")
-    filled = numpy(ddim(filled_in(flat_denoise, images, mask), noises, sampling_signal_rates(50)))
-    np.testing.assert_allclose(filled, images, atol=0.15)

@@ -60,6 +60,7 @@ class EvaluateOptions:
     spacing: list[str | None]
     last_signal_rate: list[float | None]
     eta: float
+    clip: bool
     steps: list[int]
     guidance: float | None
     guidance_interval: list[float] | None

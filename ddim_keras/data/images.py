@@ -36,15 +36,48 @@ def load_image(path: Path, image_size: int, channels: int = 3) -> np.ndarray:
     Raises:
         InputError: where there is no file, or it is no image.
     """
+    pixels = _readable(path)
+    return crop_and_resize(_grey(pixels) if channels == 1 else pixels, image_size)
+
+
+def load_mask(path: Path, image: Path, image_size: int) -> np.ndarray:
+    """Reads a mask for an image file, cropped and resized as `load_image` does with the image.
+
+    Args:
+        path: an image file of the shape of `image`, in any resolution.
+
+    Returns:
+        (image_size, image_size, 1) float32, 0 for black to 1 for white. A pixel is 0 only if all
+        that are merged in it are black, to the precision of a byte. Otherwise it is the mean of the
+        others: the edge of a black and white mask stays sharp, and lies within the black side.
+
+    Raises:
+        InputError: where there is no file, it is no image, or has another shape than `image`.
+    """
+    grey = _grey(_readable(path))
+    (height, width), (image_height, image_width, _) = grey.shape, _readable(image).shape
+    if abs(height * image_width - width * image_height) > 0.01 * height * image_width:
+        raise InputError(
+            f"the mask {path} has {width} x {height} pixels, but {image} has "
+            f"{image_width} x {image_height}; give both the same shape"
+        )
+    values = crop_and_resize(grey, image_size).astype("float32")
+    shares = crop_and_resize(np.where(grey > 0, 255, 0).astype("uint8"), image_size)
+    return np.clip(values / np.maximum(shares, 1), 0, 1)
+
+
+def _readable(path: Path) -> np.ndarray:
+    """Reads an image file: (H, W, 3) uint8."""
     if not path.is_file():
         raise InputError(f"there is no image file {path}")
     try:
-        pixels = read_image(path)
+        return read_image(path)
     except Exception as error:  # Pillow's readers raise a dozen kinds for damaged files
         raise InputError(f"{path} cannot be read as an image: {first_line(error)}") from error
-    if channels == 1:
-        pixels = np.asarray(Image.fromarray(pixels).convert("L"))
-    return crop_and_resize(pixels, image_size)
+
+
+def _grey(pixels: np.ndarray) -> np.ndarray:
+    return np.asarray(Image.fromarray(pixels).convert("L"))
 
 
 def read_image(file: Path) -> np.ndarray:

@@ -41,13 +41,14 @@ class Setting:
             "network_calls": self.sampler.network_calls(self.signal_rates),
             "guidance": self.guidance.strength,
             "eta": self.sampler.eta,
+            "clip": self.sampler.clip,
         }
 
 
 def chosen_samplers(options: EvaluateOptions) -> list[Sampler]:
     """Each sampler with each spacing up to each last signal rate."""
     return [
-        Sampler(sampler, spacing, last_signal_rate, eta=options.eta)
+        Sampler(sampler, spacing, last_signal_rate, clip=options.clip, eta=options.eta)
         for sampler in options.samplers
         for spacing in options.spacing
         # Searched steps have their own last signal rate.

@@ -10,6 +10,7 @@ from ddim_keras import DiffusionModel, draw_flowers
 from ddim_keras.cli.options import class_index
 from ddim_keras.config import InputError
 from ddim_keras.data.images import crop_and_resize
+from ddim_keras.generation import editing_jobs
 from ddim_keras.runs.weights import load_weights, save_weights
 from tests.helpers import NAMES, SIZE, make_run, run
 
@@ -45,6 +46,13 @@ def images_of(tmp_path):
 def photo(tmp_path):
     path = tmp_path / "photo.png"
     Image.fromarray(draw_flowers(1, 40)[0][0]).save(path)
+    return path
+
+
+@pytest.fixture
+def other_photo(tmp_path):
+    path = tmp_path / "other.png"
+    Image.fromarray(draw_flowers(2, 40)[0][1]).save(path)
     return path
 
 
@@ -179,49 +187,115 @@ def test_an_interpolation_goes_from_seed_to_seed(unlabelled, images_of):
 
 def test_an_image_is_encoded_and_decoded(labelled, photo, tmp_path, capsys):
     def error(steps):
-        assert (
-            run(generate, *("--run", labelled.folder, "--encode", photo, "--steps", steps), *output)
-            == 0
-        )
+        output = ("--output", tmp_path / "encoded.png")
+        arguments = ("--run", labelled.folder, "--encode", photo, "--steps", steps, *output)
+        assert run(generate, *arguments, "--sampler", "ddim") == 0
         printed = capsys.readouterr().out
+        deviation = float(printed.split("deviation of the noise ")[1].split(",")[0])
+        assert deviation > 0.5
         return float(printed.split("reconstruction error ")[1].split()[0])
 
-    output = ("--output", tmp_path / "encoded.png")
     few, many = error(4), error(40)
     assert many < few
-    assert Image.open(tmp_path / "encoded.png").width > 3 * 4 * SIZE
+    assert Image.open(tmp_path / "encoded.png").width > 4 * 3 * SIZE
+
+
+def test_the_path_between_two_encoded_images(labelled, photo, other_photo, images_of):
+    arguments = ("--encode", photo, other_photo, "--steps", 20)
+    path = images_of(labelled, *arguments, "--num-images", 3, "--class", "rose")
+    assert path.shape == (3, SIZE, SIZE, 3)
+    ends = [crop_and_resize(np.asarray(Image.open(each)), SIZE) for each in (photo, other_photo)]
+    for index in (0, 2):
+        distances = [np.abs(path[index].astype(float) - end).mean() for end in ends]
+        assert np.argmin(distances) == index // 2
+    assert len(images_of(labelled, *arguments)) == generate.NUM_EDITED
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--num-images", 2), "leave --num-images away"),
-        (("--eta", 0.5), "leave --eta away"),
-        (("--trajectory", "a.gif"), "leave --trajectory away"),
-        (("--steps", 1), "at least 2 --steps"),
+        (("--encode", "{photo}", "--num-images", 2), "--encode with one image has no use for --nu"),
+        (
+            ("--encode", "{photo}", "--images-dir", "a"),
+            "--encode with one image has no use for --i",
+        ),
+        (("--encode", "{photo}", "--eta", 0.5), "--encode has no use for --eta"),
+        (("--encode", "{photo}", "--trajectory", "a.gif"), "--encode has no use for --trajectory"),
+        (("--encode", "{photo}", "--steps", 1), "at least 2 --steps"),
+        (("--encode", *["{photo}"] * 3), "takes one or two images, not 3"),
+        (("--inpaint", "{photo}", "{photo}", "--sampler", "ipndm"), "has no use for --sampler"),
+        (("--inpaint", "{photo}", "{photo}", "--eta", 1), "has no use for --eta"),
+        (("--inpaint", "{photo}", "{photo}", "--strength", 0.5), "has no use for --strength"),
+        (("--from-image", "{photo}", "--resample", 3), "has no use for --resample"),
+        (("--strength", 0.5), "anything but --from-image has no use for --strength"),
+        (("--from-image", "{photo}", "--spacing", "searched"), "no steps have been searched"),
+        (("--from-image", "{photo}", "--output", "{photo}"), "would replace an image that was gi"),
+        (("--inpaint", "{photo}", "{mask}", "--trajectory", "{mask}"), "would replace an image th"),
     ],
 )
-def test_encoding_refuses_what_it_has_no_use_for(unlabelled, photo, arguments, message):
-    status = run(generate, "--run", unlabelled.folder, "--encode", photo, *arguments)
-    assert message in status
+def test_editing_refuses_what_it_has_no_use_for(
+    unlabelled, photo, tmp_path, monkeypatch, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    mask = tmp_path / "mask.png"
+    mask.write_bytes(photo.read_bytes())
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    arguments = [str(each).format(photo=photo, mask=mask) for each in arguments]
+    assert message in str(run(generate, "--run", unlabelled.folder, *arguments))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_an_image_is_filled_in_without_a_class_unless_one_is_given(
-    labelled, images_of, photo, monkeypatch
+def test_a_given_image_is_never_replaced(unlabelled, photo, tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "00001.png").write_bytes(photo.read_bytes())
+    (tmp_path / "link.png").symlink_to(photo)
+    options = ("--run", unlabelled.folder, "--num-images", 2)
+    for given, output in (
+        (folder / "00001.png", ("--images-dir", folder)),
+        (photo, ("--output", tmp_path / "link.png")),
+        (tmp_path / "link.png", ("--output", tmp_path / "folder" / ".." / "photo.png")),
+    ):
+        assert "would replace" in str(run(generate, *options, "--from-image", given, *output))
+    assert (folder / "00001.png").read_bytes() == photo.read_bytes()
+
+
+def test_variations_of_an_image_are_the_further_the_stronger(unlabelled, images_of, photo):
+    known = crop_and_resize(np.asarray(Image.open(photo)), SIZE).astype(float)
+    distances = []
+    for strength in (0.05, 0.3, 1):
+        arguments = ("--from-image", photo, "--strength", strength, "--num-images", 2)
+        images = images_of(unlabelled, *arguments)
+        assert differ(images[0], images[1])
+        distances.append(np.abs(images - known).mean())
+    assert distances == sorted(distances)
+    # With nothing of the image left, they are those of the seed alone.
+    plain = images_of(unlabelled, "--num-images", 2)
+    assert np.abs(images.astype(float) - plain).mean() < 10
+
+
+@pytest.mark.parametrize("job", ["inpaint", "from-image"])
+def test_an_image_is_edited_without_a_class_unless_one_is_given(
+    labelled, images_of, photo, monkeypatch, job
 ):
     calls = []
-    generate_images = DiffusionModel.generate
-    monkeypatch.setattr(
-        DiffusionModel,
-        "generate",
-        lambda *arguments, **options: (
-            calls.append(options) or generate_images(*arguments, **options)
-        ),
-    )
+    denoiser, generate_images = editing_jobs.denoiser, DiffusionModel.generate
+
+    def record(model, labels, guidance):
+        calls.append((list(labels), guidance.strength))
+        return denoiser(model, labels, guidance)
+
+    def record_generate(model, *arguments, labels, guidance, **options):
+        calls.append((list(labels), guidance.strength))
+        options |= {"labels": labels, "guidance": guidance}
+        return generate_images(model, *arguments, **options)
+
+    monkeypatch.setattr(editing_jobs, "denoiser", record)
+    monkeypatch.setattr(DiffusionModel, "generate", record_generate)
+    given = (photo, photo) if job == "inpaint" else (photo,)
     for classes in ((), ("--class", "rose")):
-        images_of(labelled, "--inpaint", photo, photo, "--num-images", 2, *classes)
-    assert [list(call["labels"]) for call in calls] == [[-1, -1], [2, 2]]
-    assert [call["guidance"].strength for call in calls] == [0.0, generate.GUIDANCE]
+        images_of(labelled, f"--{job}", *given, "--num-images", 2, *classes)
+    assert calls == [([-1, -1], 0.0), ([2, 2], generate.GUIDANCE)]
 
 
 def test_a_worse_model_guides(unlabelled, labelled, images_of, tmp_path):
@@ -247,10 +321,24 @@ def test_an_image_is_filled_in(unlabelled, images_of, photo, tmp_path):
     mask = np.zeros((40, 40), "uint8")
     mask[:, 20:] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
-    filled = images_of(unlabelled, "--num-images", 2, "--inpaint", photo, tmp_path / "mask.png")
+    arguments = ("--inpaint", photo, tmp_path / "mask.png", "--num-images", 3)
+    filled = images_of(unlabelled, *arguments)
     known = crop_and_resize(np.asarray(Image.open(photo)), SIZE)
-    np.testing.assert_allclose(filled[:, :, : SIZE // 2], [known[:, : SIZE // 2]] * 2, atol=2)
+    kept = np.flatnonzero(crop_and_resize(mask, SIZE)[0, :, 0] == 0)
+    assert len(kept) >= SIZE // 2 - 1  # the next column merges pixels of both sides
+    np.testing.assert_array_equal(filled[:, :, kept], [known[:, kept]] * 3)
     assert differ(filled[0, :, SIZE // 2 :], filled[1, :, SIZE // 2 :])
+    # The noise of an image is its own.
+    one_by_one = images_of(unlabelled, *arguments, "--batch-size", 1)
+    assert np.abs(filled.astype(int) - one_by_one).max() <= 1
+    again = images_of(unlabelled, *arguments, "--resample", 1)
+    assert differ(filled, again)
+
+
+def test_a_black_mask_is_refused(unlabelled, photo, tmp_path):
+    Image.fromarray(np.zeros((40, 40), "uint8")).save(tmp_path / "mask.png")
+    arguments = ("--inpaint", photo, tmp_path / "mask.png")
+    assert "mask.png is black" in run(generate, "--run", unlabelled.folder, *arguments)
 
 
 def test_images_of_another_call_do_not_stay_among_the_new_ones(unlabelled, tmp_path):

@@ -1,0 +1,53 @@
+"""Given images: what is to be edited, read and checked before the model is loaded."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ddim_keras.config import InputError, NetworkConfig
+from ddim_keras.data.images import load_image, load_mask
+
+
+@dataclass(frozen=True)
+class GivenImages:
+    """Images of the model's size, and a mask for the first.
+
+    Attributes:
+        images: (N, H, W, C), uint8.
+        mask: (H, W, 1) in [0, 1], 1 where the image is to be filled in.
+    """
+
+    images: np.ndarray
+    mask: np.ndarray | None = None
+
+    @classmethod
+    def read(cls, paths: Iterable[Path], network: NetworkConfig) -> "GivenImages":
+        """Reads image files, cropped and resized to the size of the network."""
+        size, channels = network.image_size, network.channels
+        return cls(np.stack([load_image(path, size, channels) for path in paths]))
+
+    @classmethod
+    def read_masked(cls, path: Path, mask: Path, network: NetworkConfig) -> "GivenImages":
+        """Reads an image file and its mask."""
+        weights = load_mask(mask, path, network.image_size)
+        if not weights.any():
+            raise InputError(f"the mask {mask} is black; make white what is to be filled in")
+        return cls(cls.read([path], network).images, weights)
+
+    def shown(self) -> np.ndarray:
+        """The first image, grey where it is to be filled in: (H, W, C) uint8."""
+        if self.mask is None:
+            return self.images[0]
+        hidden = (1 - self.mask) * self.images[0] + self.mask * 128
+        return np.round(hidden).astype("uint8")
+
+
+def refuse_overwriting(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
+    """Raises InputError if a file to be written is one that was given."""
+    originals = {path.resolve() for path in inputs}
+    for path in outputs:
+        is_same = path.exists() and any(path.samefile(original) for original in originals)
+        if is_same or path.resolve() in originals:
+            raise InputError(f"{path} would replace an image that was given; choose another name")
