@@ -168,7 +168,7 @@ class LearnedVarianceModel(DiffusionModel):
         is_hybrid = self.bound_loss == "hybrid"
         noises_of_means = ops.stop_gradient(pred_noises) if is_hybrid else pred_noises
         bits = bound_bits(
-            images, noises, noises_of_means, fractions, steps, self.betas, self.pixel_range()
+            images, noises, noises_of_means, fractions, steps, self.betas, self.pixel_range
         )
         bound = self.config.discrete_steps * ops.mean(weights * bits)
         losses = {
@@ -263,7 +263,7 @@ def ancestral_process(
             if callback is not None:
                 callback(diffusion_steps - step, images, pred_images)
             if clip:
-                pred_images = ops.clip(pred_images, *model.pixel_range())
+                pred_images = ops.clip(pred_images, *model.pixel_range)
             images = posterior_mean_from_images(images, pred_images, steps, betas)
             if step > 1:
                 variances = interpolated_variances(fractions, steps, betas)
@@ -334,7 +334,7 @@ def bound_terms(
 
         normalized = model.normalize(ops.convert_to_tensor(batch_images))
         terms.append(
-            variational_bounds(denoise, normalized, betas, chosen, model.pixel_range(), generator)
+            variational_bounds(denoise, normalized, betas, chosen, model.pixel_range, generator)
         )
     return {
         name: np.concatenate(parts, axis=1)

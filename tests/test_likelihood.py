@@ -117,7 +117,7 @@ def test_the_bound_with_exact_variances_is_the_entropy(betas):
     images = model.normalize(ops.convert_to_tensor(pixels))
     variances = exact_variances(betas, DEVIATION)
     (terms,) = variational_bounds(
-        model.denoise, images, betas, [variances], model.pixel_range(), seed=0
+        model.denoise, images, betas, [variances], model.pixel_range, seed=0
     )
     assert terms.sum(axis=0).mean() == pytest.approx(bits.mean(), abs=0.01)
 
@@ -258,7 +258,7 @@ def test_hybrid_loss_is_that_of_the_formula(learned):
     rates = rates_at(steps, learned.alpha_bars, normalized)
     noisy_images = rates[1] * normalized + rates[0] * noises
     pred_noises, _, fractions = learned.predict_step(noisy_images, *rates, training=True)
-    arguments = (steps, learned.betas, learned.pixel_range())
+    arguments = (steps, learned.betas, learned.pixel_range)
     expected = hybrid_loss(normalized, noises, pred_noises, fractions, *arguments)
     assert float(numpy(loss)) == pytest.approx(float(numpy(expected)), rel=1e-5)
     bits = bound_bits(normalized, noises, pred_noises, fractions, *arguments)
