@@ -169,6 +169,7 @@ def path_between(
     Args:
         noises: (2, H, W, C), of two images.
     """
-    path = interpolate(*noises, num_images)
+    start, end = noises
+    path = interpolate(start, end, num_images)
     decoded = decode(denoise, path, signal_rates, sampler)
     return ops.convert_to_numpy(model.denormalize(decoded))

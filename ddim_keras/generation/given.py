@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ddim_keras.cli.generate import GenerateOptions
 from ddim_keras.config import InputError, NetworkConfig
 from ddim_keras.data.images import load_image, load_mask
 
@@ -44,10 +45,9 @@ class GivenImages:
         return np.round(hidden).astype("uint8")
 
 
-def refuse_overwriting(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
-    """Raises InputError if a file to be written is one that was given."""
-    originals = {path.resolve() for path in inputs}
-    for path in outputs:
-        is_same = path.exists() and any(path.samefile(original) for original in originals)
-        if is_same or path.resolve() in originals:
-            raise InputError(f"{path} would replace an image that was given; choose another name")
+def read_given(options: GenerateOptions, network: NetworkConfig) -> GivenImages | None:
+    """Reads the images to be edited, and the mask."""
+    if options.inpaint:
+        image, mask = options.inpaint
+        return GivenImages.read_masked(image, mask, network)
+    return GivenImages.read(options.inputs, network) if options.inputs else None

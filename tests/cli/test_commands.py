@@ -18,6 +18,7 @@ import generate
 import train
 from ddim_keras.data.cache import Dataset
 from ddim_keras.data.drawn_flowers import draw_flowers
+from ddim_keras.generation import files, pictures
 from ddim_keras.presets import PRESETS
 from ddim_keras.runs.folder import Run
 from ddim_keras.training import callbacks
@@ -312,7 +313,8 @@ class TestGenerate:
         assert images[0][0].repeat(zoom, axis=0).tobytes() in rows_of_grid
 
     def test_a_grid_has_its_bounds(self, finished, tmp_path, monkeypatch):
-        monkeypatch.setattr(generate, "MOST_IN_GRID", 4)
+        for module in (files, pictures):
+            monkeypatch.setattr(module, "MOST_IN_GRID", 4)
         arguments = ("--run", finished.folder, "--steps", 1, "--num-images", 6)
         arguments += ("--output", tmp_path / "grid.png")
         assert run(generate, *arguments) == (

@@ -7,8 +7,9 @@ from PIL import Image
 
 import generate
 from ddim_keras import DiffusionModel, draw_flowers
+from ddim_keras.cli.generate import NUM_EDITED
 from ddim_keras.cli.options import class_index
-from ddim_keras.config import InputError
+from ddim_keras.config import GUIDANCE, InputError
 from ddim_keras.data.images import crop_and_resize
 from ddim_keras.generation import editing_jobs
 from ddim_keras.runs.weights import load_weights, save_weights
@@ -81,7 +82,7 @@ class TestClasses:
         for classes in ((), ("--class", "1")):
             default, guided, plain = (
                 images_of(labelled, *classes, "--num-images", 2, *guidance)
-                for guidance in ((), ("--guidance", generate.GUIDANCE), ("--guidance", 0))
+                for guidance in ((), ("--guidance", GUIDANCE), ("--guidance", 0))
             )
             assert not differ(default, guided)
             assert differ(default, plain)
@@ -208,7 +209,7 @@ def test_the_path_between_two_encoded_images(labelled, photo, other_photo, image
     for index in (0, 2):
         distances = [np.abs(path[index].astype(float) - end).mean() for end in ends]
         assert np.argmin(distances) == index // 2
-    assert len(images_of(labelled, *arguments)) == generate.NUM_EDITED
+    assert len(images_of(labelled, *arguments)) == NUM_EDITED
 
 
 @pytest.mark.parametrize(
@@ -295,7 +296,7 @@ def test_an_image_is_edited_without_a_class_unless_one_is_given(
     given = (photo, photo) if job == "inpaint" else (photo,)
     for classes in ((), ("--class", "rose")):
         images_of(labelled, f"--{job}", *given, "--num-images", 2, *classes)
-    assert calls == [([-1, -1], 0.0), ([2, 2], generate.GUIDANCE)]
+    assert calls == [([-1, -1], 0.0), ([2, 2], GUIDANCE)]
 
 
 def test_a_worse_model_guides(unlabelled, labelled, images_of, tmp_path):

@@ -1,0 +1,283 @@
+"""Options of generate.py, with the defaults of each way of generating."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from ddim_keras.cli.options import (
+    Parser,
+    add_backend_option,
+    add_guidance_options,
+    add_run_option,
+    add_sampler_options,
+    add_sampling_options,
+    add_verify_option,
+    at_least,
+    finite,
+)
+from ddim_keras.config import GUIDANCE, InputError
+
+MOST_IN_GRID = 400  # images; a larger figure takes minutes and gigabytes
+MOST_IN_ANIMATION = 32  # images
+NUM_EDITED = 7  # images, beside the given one
+DEFAULT_STEPS = 20
+INPAINTING_STEPS, RESAMPLE = 35, 3
+STRENGTH = 0.6
+ENCODING_SAMPLER, ENCODING_SPACING = "dpm_solver", "log_snr"
+
+EXAMPLES = """examples:
+  python generate.py --steps 20                   the newest run, else the model provided
+  python generate.py --run runs/mine --num-images 100 --seed 7
+  python generate.py --class sunflower "sweet pea"
+  python generate.py --steps 10 --sampler dpm_solver --spacing rho
+  python generate.py --num-images 4 --trajectory trajectory.gif
+  python generate.py --num-images 10 --interpolate 5
+  python generate.py --inpaint photo.jpg mask.png
+  python generate.py --from-image photo.jpg --strength 0.6
+  python generate.py --encode photo.jpg other.jpg
+"""
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """What the command line of generate.py asks for."""
+
+    run: str | None
+    weights: Path | None
+    check_hashes: bool
+    steps: int
+    num_images: int  # of each class, if classes are given
+    seed: int
+    batch_size: int
+    precision: str
+    classes: list[str] | None
+    sampler: str
+    spacing: str | None
+    last_signal_rate: float | None
+    eta: float
+    clip: bool
+    guidance: float | None
+    guidance_interval: list[float] | None
+    guide: Path | None
+    interpolate: int | None
+    inpaint: list[Path] | None
+    from_image: Path | None
+    encode: list[Path] | None
+    resample: int
+    strength: float
+    output: Path
+    images_dir: Path | None
+    trajectory: Path | None
+    backend: str | None
+
+    @property
+    def inputs(self) -> list[Path]:
+        """The image files to be edited, with the mask."""
+        if self.from_image:
+            return [self.from_image]
+        return self.inpaint or self.encode or []
+
+    @property
+    def is_editing(self) -> bool:
+        """Whether more than classes decides about the images; then no classes are drawn."""
+        return self.interpolate is not None or bool(self.inputs)
+
+    @property
+    def network_steps(self) -> int:
+        """How often a callback is called for each batch."""
+        return (self.steps - 1) * self.resample + 1 if self.inpaint else self.steps
+
+    def describe(self) -> str:
+        """How the images are made, for people."""
+        if self.inpaint:
+            return f"{self.steps} steps, {self.resample} times each"
+        how = f"{self.steps} steps of {self.sampler}"
+        return f"{how}, strength {self.strength:g}" if self.from_image else how
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> GenerateOptions:
+    """Parses the command line; ends the process if it is wrong, or asks for help.
+
+    Raises:
+        InputError: for options that do not belong together.
+    """
+    parsed = make_parser().parse_args(arguments)
+    check_editing(parsed)
+    choose_defaults(parsed)
+    return GenerateOptions(
+        **{field.name: getattr(parsed, field.name) for field in fields(GenerateOptions)}
+    )
+
+
+def make_parser() -> Parser:
+    """The parser of the command line."""
+    parser = Parser(
+        prog="generate.py",
+        description="Generates images from a trained model: a labelled grid, and single files if "
+        "wanted.",
+        epilog=EXAMPLES,
+    )
+    add = parser.add_argument
+    add(
+        "--steps",
+        type=at_least(1),
+        metavar="N",
+        help="sampling steps, one network call each; more are slower and finer (default: "
+        f"{DEFAULT_STEPS}; {INPAINTING_STEPS} with --inpaint)",
+    )
+    add(
+        "--num-images",
+        type=at_least(1),
+        metavar="N",
+        help=f"number of images, of each class with --class; above {MOST_IN_GRID} in all only with "
+        f"--images-dir (default: 32; 8 with --class; {NUM_EDITED} with "
+        "--inpaint, --from-image, and --encode of two images)",
+    )
+    add_sampling_options(parser)
+    source = parser.add_mutually_exclusive_group()
+    add_run_option(source)
+    source.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help=".weights.h5 file with its config.json beside it",
+    )
+    add_verify_option(parser)
+
+    classes = parser.add_argument_group("classes, for a model trained with --class-conditional")
+    classes.add_argument(
+        "--class",
+        dest="classes",
+        nargs="+",
+        metavar="CLASS",
+        help="names or numbers; images of each, in order (default: drawn as often as in training)",
+    )
+    sampling = parser.add_argument_group("sampling")
+    add_sampler_options(sampling)
+    add_guidance_options(
+        sampling,
+        default=f"{GUIDANCE:g} for images of classes, chosen or drawn, and with --guide; 0 for "
+        "--encode, --interpolate, and given images without --class",
+    )
+    add_editing_options(parser)
+    add(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        default=Path("generated.png"),
+        help="grid, a .png file; an existing one is replaced (default: generated.png)",
+    )
+    add(
+        "--images-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder in which each image is also written, as 00000.png, ...",
+    )
+    add(
+        "--trajectory",
+        type=Path,
+        metavar="FILE",
+        help="animation, .gif or .png, of the noisy images and those predicted from them over the "
+        f"steps, for the first {MOST_IN_ANIMATION} images",
+    )
+    add_backend_option(parser)
+    return parser
+
+
+def add_editing_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options for given images and noises."""
+    group = parser.add_argument_group("editing")
+    editing = group.add_mutually_exclusive_group()
+    editing.add_argument(
+        "--interpolate",
+        type=at_least(0),
+        metavar="SEED",
+        help="images on the way from the noise of --seed to that of this seed",
+    )
+    editing.add_argument(
+        "--inpaint",
+        type=Path,
+        nargs=2,
+        metavar=("IMAGE", "MASK"),
+        help="fill in this image where the mask, an image of the same shape, is white; where it is "
+        "black the image is kept exactly, where it is grey it changes the more, the lighter",
+    )
+    editing.add_argument(
+        "--from-image",
+        type=Path,
+        metavar="IMAGE",
+        help="variations of this image: noise is added to it, and removed again",
+    )
+    editing.add_argument(
+        "--encode",
+        type=Path,
+        nargs="+",
+        metavar="IMAGE",
+        help="the noise that leads to this image, and the way back; with a second image, the path "
+        f"from one to the other (default sampler: {ENCODING_SAMPLER}, even in {ENCODING_SPACING})",
+    )
+    group.add_argument(
+        "--resample",
+        type=at_least(1),
+        metavar="N",
+        help="repetitions of each step of --inpaint, one network call each; more join better, and "
+        f"draw smoother (default: {RESAMPLE})",
+    )
+    group.add_argument(
+        "--strength",
+        type=strength,
+        metavar="S",
+        help="diffusion time up to which noise is added with --from-image, above 0 to 1; larger "
+        f"changes more (default: {STRENGTH:g})",
+    )
+
+
+def strength(text: str) -> float:
+    """An argparse type: numbers above 0, and at most 1."""
+    value = finite(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, not {text}")
+    return value
+
+
+def check_editing(parsed: argparse.Namespace) -> None:
+    """Raises InputError for options that a way of editing has no use for."""
+
+    def refuse(job: str, *names: str) -> None:
+        for name in names:
+            if getattr(parsed, name) not in (None, False, 0):
+                raise InputError(f"{job} has no use for --{name.replace('_', '-')}; omit it")
+
+    if parsed.inpaint:
+        refuse("--inpaint, which has its own sampler,", "sampler", "eta")
+    else:
+        refuse("anything but --inpaint", "resample")
+    if not parsed.from_image:
+        refuse("anything but --from-image", "strength")
+    if parsed.encode:
+        if len(parsed.encode) > 2:
+            raise InputError(f"--encode takes one or two images, not {len(parsed.encode)}")
+        refuse("--encode", "eta", "clip", "trajectory")
+        if len(parsed.encode) == 1:
+            refuse("--encode with one image", "num_images", "images_dir")
+        if len(parsed.classes or []) > 1:
+            raise InputError("--encode takes one --class, which both images are taken for")
+        if parsed.steps == 1:
+            raise InputError("--encode needs at least 2 --steps")
+
+
+def choose_defaults(parsed: argparse.Namespace) -> None:
+    """Replaces options that were omitted by the defaults for this way of editing."""
+    if parsed.num_images is None:
+        parsed.num_images = 8 if parsed.classes else 32
+        if parsed.inpaint or parsed.from_image or parsed.encode:
+            parsed.num_images = NUM_EDITED
+    if parsed.steps is None:
+        parsed.steps = INPAINTING_STEPS if parsed.inpaint else DEFAULT_STEPS
+    if parsed.encode:
+        parsed.sampler = parsed.sampler or ENCODING_SAMPLER
+        parsed.spacing = parsed.spacing or ENCODING_SPACING
+    parsed.sampler = parsed.sampler or "ddim"
+    parsed.resample = parsed.resample or RESAMPLE
+    parsed.strength = parsed.strength or (STRENGTH if parsed.from_image else 1.0)

@@ -1,0 +1,136 @@
+"""Jobs of generate.py: what the options ask for, done with a model."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from ddim_keras.cli.generate import GenerateOptions
+from ddim_keras.editing import interpolate
+from ddim_keras.generation import editing_jobs
+from ddim_keras.generation.files import write_images
+from ddim_keras.generation.given import GivenImages
+from ddim_keras.guidance import Guidance
+from ddim_keras.model import DiffusionModel
+from ddim_keras.plots import figures
+from ddim_keras.samplers import Sampler
+from ddim_keras.types import Callback, Denoise
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that images are made from; (N,) `labels`, of which -1 stands for any class."""
+
+    options: GenerateOptions
+    model: DiffusionModel
+    sampler: Sampler
+    guidance: Guidance
+    labels: np.ndarray
+    given: GivenImages | None = None
+
+    @property
+    def signal_rates(self) -> list[float]:
+        """Where the network is called; raises InputError for steps that do not exist."""
+        return self.sampler.signal_rates(self.model, self.options.steps, self.options.strength)
+
+    def make_images(self, callback: Callback) -> np.ndarray:
+        """Generates images, or fills in or redraws the given one: (N, H, W, C) in [0, 1]."""
+        options, model, sampler = self.options, self.model, self.sampler
+        if self.given and self.given.mask is not None:
+            return editing_jobs.inpainted(
+                model,
+                self.given.images[0],
+                self.given.mask,
+                self.labels,
+                signal_rates=self.signal_rates,
+                resample=options.resample,
+                guidance=self.guidance,
+                seed=options.seed,
+                batch_size=options.batch_size,
+                clip=options.clip,
+                callback=callback,
+            )
+        initial_noise = None
+        if options.interpolate is not None:
+            initial_noise = noises_between(
+                model, options.seed, options.interpolate, len(self.labels)
+            )
+        elif self.given:
+            initial_noise = editing_jobs.starting_points(
+                model, self.given.images[0], len(self.labels), options.seed, self.signal_rates[0]
+            )
+            sampler = dataclasses.replace(
+                sampler, spacing={options.steps: self.signal_rates}, last_signal_rate=None
+            )
+        is_drawn = options.classes is None and not options.is_editing
+        return model.generate(
+            len(self.labels),
+            options.steps,
+            sampler=sampler,
+            seed=options.seed,
+            batch_size=options.batch_size,
+            callback=callback,
+            labels=None if is_drawn else self.labels,
+            guidance=self.guidance,
+            initial_noise=initial_noise,
+        )
+
+    def encode_and_decode(self, given: GivenImages) -> None:
+        """Encodes one image or two, and shows what they, or the path between them, decode to."""
+        options, model, rates = self.options, self.model, self.signal_rates
+
+        def denoise(num_images: int) -> Denoise:
+            return editing_jobs.denoiser(model, np.full(num_images, self.labels[0]), self.guidance)
+
+        how = f"{options.steps} steps of {self.sampler} each way"
+        encoded = editing_jobs.encoded(
+            model, denoise(len(given.images)), given.images, self.sampler, rates, options.seed
+        )
+        print(f"{how}; of true noise the standard deviation is 1, and the correlation 0")
+        for path, line in zip(options.inputs, encoded.describe(), strict=True):
+            print(f"{path}: {line}")
+        if len(given.images) == 1:
+            noise = model.denormalize(encoded.noises)[0]
+            pictures = [given.images[0] / 255, noise, encoded.decoded[0], encoded.predicted[0]]
+            title = "image, its noise, decoded, predicted"
+        else:
+            between = editing_jobs.path_between(
+                model,
+                denoise(options.num_images),
+                encoded.noises,
+                options.num_images,
+                self.sampler,
+                rates,
+            )
+            if options.images_dir:
+                write_images(between, options.images_dir)
+            pictures = [given.images[0] / 255, *between, given.images[1] / 255]
+            title = "image, on the way between the noises of both, image"
+        pixels = np.stack([np.asarray(picture) for picture in pictures])
+        figure = figures.image_grid(pixels, f"{title}; {how}", columns=min(len(pixels), 20), zoom=3)
+        figures.save_figure(figure, options.output)
+        print(f"wrote {options.output}")
+
+
+def chosen_sampler(options: GenerateOptions, model: DiffusionModel) -> Sampler:
+    """The sampler with its options, as `DiffusionModel.generate` takes it."""
+    last_signal_rate = options.last_signal_rate
+    if options.encode and last_signal_rate is None:
+        last_signal_rate = editing_jobs.encoded_signal_rate(model)
+    return Sampler(
+        options.sampler,
+        options.spacing,
+        last_signal_rate,
+        clip=options.clip,
+        eta=options.eta,
+    )
+
+
+def noises_between(
+    model: DiffusionModel, seed: int, other_seed: int, num_images: int
+) -> np.ndarray:
+    """Noises from the first of one seed to the first of another."""
+    start, end = (
+        model.draw_noise(1, np.random.default_rng(each))[0] for each in (seed, other_seed)
+    )
+    return interpolate(start, end, num_images)

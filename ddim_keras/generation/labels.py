@@ -1,0 +1,37 @@
+"""Labels and guidance of the images to generate, from the options and the model's classes."""
+
+import numpy as np
+
+from ddim_keras.cli.generate import GenerateOptions
+from ddim_keras.cli.options import class_index
+from ddim_keras.config import GUIDANCE, InputError
+from ddim_keras.runs.configuration import RunConfig
+
+
+def chosen_labels(options: GenerateOptions, config: RunConfig) -> np.ndarray:
+    """A label for each image, -1 where no class is asked for."""
+    num_classes = config.model.network.num_classes
+    if not num_classes and (options.classes or (options.guidance and not options.guide)):
+        raise InputError(
+            "this model was trained without labels; --class, and --guidance without --guide, need "
+            "one that was trained with: python train.py --class-conditional"
+        )
+    if options.classes is None:
+        return np.full(options.num_images, -1)
+    classes = [class_index(text, config.class_names, num_classes) for text in options.classes]
+    return np.repeat(classes, options.num_images)
+
+
+def name_of(label: int, config: RunConfig) -> str:
+    """The name of a class or, where it has none, its number."""
+    return config.class_names[label] if label < len(config.class_names) else f"class {label}"
+
+
+def chosen_strength(options: GenerateOptions, config: RunConfig) -> float:
+    """The strength of guidance; by default GUIDANCE for images of classes, or with a guide."""
+    if options.guidance is not None:
+        return options.guidance
+    is_redrawn = options.inpaint or options.from_image
+    is_of_classes = not options.is_editing or (is_redrawn and options.classes)
+    has_classes = is_of_classes and config.model.network.num_classes
+    return GUIDANCE if has_classes or options.guide else 0.0

@@ -1,0 +1,82 @@
+"""Pictures of what was generated: the grid, and the animation of its steps."""
+
+from typing import Any
+
+import numpy as np
+
+from ddim_keras.cli.generate import MOST_IN_ANIMATION, MOST_IN_GRID, GenerateOptions
+from ddim_keras.generation.files import write_images
+from ddim_keras.generation.given import GivenImages
+from ddim_keras.generation.labels import name_of
+from ddim_keras.model import DiffusionModel
+from ddim_keras.plots import figures
+from ddim_keras.progress import sampling_progress
+from ddim_keras.runs.configuration import RunConfig
+from ddim_keras.types import Tensor
+
+
+class Trajectory:
+    """Collects, over the steps of one batch, a picture of the noisy and the predicted images."""
+
+    def __init__(self, model: DiffusionModel, steps: int) -> None:
+        self.model = model
+        self.steps = steps
+        self.frames: list[np.ndarray] = []
+
+    def add(self, noisy_images: Any, pred_images: Any) -> None:
+        """Adds a frame, until the steps of the first batch are complete."""
+        if len(self.frames) < self.steps:
+            halves = (
+                figures.tiled(np.array(self.model.denormalize(images[:MOST_IN_ANIMATION])))
+                for images in (noisy_images, pred_images)
+            )
+            self.frames.append(np.concatenate(list(halves), axis=1))
+
+
+class Progress:
+    """A progress bar, and the frames of an animation if one is wanted: the callback of sampling."""
+
+    def __init__(self, options: GenerateOptions, model: DiffusionModel, num_images: int) -> None:
+        num_batches = -(-num_images // options.batch_size)
+        self.show = sampling_progress(num_batches, options.network_steps)
+        self.trajectory = Trajectory(model, options.network_steps) if options.trajectory else None
+
+    def __call__(self, step: int, noisy_images: Tensor, pred_images: Tensor) -> None:
+        if self.trajectory:
+            self.trajectory.add(noisy_images, pred_images)
+        self.show(step, noisy_images, pred_images)
+
+    def save(self, options: GenerateOptions) -> None:
+        """Writes the animation."""
+        if self.trajectory and options.trajectory:
+            figures.save_animation(self.trajectory.frames, options.trajectory)
+            print(f"wrote {options.trajectory}")
+
+
+def save_pictures(
+    options: GenerateOptions,
+    config: RunConfig,
+    images: np.ndarray,
+    labels: np.ndarray,
+    given: GivenImages | None,
+    title: str,
+) -> None:
+    """Writes the grid of images (N, H, W, C) in [0, 1], and each image if that was asked for."""
+    pixels = np.round(255 * images).astype("uint8")
+    if given is not None:
+        rows = np.split(pixels, len(options.classes or [None]))
+        pixels = np.concatenate([part for row in rows for part in (given.shown()[None], row)])
+    columns, names = None, []
+    if options.classes:
+        # So that no row holds two classes.
+        of_each = len(pixels) // len(options.classes)
+        columns = max(number for number in range(1, 21) if of_each % number == 0)
+        if len(pixels) <= MOST_IN_GRID:
+            names = [name_of(label, config) for label in labels[:: options.num_images]]
+    if len(pixels) > MOST_IN_GRID:
+        title += f", the first {MOST_IN_GRID} of {len(pixels)}"
+    if options.images_dir:
+        write_images(images, options.images_dir)
+    figure = figures.image_grid(pixels[:MOST_IN_GRID], title, columns, names=names)
+    figures.save_figure(figure, options.output)
+    print(f"wrote {options.output}")
