@@ -33,7 +33,7 @@ BATCH_SIZE = 64
 MEASUREMENTS = 10  # of a training, evenly in its time
 BLOCK_STEPS = 10  # between two looks at the time
 GRID_IMAGES = 32
-EVOLUTION_IMAGES = 8
+EVOLUTION_IMAGES = 4
 # What decides the course of a training, and must be the same when it continues.
 SETTINGS = ("dataset", "image_size", "seconds", "learning_rate", "leave_out", "num_images", "seed")
 
@@ -169,9 +169,8 @@ class GanRecord:
         ]
         evolution = np.concatenate([row[:EVOLUTION_IMAGES] for row in rows])
         title = "a row for each measurement, a column for each noise"
-        save_figure(
-            image_grid(evolution, title, columns=EVOLUTION_IMAGES), self.folder / "evolution.png"
-        )
+        figure = image_grid(evolution, title, columns=EVOLUTION_IMAGES, zoom=1)
+        save_figure(figure, self.folder / "evolution.png")
         save_figure(curves(self.history, protocol), self.folder / "curves.png")
 
 
