@@ -142,9 +142,7 @@ class GanRecord:
 
     def add(self, gan: Any, row: dict[str, Any], images: np.ndarray, protocol: str) -> None:
         """Saves the state of a measurement, and draws; a kill at any moment loses no other one."""
-        from PIL import Image
-
-        from ddim_keras.plots.figures import image_grid, save_figure, tiles_of
+        from ddim_keras.plots.figures import image_grid, read_samples, save_figure, save_samples
         from ddim_keras.runs.weights import save_weights
 
         (self.folder / "samples").mkdir(parents=True, exist_ok=True)
@@ -162,12 +160,8 @@ class GanRecord:
             weights_file(self.folder, old).unlink(missing_ok=True)
         title = f"DCGAN, {row['seconds']:.0f} CPU seconds, seed 0"
         grids = [self.folder / "samples" / f"{i:02d}.png" for i in range(1, len(self.history) + 1)]
-        save_figure(image_grid(images[:GRID_IMAGES], title), grids[-1])
-        rows = [
-            tiles_of(np.asarray(Image.open(grid).convert("RGB")), images.shape[1], GRID_IMAGES)
-            for grid in grids
-        ]
-        evolution = np.concatenate([row[:EVOLUTION_IMAGES] for row in rows])
+        save_samples(images[:GRID_IMAGES], title, grids[-1])
+        evolution = np.concatenate([read_samples(grid)[:EVOLUTION_IMAGES] for grid in grids])
         title = "a row for each measurement, a column for each noise"
         figure = image_grid(evolution, title, columns=EVOLUTION_IMAGES, zoom=1)
         save_figure(figure, self.folder / "evolution.png")

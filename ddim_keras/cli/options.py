@@ -58,16 +58,22 @@ def finite(text: str) -> float:
 def class_index(text: str, class_names: Sequence[str], num_classes: int) -> int:
     """Finds a class by its name or number; raises InputError with the names that are nearest."""
     # Names first: folders may be named by numbers, in another order.
-    names = {name.lower(): index for index, name in enumerate(class_names)}
-    if text.lower() in names:
-        return names[text.lower()]
+    if text in class_names:
+        return list(class_names).index(text)
+    same = [index for index, name in enumerate(class_names) if name.lower() == text.lower()]
+    if len(same) > 1:
+        names = ", ".join(repr(class_names[index]) for index in same)
+        raise InputError(f"class {text!r} may be any of {names}; write it exactly as one of these")
+    if same:
+        return same[0]
     if text.isdecimal():
         if int(text) < num_classes:
             return int(text)
         raise InputError(
             f"class {text} does not exist: classes have the numbers 0 to {num_classes - 1}"
         )
-    nearest = difflib.get_close_matches(text.lower(), names, n=3, cutoff=0.4) or list(names)[:3]
+    names = [name.lower() for name in class_names]
+    nearest = difflib.get_close_matches(text.lower(), names, n=3, cutoff=0.4) or names[:3]
     hint = f"; did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
     raise InputError(f"there is no class {text!r}{hint}")
 

@@ -6,9 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from ddim_keras.cli.options import Parser, add_backend_option, add_run_option, at_least
+from ddim_keras.cli.options import (
+    Parser,
+    add_backend_option,
+    add_data_options,
+    add_run_option,
+    at_least,
+)
 from ddim_keras.cli.startup import choose_backend, import_keras, run_command
 from ddim_keras.config import SCHEDULES, InputError
 from ddim_keras.plots import figures
@@ -22,6 +27,8 @@ EXAMPLES = """examples:
   python -m ddim_keras.plots reverse --steps 10 --seed 1          noise that becomes an image
   python -m ddim_keras.plots evolution --run runs/mine            the same noises over the epochs
   python -m ddim_keras.plots curves --run runs/mine               its losses and KID
+  python -m ddim_keras.plots network --run flowers                its U-Net
+  python -m ddim_keras.plots data --dataset photos/               a data set, before training
 """
 
 
@@ -35,8 +42,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "image that the network sees in it",
         "evolution": "samples from the same noises over a training, one row per noise",
         "curves": "losses and KID of a run over its epochs",
+        "network": "the U-Net of a run or provided model: levels, blocks, attention, parameters",
+        "data": "training images of a data set with their classes, to look at before training",
     }
-    forward, schedules, reverse, evolution, curves = (
+    forward, schedules, reverse, evolution, curves, network, data = (
         commands.add_parser(name, help=text, description=text) for name, text in help_texts.items()
     )
     for command in (forward, schedules):
@@ -102,7 +111,33 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
             help="random seed of the noise (default: 0)",
         )
 
-    add_run_option(reverse)
+    for command in (reverse, network):
+        add_run_option(command)
+    data.add_argument(
+        "--dataset", metavar="NAME", help="data set as for train.py (default: oxford_flowers102)"
+    )
+    add_data_options(data, data_dir="~/tensorflow_datasets")
+    data.add_argument(
+        "--image-size",
+        type=at_least(8),
+        default=64,
+        metavar="N",
+        help="height and width in pixels (default: 64)",
+    )
+    data.add_argument(
+        "--rows",
+        type=at_least(1),
+        default=8,
+        metavar="N",
+        help="number of classes, one row each; rows of any images without classes (default: 8)",
+    )
+    data.add_argument(
+        "--columns",
+        type=at_least(1),
+        default=10,
+        metavar="N",
+        help="number of images per row (default: 10)",
+    )
     for command in (evolution, curves):
         command.add_argument(
             "--run", type=Path, metavar="DIR", help="run folder (default: the newest in runs/)"
@@ -144,6 +179,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "reverse": reverse_figure,
         "evolution": evolution_figure,
         "curves": curves_figure,
+        "network": network_figure,
+        "data": data_figure,
     }
     figure = commands[options.command](options)
     figures.save_figure(figure, options.output)
@@ -202,24 +239,51 @@ def reverse_figure(options: argparse.Namespace) -> figures.Figure:
 
 def evolution_figure(options: argparse.Namespace) -> figures.Figure:
     """The first samples of some epochs of a run, from the grids of the training."""
-    from ddim_keras.training.callbacks import GRID_IMAGES
-
     run = find_run(options.run, with_weights=False)
-    image_size = run.read_config().model.network.image_size
     grids = sorted((run.folder / "samples").glob("epoch_[0-9][0-9][0-9][0-9].png"))
     if not grids:
         raise InputError(f"{run.folder} holds no samples yet: its first epoch has not ended")
     chosen = np.unique(np.round(np.geomspace(1, len(grids), options.columns)).astype(int)) - 1
     epochs = [grids[index] for index in chosen]
-    columns = []
-    for grid in epochs:
-        with Image.open(grid) as picture:
-            pixels = np.asarray(picture.convert("RGB"))
-        columns.append(figures.tiles_of(pixels, image_size, GRID_IMAGES)[: options.rows])
+    columns = [figures.read_samples(grid)[: options.rows] for grid in epochs]
     rows = np.stack(columns, axis=1)
     numbers = ", ".join(str(int(grid.stem.removeprefix("epoch_"))) for grid in epochs)
     title = f"after epochs {numbers}, from the same noises"
     return figures.image_grid(rows.reshape(-1, *rows.shape[2:]), title, columns=len(epochs))
+
+
+def network_figure(options: argparse.Namespace) -> figures.Figure:
+    """The network of a run."""
+    from ddim_keras.network import residual_unet
+
+    config = find_run(options.run, with_weights=False).read_config().model.network
+    return figures.network_diagram(config, residual_unet(config).count_params())
+
+
+def data_figure(options: argparse.Namespace) -> figures.Figure:
+    """Training images, a row for each of the most frequent classes; prints what there is."""
+    from ddim_keras.data.batches import random_images
+    from ddim_keras.data.cache import load_dataset
+
+    dataset = load_dataset(options.dataset, options.image_size, options.data_dir, options.cache_dir)
+    print(dataset.describe())
+    images, labels = dataset.train_images, dataset.train_labels
+    if not dataset.num_classes:
+        shown = random_images(images, options.rows * options.columns)
+        return figures.image_grid(shown, dataset.describe(), options.columns)
+    counts = np.bincount(labels[labels >= 0], minlength=dataset.num_classes)
+    print(f"{dataset.num_classes} classes of {counts.min()} to {counts.max()} training images")
+    chosen = [label for label in np.argsort(-counts, kind="stable") if counts[label]]
+    rows, names = [], []
+    for label in chosen[: options.rows]:
+        row = random_images(images[np.flatnonzero(labels == label)], options.columns)
+        missing = options.columns - len(row)
+        rows.append(np.concatenate([row, np.full((missing, *row.shape[1:]), 255, row.dtype)]))
+        name = dataset.class_names[label] if dataset.class_names else f"class {label}"
+        names.append(f"{name} ({counts[label]})")
+    return figures.image_grid(
+        np.concatenate(rows), dataset.describe(), options.columns, names=names
+    )
 
 
 def curves_figure(options: argparse.Namespace) -> figures.Figure:

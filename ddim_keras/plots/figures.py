@@ -11,6 +11,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator
 from PIL import Image
 
 from ddim_keras.atomic import written_whole
+from ddim_keras.config import InputError, NetworkConfig
 
 PIXELS_PER_INCH = 100
 
@@ -45,25 +46,6 @@ def tiled(images: np.ndarray, columns: int | None = None, zoom: int = 2) -> np.n
 def grid_columns(num_images: int) -> int:
     """Number of images in a row of `tiled`: about twice the number of rows."""
     return max(1, round(np.sqrt(2 * num_images)))
-
-
-def tiles_of(picture: np.ndarray, image_size: int, num_images: int, zoom: int = 2) -> np.ndarray:
-    """Cuts the square images out of an `image_grid` again.
-
-    Args:
-        picture: (height, width, 3) uint8, the grid with its title.
-        image_size: height and width of an image.
-        num_images: how many the grid was made of; they fill its rows.
-
-    Returns:
-        (num_images, image_size, image_size, 3) uint8.
-    """
-    columns = grid_columns(num_images)
-    edge = image_size + 1  # with the line beside it
-    height, width = (zoom * (count * edge + 1) for count in (num_images // columns, columns))
-    canvas = picture[picture.shape[0] - height :, :width][::zoom, ::zoom]  # below the title
-    tiles = canvas[1:, 1:].reshape(-1, edge, columns, edge, 3).swapaxes(1, 2)
-    return tiles.reshape(-1, edge, edge, 3)[:, :-1, :-1]
 
 
 def image_grid(
@@ -135,6 +117,37 @@ def training_curves(history: Sequence[dict[str, Any]], protocol: str) -> Figure:
             axes.yaxis.set_minor_formatter("{x:g}")
         axes.grid(alpha=0.3, which="both")
     return figure
+
+
+def save_samples(images: np.ndarray, title: str, path: Path) -> None:
+    """Writes a grid of images as a .png file, and the images themselves as a .npy file beside it.
+
+    Args:
+        images: (N, H, W, C), uint8 or float in [0, 1].
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = images if images.dtype == np.uint8 else np.round(255 * images).astype("uint8")
+    with written_whole(path.with_suffix(".npy")) as part:
+        np.save(part, pixels, allow_pickle=False)
+    save_figure(image_grid(pixels, title), path)
+
+
+def read_samples(path: Path) -> np.ndarray:
+    """Reads the images of a grid, (N, H, W, C) uint8, from the .npy file beside it.
+
+    Raises:
+        InputError: if the file is missing, as for grids of earlier versions, or damaged.
+    """
+    try:
+        pixels = np.load(path.with_suffix(".npy"), allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(
+            f"there is no array of samples {path.with_suffix('.npy')} ({type(error).__name__}); "
+            "trainings write one beside each grid"
+        ) from error
+    if pixels.ndim != 4 or pixels.dtype != np.uint8:
+        raise InputError(f"{path.with_suffix('.npy')} holds no images")
+    return pixels
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -292,4 +305,49 @@ def schedule_curves(
         axes.set(xlabel="diffusion time", xlim=(0, 1))
         axes.grid(alpha=0.3)
     signal_axes.legend()
+    return figure
+
+
+def network_diagram(config: NetworkConfig, num_parameters: int) -> Figure:
+    """The residual U-Net: a box for each level on the way down and up, with its skip connections.
+
+    Args:
+        num_parameters: for the title.
+    """
+    levels = list(zip(config.feature_sizes, config.widths, config.depths, strict=True))
+    bottom = len(levels) - 1
+    figure = Figure(figsize=(8, 1.3 * len(levels) + 1.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.axis("off")
+    axes.set_xlim(-0.45, 2.45)
+    axes.set_ylim(-bottom - 0.6, 1.2)
+    box = {"boxstyle": "round,pad=0.5", "facecolor": "#e8f0e8", "edgecolor": "#406040"}
+
+    def put(x: float, y: float, text: str, **options: Any) -> None:
+        axes.text(x, y, text, ha="center", va="center", fontsize=9, **options)
+
+    def arrow(start: tuple[float, float], end: tuple[float, float], **style: Any) -> None:
+        axes.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": "#606060", **style})
+
+    for level, (size, width, depth) in enumerate(levels):
+        blocks = f"{depth} {config.block} block{'s' if depth > 1 else ''}"
+        attention = "\nwith self-attention" if size in config.attention_sizes else ""
+        text = f"{size} x {size}, {width} channels\n{blocks}{attention}"
+        if level == bottom:
+            put(1.0, -level, text, bbox=box)
+            continue
+        for x in (0.0, 2.0):
+            put(x, -level, text, bbox=box)
+        arrow((0.4, -level), (1.6, -level), linestyle="dashed")
+        put(1.0, 0.12 - level, "skip connections" if level == 0 else "")
+        below = (0.0, -level - 0.65) if level < bottom - 1 else (0.62, -bottom + 0.1)
+        arrow((0.0, -level - 0.35), below)
+        arrow((2.0 - below[0], below[1]), (2.0, -level - 0.35))
+    patch = f", patches of {config.patch_size} px" if config.patch_size > 1 else ""
+    put(0.0, 0.85, f"noisy image\n{config.image_size} px{patch}, noise variance")
+    put(2.0, 0.85, "prediction")
+    arrow((0.0, 0.62), (0.0, 0.35))
+    arrow((2.0, 0.35), (2.0, 0.7))
+    classes = f", {config.num_classes} classes" if config.num_classes else ""
+    axes.set_title(f"residual U-Net, {num_parameters:,} parameters{classes}", fontsize=11)
     return figure

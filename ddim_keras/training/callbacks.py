@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, ClassVar
+from typing import Any
 
 import keras
 import numpy as np
@@ -67,17 +67,23 @@ class KIDCallback(keras.callbacks.Callback):
 class DrawingCallback(keras.callbacks.Callback):
     """Draws figures in a thread, one after the other, while the training goes on."""
 
-    thread: ClassVar = ThreadPoolExecutor(max_workers=1, thread_name_prefix="figures")
-    drawing: Future | None = None
+    def __init__(self) -> None:
+        super().__init__()
+        self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="figures")
+        self.drawing: Future | None = None
 
     def draw(self, figure: Callable[[], None]) -> None:
         """Calls `figure` in the thread; raises what went wrong in the call before."""
-        self.on_train_end()
+        self.wait()
         self.drawing = self.thread.submit(figure)
 
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+    def wait(self) -> None:
+        """Waits for the figure that is being drawn; raises what went wrong."""
         if self.drawing is not None:
             self.drawing.result()
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        self.wait()
 
 
 class SampleGrid(DrawingCallback):
@@ -109,7 +115,7 @@ class SampleGrid(DrawingCallback):
         if self.guidance:
             title += f", guidance {self.guidance:g}"
         path = self.run.folder / "samples" / f"epoch_{epoch + 1:04d}.png"
-        self.draw(lambda: figures.save_figure(figures.image_grid(images, title), path))
+        self.draw(lambda: figures.save_samples(images, title, path))
 
 
 class RunRecord(DrawingCallback):

@@ -104,8 +104,7 @@ class TestTrain:
             "last.weights.h5",
             "manifest.json",
             "report.md",
-            "samples/epoch_0001.png",
-            "samples/epoch_0002.png",
+            *(f"samples/epoch_000{epoch}.{kind}" for epoch in (1, 2) for kind in ("npy", "png")),
         }
         history = finished.read_history()
         assert [(row["epoch"], row["images"]) for row in history] == [(1, 80), (2, 160)]

@@ -109,6 +109,12 @@ class TestClasses:
         assert class_index("2", ("1", "10", "2"), 3) == 2
         assert class_index("0", ("1", "10", "2"), 3) == 0
 
+    def test_exact_names_go_first_and_ambiguous_ones_are_refused(self):
+        names = ("Rose", "bee", "rose")
+        assert [class_index(text, names, 3) for text in ("Rose", "rose", "BEE")] == [0, 2, 1]
+        with pytest.raises(InputError, match="'ROSE' may be any of 'Rose', 'rose'"):
+            class_index("ROSE", names, 3)
+
     def test_names_and_numbers(self):
         assert [class_index(text, NAMES, 3) for text in ("rose", "SWEET PEA", "1")] == [2, 1, 1]
         with pytest.raises(InputError, match="no class 'roze'; did you mean 'rose'"):

@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 from PIL import Image
 
-from ddim_keras.config import GUIDANCE, SCHEDULES, InputError
+from ddim_keras.config import GUIDANCE, SCHEDULES, InputError, NetworkConfig
 from ddim_keras.data.drawn_flowers import draw_flowers
 from ddim_keras.plots import figures
 from ddim_keras.plots.__main__ import (
@@ -111,12 +111,36 @@ def test_the_module_runs_and_reports_mistakes_in_one_line():
     assert result.stderr.strip() == "error: --output must end in .png, not 'figure.jpg'"
 
 
-@pytest.mark.parametrize("image_size", [12, 64])
-def test_images_can_be_cut_out_of_a_grid(image_size, tmp_path):
-    images, _ = draw_flowers(32, image_size)
-    figures.save_figure(figures.image_grid(images, "a title " * 5), tmp_path / "grid.png")
-    picture = np.asarray(Image.open(tmp_path / "grid.png").convert("RGB"))
-    np.testing.assert_array_equal(figures.tiles_of(picture, image_size, 32), images)
+def test_samples_are_written_as_a_grid_and_as_an_array(tmp_path):
+    images, _ = draw_flowers(32, 12)
+    path = tmp_path / "samples" / "grid.png"
+    figures.save_samples(images / np.float32(255), "a title", path)
+    np.testing.assert_array_equal(figures.read_samples(path), images)
+    assert np.asarray(Image.open(path)).std() > 10
+    path.with_suffix(".npy").write_bytes(b"no array")
+    with pytest.raises(InputError, match=r"there is no array of samples .*grid\.npy"):
+        figures.read_samples(path)
+
+
+def test_the_diagram_of_a_network_names_its_levels():
+    config = NetworkConfig(widths=(8, 16, 32), depths=(1, 2, 3), attention_sizes=(16,))
+    figure = figures.network_diagram(config, 12345)
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts.count("32 x 32, 16 channels\n2 plain blocks") == 2
+    assert texts.count("16 x 16, 32 channels\n3 plain blocks\nwith self-attention") == 1
+    assert "12,345 parameters" in figure.axes[0].get_title()
+
+
+def test_a_data_set_is_shown_by_class(tmp_path, capsys):
+    images, labels = draw_flowers(60, 16)
+    np.savez(tmp_path / "a.npz", images=images, labels=labels % 2, class_names=["odd", "even"])
+    output = tmp_path / "data.png"
+    where = ["--cache-dir", str(tmp_path), "--image-size", "16", "--output", str(output)]
+    main(["data", "--dataset", str(tmp_path / "a.npz"), *where, "--columns", "4"])
+    printed = capsys.readouterr().out
+    assert "48 training and 12 validation images, 16x16x3" in printed
+    assert "2 classes of" in printed
+    assert Image.open(output).height > 2 * 2 * 17
 
 
 def test_names_stand_beside_their_rows(tmp_path):
@@ -186,7 +210,7 @@ def test_the_evolution_shows_the_same_noises_over_the_epochs(tmp_path):
         images = np.full((32, size, size, 3), 8 * epoch, "uint8")
         images[1] = 255 - images[1]
         path = folder / "samples" / f"epoch_{epoch:04d}.png"
-        figures.save_figure(figures.image_grid(images, f"epoch {epoch}"), path)
+        figures.save_samples(images, f"epoch {epoch}", path)
     main([*options, "--rows", "2", "--columns", "4"])
     picture = np.asarray(Image.open(tmp_path / "evolution.png").convert("RGB"))
     rows = [picture[row * 2 * (size + 1) - 2 * size, : 8 * (size + 1)] for row in (-1, 0)]
