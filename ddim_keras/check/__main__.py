@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
         type=_positive,
         default=120,
         metavar="N",
-        help="time limit for the imports, and for each function (default: 120)",
+        help="time limit for each function; imports have at least a minute (default: 120)",
     )
     result.add_argument(
         "--memory",
@@ -91,7 +91,7 @@ def check(
 
     Args:
         only: functions to test; by default those of the sheet.
-        seconds: limit for the imports, and for each function.
+        seconds: limit for each function.
         mebibytes: limit of memory.
 
     Returns:

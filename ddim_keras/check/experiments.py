@@ -187,6 +187,7 @@ class Laboratory:
             "max_signal_rate": closed_forms.MAX_SIGNAL_RATE,
             "normalizer": Normalizer(),
             "image_size": 8,
+            "labels": tensor(np.zeros(4, "int32"), library),
         }
         right_schedule = self._right_diffusion_schedule(network, ema_network, None)
         common["schedule"] = self._of_module("diffusion_schedule", right_schedule)
@@ -680,17 +681,21 @@ def _make_ddpm(
     if not classes:
         raise ExperimentFailed("no class of a DDPM")
     instance, _ = make_instance(classes[-1], network, network, library, namespace)
-    betas = next(
-        (
-            to_numpy(getattr(instance, name)).astype("float64")
-            for name in ("betas", "beta")
-            if name in vars(instance) or name in vars(instance).get("_buffers", {})
-        ),
-        None,
-    )
-    if betas is None or betas.ndim != 1 or not 3 <= len(betas) <= 1000:
+    betas = _betas_of(instance, None)
+    if betas is None:
         raise ExperimentFailed("the class has no betas")
     return instance, betas
+
+
+def _betas_of(instance: Any, otherwise: np.ndarray | None) -> np.ndarray | None:
+    """The betas of an object of the student's class, if it has any."""
+    attributes = getattr(instance, "__dict__", {})
+    for name in ("betas", "beta"):
+        if name in attributes or name in attributes.get("_buffers", {}):
+            betas = to_numpy(getattr(instance, name)).astype("float64")
+            if betas.ndim == 1 and 3 <= len(betas) <= 1000:
+                return betas
+    return otherwise
 
 
 def _all_kinds(experiment: Callable[[bool, bool], dict[str, Any]]) -> dict[str, Any]:
@@ -729,11 +734,9 @@ def sample(laboratory: Laboratory, library: str) -> dict[str, Any]:
             cases["classes"] = {"n_samples": 5, "classes": [2, 0, 3]}
         with laboratory.ready("sample", library, network, network, isolated) as function:
             if laboratory.instance is not None:
-                own_betas = getattr(laboratory.instance, "betas", None)
-                if own_betas is not None:
-                    betas = to_numpy(own_betas).astype("float64")
-                    predict = StepNetwork(closed_forms.alpha_bars_of(betas), Recorder())._predict
-                    network._predict = predict
+                betas = _betas_of(laboratory.instance, betas)
+                predict = StepNetwork(closed_forms.alpha_bars_of(betas), Recorder())._predict
+                network._predict = predict
             for name, values in cases.items():
                 seed_everything(0)
                 laboratory.recorder.take()
@@ -803,6 +806,7 @@ def train(laboratory: Laboratory, library: str, gap: str = "train") -> dict[str,
         laboratory.recorder.add = add
         try:
             with laboratory.ready(gap, library, network, network, isolated) as function:
+                betas = _betas_of(laboratory.instance, betas)
                 seed_everything(0)
                 laboratory.recorder.take()
                 loader = Loader(batches)

@@ -64,6 +64,7 @@ COMMON = {
     "ema_decay": "emadecay decay momentum emarate emamomentum",
     "normalizer": "normalizer normaliser",
     "num_images": "numimages batchsize",
+    "labels": "labels label y classes context c classlabels",
     "image_size": "imagesize imgsize size",
 }
 # Arguments whose default, where a function has one, is the student's choice.

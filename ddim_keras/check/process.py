@@ -13,6 +13,8 @@ from typing import Any
 
 from ddim_keras.config import InputError
 
+IMPORT_SECONDS = 60  # at least; libraries may be slow to import
+GRACE_SECONDS = 10  # for a function that its own alarm has not stopped
 PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -22,7 +24,7 @@ def observe(path: Path, only: Sequence[str], seconds: int, mebibytes: int) -> di
     Args:
         path: a module or notebook.
         only: the gaps to try; empty for all.
-        seconds: limit for the imports, and again for each gap.
+        seconds: limit for each gap; imports have at least a minute.
         mebibytes: limit of memory.
 
     Returns:
@@ -75,7 +77,7 @@ def observe(path: Path, only: Sequence[str], seconds: int, mebibytes: int) -> di
 
 def _wait(process: subprocess.Popen, busy: Path, seconds: int) -> bool:
     """Waits for the end; False if one gap took much longer than its own alarm allows."""
-    stage, deadline = None, time.monotonic() + seconds
+    stage, deadline = None, time.monotonic() + max(seconds, IMPORT_SECONDS)
     while True:
         try:
             process.wait(timeout=0.05)
@@ -84,7 +86,8 @@ def _wait(process: subprocess.Popen, busy: Path, seconds: int) -> bool:
             pass
         now = busy.read_text() if busy.exists() else None
         if now != stage:
-            stage, deadline = now, time.monotonic() + seconds + 2
+            limit = max(seconds, IMPORT_SECONDS) if now == "import" else seconds + GRACE_SECONDS
+            stage, deadline = now, time.monotonic() + limit
         elif time.monotonic() > deadline:
             return False
 

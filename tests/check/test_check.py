@@ -3,8 +3,8 @@
 import json
 import subprocess
 import sys
-import time
 
+import keras
 import numpy as np
 import pytest
 from wrong_solutions import SOLUTIONS, WRONG, wrong_solution
@@ -33,6 +33,16 @@ def verdicts_of(path, only=()):
 
     child.try_file(path, write, only=only)
     return judge({**written.pop("file"), "gaps": written}, only)
+
+
+@pytest.fixture(autouse=True)
+def compiled_afterwards():
+    """The checker makes libraries run uncompiled, which in this process others would notice."""
+    yield
+    if "tensorflow" in sys.modules:
+        sys.modules["tensorflow"].config.run_functions_eagerly(False)
+    if "jax" in sys.modules:
+        sys.modules["jax"].config.update("jax_disable_jit", False)
 
 
 @pytest.fixture
@@ -138,13 +148,14 @@ def test_mistakes_in_numpy_are_named(as_file, key):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("key", OTHERS)
-def test_mistakes_in_other_libraries_are_named(as_file, monkeypatch, key):
-    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+def test_mistakes_in_other_libraries_are_named(as_file, key):
+    library = WRONG[key][1].split("_")[0]
+    pytest.importorskip(library)
+    if library == "keras" and keras.backend.backend() != "tensorflow":
+        pytest.skip("the file uses the gradient tape of TensorFlow")
     gap, text = wrong_solution(key)
-    result, report = check(as_file(text), [gap])
-    (function,) = result["functions"]
-    assert function["status"] == "wrong", report
-    assert MISTAKES[key] in function["sentences"], report
+    (verdict,) = verdicts_of(as_file(text), [gap])
+    assert_named(key, verdict)
 
 
 def test_a_mistake_in_one_function_is_not_blamed_on_another(as_file):
@@ -261,13 +272,15 @@ def test_files_that_cannot_be_read(as_file, text, name, message):
 
 def test_help_is_fast():
     command = [sys.executable, "-m", "ddim_keras.check", "--help"]
+    resource = pytest.importorskip("resource")  # time of the processor: the machine may be busy
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         result = subprocess.run(command, capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - start)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert "usage" in result.stdout
-    assert min(seconds) < 0.2 + 0.3  # the second is for a busy machine
+    assert min(seconds) < 0.2
 
 
 def test_command_passes_a_right_solution(capsys):
