@@ -180,13 +180,16 @@ def _judge_chain(
     fits = bool(np.all(offsets == 0))
     if not fits and np.all(offsets == 1):
         # Steps counted from 1, as in the paper: right if the network was trained so.
-        if trained_offset in (1, None):
+        if trained_offset is None:
             verdict.hint("The network gets the steps 1 to T; it must have been trained with these.")
-            fits = trained_offset == 1
+        fits = trained_offset == 1
     elif fits and trained_offset == 1:
         fits = False
     verdict.test("network gets the step", fits, "off_by_one")
-    residuals, sigmas, factors = [], [], []
+    residuals, sigmas, factors, means = [], [], [], []
+    start = _images_of(calls[0])
+    is_noise = abs(float(np.mean(start))) < 0.1 and abs(float(np.std(start)) - 1) < 0.1
+    verdict.test("starts from standard normal noise", is_noise, "start")
     output = _judge_output(verdict, output, calls[-1], betas)
     if output is None:
         return
@@ -195,17 +198,30 @@ def _judge_chain(
         if len(calls) < num_steps and index == len(calls) // 2 - 1:
             continue  # what follows was not recorded
         is_last = index == len(calls) - 1
-        (a, b), errors, rest = fit(images[index + 1], images[index], call["pred_noises"])
+        (a, b, mean), errors, rest = fit(
+            images[index + 1], images[index], call["pred_noises"], np.ones(1)
+        )
+        means.append(abs(mean) / max(float(np.std(rest)), 2e-3))
         step = descending[index]
         if is_last:
             verdict.test("adds no noise in the last step", np.std(rest) < 2e-3, "noise_at_end")
-        factors.append((step, a, b, errors))
+        if index or is_noise:
+            factors.append((step, a, b, errors))
         if not is_last:
             sigmas.append((step, float(np.std(rest)), rest.size))
             residuals.append(rest)
-    if _judge_independence(verdict, residuals):
+    if not _judge_independence(verdict, residuals):
+        return
+    if np.mean(means[:-1]) > 0.3:
+        verdict.test("draws the noise from a normal distribution", False, "uniform_noise")
+    else:
         _judge_mean(verdict, factors, betas)
         _judge_sigma(verdict, sigmas, betas)
+
+
+def _images_of(call: dict[str, Any]) -> np.ndarray:
+    """The noisy images with which the network was called."""
+    return np.asarray(call["noisy_images"], "float64")
 
 
 def _as_steps(given: np.ndarray, num_steps: int, verdict: Verdict) -> np.ndarray:
@@ -279,7 +295,7 @@ def _judge_mean(verdict: Verdict, factors: list, betas: np.ndarray) -> None:
         ("root_left_out", ""): np.sqrt(beta) / np.sqrt(1 - bar),
     }
     for shift in (1, -1):
-        inside = np.clip(steps - shift, 0, len(betas) - 1)
+        inside = (steps - shift) % len(betas)  # as Python's indices wrap
         scale_forms[("off_by_one", str(shift))] = 1 / np.sqrt(alphas[inside])
         noise_forms[("off_by_one", str(shift))] = betas[inside] / np.sqrt(1 - bars[inside])
         noise_forms[("off_by_one", f"bar {shift}")] = beta / np.sqrt(1 - bars[inside])
@@ -294,7 +310,7 @@ def _judge_mean(verdict: Verdict, factors: list, betas: np.ndarray) -> None:
         for noise_keys, noise in noise_forms.items():
             keys = [key for key in (*scale_keys[:1], *noise_keys[:1]) if key]
             # The factor before the bracket, or before x alone.
-            for expected_b in (-scale * noise, -noise):
+            for expected_b in (-scale * noise, -noise, -noise / np.sqrt(alpha)):
                 if fits(scale, a, tolerance_a) and fits(expected_b, b, tolerance_b):
                     size = distance(scale, a, tolerance_a) + distance(expected_b, b, tolerance_b)
                     combinations.append((len(set(keys)), size, keys))
@@ -452,7 +468,7 @@ def _judge_noising(
     verdict: Verdict, calls: list, batches: list, steps: list, bars: np.ndarray
 ) -> tuple[int | None, list[np.ndarray] | None]:
     test = "mixes the images with noise of the step"
-    noisy = [np.asarray(call["noisy_images"], "float64") for call in calls]
+    noisy = [_images_of(call) for call in calls]
     if all(near(*pair) for pair in zip(noisy, batches, strict=True)):
         verdict.test(test, False, "not_noised")
         return None, None
@@ -477,6 +493,11 @@ def _judge_noising(
         known = np.mean([np.mean(noise * x0) / np.mean(x0**2) for noise, x0 in pairs])
         return float(abs(known) + np.std(deviations) + abs(np.mean(deviations) - 1))
 
+    first = noises_of(0, "")[0].reshape(len(noisy[0]), -1)
+    within = np.mean(np.std(first, axis=1)) < 0.3 * np.std(first)
+    if within or np.corrcoef(first[0], first[1])[0, 1] > 0.8:
+        verdict.test(test, False, "shared_noise")
+        return None, None
     fits = {
         (offset, form): misfit(noises_of(offset, form))
         for offset in (0, 1, -1)

@@ -692,6 +692,7 @@ def judge_gradient(
             *gradients(p - images),
             *gradients(pred_images - noises, -n / s),
             *gradients(p - noisy),
+            *gradients(p + images - noisy),
             *gradients(pred_images - noisy, -n / s),
         ]
     independent = np.random.default_rng(0).standard_normal(noisy.shape)

@@ -195,6 +195,8 @@ MISTAKES = {
     "sample.same_noise": "The same noise is added in each step: draw it anew in the loop.",
     "sample.shared_noise": "One noise is shared by all images or pixels: draw it in the shape "
     "of x.",
+    "sample.uniform_noise": "The noise that is added is not standard normal: its mean is not 0.",
+    "sample.start": "Sampling does not start from standard normal noise.",
     "sample.sign": "The predicted noise has the wrong sign: subtract it.",
     "sample.alpha_bar_for_alpha": "Alpha-bar stands for alpha: the mean is divided by "
     "sqrt(alpha), and beta = 1 - alpha is the factor of the noise.",
@@ -234,6 +236,8 @@ MISTAKES = {
     "train.epochs": "The number of passes over the data is not n_epochs.",
     "train.not_noised": "The network gets the clean images: mix them with noise first.",
     "train.uniform_noise": "The noise is uniform: draw it from the standard normal distribution.",
+    "train.shared_noise": "One noise is shared by all images or pixels: draw it in the shape of "
+    "x0.",
     "train.off_by_one": "The step that the network gets is not the step of the noise: both must "
     "be the same t.",
     "train.mix": "The noisy images are not sqrt(alpha_bar) * x0 + sqrt(1 - alpha_bar) * noise.",

@@ -156,6 +156,8 @@ _SAMPLE = {
     "sigma_left_out": [("sigma * z", "z")],
     "no_noise": [("+ sigma * z", "")],
     "wrong_sigma": [("sigma = np.sqrt(beta)", "sigma = np.sqrt(1 - bar)")],
+    "uniform_noise": [("z = np.random.randn(*x.shape)", "z = np.random.rand(*x.shape)")],
+    "start": [("x = np.random.randn(count, 16, 16, 1)", "x = np.zeros((count, 16, 16, 1))")],
     "same_noise": [
         ("    for t in range", "    first = np.random.randn(*x.shape)\n    for t in range"),
         ("np.random.randn(*x.shape) if", "first if"),
@@ -235,6 +237,9 @@ _TRAIN = {
     ],
     "epochs": [("for epoch in range(n_epochs)", "for epoch in range(1)")],
     "not_noised": [(_LOSS, "F.mse_loss(ddpm.backward(x0, t), eps)")],
+    "shared_noise": [
+        ("eps = torch.randn_like(x0)", "eps = torch.randn_like(x0[:1]).expand_as(x0)")
+    ],
     "uniform_noise": [
         (
             "            eps = torch.randn_like(x0)\n            xt",
