@@ -114,7 +114,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> EvaluateOptions:
     add = parser.add_argument
     add_run_option(parser)
     add_verify_option(parser)
-    add(
+    task = parser.add_mutually_exclusive_group()
+    task.add_argument(
         "--compare",
         nargs=2,
         type=side,
@@ -124,7 +125,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> EvaluateOptions:
         "95 %% interval. Each is a run, a weights file, or a list such as sampler=ipndm,steps=5, "
         f"with any of {', '.join(SIDE_OPTIONS)}; other options hold for both",
     )
-    add(
+    task.add_argument(
         "--search-steps",
         nargs="+",
         type=at_least(1),

@@ -102,7 +102,7 @@ def load_dataset(
             had and no data_dir is given, drawn flowers, which is announced.
         image_size: height and width of the prepared images in pixels.
         data_dir: where TFDS finds or puts its prepared data sets, by default ~/tensorflow_datasets.
-        cache_dir: where the cache file goes, by default ~/.cache/ddim_keras.
+        cache_dir: where the prepared folder goes, by default ~/.cache/ddim_keras.
 
     Raises:
         InputError: one line that says what is wrong with the source, and what to do.

@@ -94,6 +94,7 @@ def test_a_side_has_the_options_of_the_command():
         (("steps=0", "steps=1"), "--steps: must be at least 1, not 0"),
         (("colour=red", "steps=1"), "'colour' is none of what two sides can differ in: run, "),
         (("steps=1",), "--compare: expected 2 arguments"),
+        (("a", "b", "--search-steps", "5"), "not allowed with argument --compare"),
     ],
 )
 def test_mistakes_of_the_command_line(compare, sides, message, capsys):
