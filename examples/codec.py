@@ -29,6 +29,7 @@ from ddim_keras.cli.options import add_backend_option, add_data_options, at_leas
 from ddim_keras.cli.startup import choose_backend, import_keras, run_command
 from ddim_keras.config import InputError
 from ddim_keras.runs.folder import PRETRAINED, Run, load_model
+from ddim_keras.runs.manifest import sha256
 
 FORMAT = bytes([1])  # first byte of a file; 4 bytes of the table's hash follow
 LEVELS = 50  # that are sent, evenly in time, to the cleanest that the model was trained on
@@ -81,7 +82,7 @@ def main() -> None:
     if suffix and (arguments.target is None or arguments.target.suffix.lower() != suffix):
         raise InputError(f"give a file to read, and one to write that ends in {suffix}")
     config, weights = Run(arguments.run).read_config(), Run(arguments.run).weights_to_show()
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    digest = sha256(weights)
     table = read_table(arguments.table, digest) if suffix else None
     choose_backend(arguments.backend)
 

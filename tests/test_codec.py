@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import math
 
@@ -15,6 +14,7 @@ from PIL import Image
 from benchmarks.quality import codecs
 from ddim_keras.data.drawn_flowers import draw_flowers
 from ddim_keras.runs.folder import PRETRAINED, Run, load_model
+from ddim_keras.runs.manifest import sha256
 from tests.helpers import SIZE, make_run, run
 
 
@@ -110,7 +110,7 @@ class TestCodec:
 
 
 def weights_digest(folder):
-    return hashlib.sha256(Run(folder).weights_to_show().read_bytes()).hexdigest()
+    return sha256(Run(folder).weights_to_show())
 
 
 class TestChannelCoding:

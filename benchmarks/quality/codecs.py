@@ -10,7 +10,6 @@ and one of the drawn flowers, which it has never seen.
 """
 
 import argparse
-import hashlib
 import io
 import json
 import sys
@@ -37,6 +36,7 @@ from ddim_keras.cli.options import (
 from ddim_keras.cli.startup import choose_backend, import_keras, run_command
 from ddim_keras.config import InputError
 from ddim_keras.runs.folder import PRETRAINED, Run, load_model
+from ddim_keras.runs.manifest import sha256
 
 OTHERS = {"JPEG": {"optimize": True}, "WebP": {"method": 6}, "AVIF": {"speed": 4}}
 QUALITIES = range(0, 100, 3)
@@ -143,7 +143,7 @@ def main() -> None:
         raise InputError("this Pillow cannot write AVIF: pip install 'pillow>=11.3'")
     run = Run(arguments.run)
     config, weights = run.read_config(), run.weights_to_show()
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    digest = sha256(weights)
     choose_backend(arguments.backend)
     import_keras()
 
