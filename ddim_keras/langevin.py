@@ -1,0 +1,133 @@
+"""Langevin dynamics: the score of noisy images, and a corrector for any sampler of single steps.
+
+A network that predicts noise knows the score, the gradient of the log-density of noisy images:
+denoising score matching (Vincent 2011; Song and Ermon 2019, https://arxiv.org/abs/1907.05600).
+Small steps along the score, each with fresh noise, draw from that density at one noise level. As
+"correctors" they take back the errors of a sampler between two of its steps: Song et al. 2021
+(https://arxiv.org/abs/2011.13456, section 4.2 and algorithms 4 and 5).
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from ddim_keras.config import InputError
+from ddim_keras.samplers import as_generator, ddim
+from ddim_keras.types import Callback, Denoise, Tensor
+
+
+def score(pred_noises: Tensor, noise_rates: Tensor) -> Tensor:
+    """Gradient of the log-density of noisy images, from the predicted noises: - noise / rate."""
+    return -pred_noises / noise_rates
+
+
+def langevin_steps(
+    denoise: Denoise,
+    noisy_images: Tensor,
+    signal_rate: float,
+    num_steps: int,
+    *,
+    step_ratio: float = 0.16,
+    seed: int | keras.random.SeedGenerator | None = None,
+) -> Tensor:
+    """Unadjusted Langevin dynamics at one noise level (Song et al. 2021, algorithm 5).
+
+    `images + size * score + sqrt(2 * size) * noise`, of the size 2 (step_ratio * noise_rate)**2:
+    that of the paper for predicted noises of unit variance, whatever else is in the batch. Costs
+    one network call per step.
+
+    Args:
+        noisy_images: (B, H, W, C) of this level.
+        signal_rate: in (0, 1).
+        num_steps: the more, the closer to the model's density at this level; the less depends on
+            where they started.
+        step_ratio: r of the paper, of the step's noise, over 2, to that in the images. Steps of
+            finite size draw from a slightly wider density.
+        seed: of the noises; a generator draws other noise in each call.
+    """
+    if not 0 < signal_rate < 1:
+        raise InputError(f"Langevin steps need a signal rate between 0 and 1, not {signal_rate}")
+    if not 0 < step_ratio < 0.5:
+        raise InputError(f"step_ratio must be between 0 and 0.5, not {step_ratio}")
+    noisy_images = ops.convert_to_tensor(noisy_images)
+    shape, dtype = ops.shape(noisy_images), noisy_images.dtype
+    generator = as_generator(seed)
+    noise_rate = ((1 - signal_rate) * (1 + signal_rate)) ** 0.5
+    noise_rates, signal_rates = (
+        ops.full((shape[0], 1, 1, 1), rate, dtype=dtype) for rate in (noise_rate, signal_rate)
+    )
+    size = 2 * (step_ratio * noise_rate) ** 2
+    for _ in range(num_steps):
+        pred_noises, _ = denoise(noisy_images, noise_rates, signal_rates)
+        fresh_noises = keras.random.normal(shape, dtype=dtype, seed=generator)
+        noisy_images = noisy_images + size * score(pred_noises, noise_rates)
+        noisy_images = noisy_images + (2 * size) ** 0.5 * fresh_noises
+    return noisy_images
+
+
+def langevin_corrected(
+    sampler: Callable[..., Tensor] = ddim,
+    corrections: int = 1,
+    *,
+    step_ratio: float = 0.16,
+    seed: int | keras.random.SeedGenerator | None = None,
+) -> Callable[..., Tensor]:
+    """A sampler with Langevin steps after each of its own, except the last (predictor-corrector).
+
+        model.generate(8, 20, sampler=Sampler(langevin_corrected(ddim, corrections=2)))
+
+    Args:
+        sampler: of single steps, `ddim` or `heun`. Samplers that remember earlier steps start anew
+            after each correction, and are no better than `ddim`.
+        corrections: Langevin steps, and network calls, for each step of the sampler.
+        step_ratio, seed: as for `langevin_steps`.
+
+    Returns:
+        A function with the signature of `samplers`.
+    """
+    if corrections < 0:
+        raise InputError(f"corrections must be at least 0, not {corrections}")
+    generator = as_generator(seed)
+
+    def corrected(
+        denoise: Denoise,
+        initial_noise: Tensor,
+        signal_rates: Sequence[float],
+        *,
+        clip_range: tuple[Tensor, Tensor] | None = None,
+        callback: Callback | None = None,
+        **options: Any,
+    ) -> Tensor:
+        images = initial_noise
+        for step, (rate, next_rate) in enumerate(itertools.pairwise(signal_rates)):
+
+            def call_back(
+                _: int, noisy_images: Tensor, pred_images: Tensor, at: int = step
+            ) -> None:
+                if callback is not None:
+                    callback(at, noisy_images, pred_images)
+
+            images = sampler(
+                denoise,
+                images,
+                [rate, next_rate],
+                clip_range=clip_range,
+                callback=call_back,
+                **options,
+            )
+            if next_rate < 1:
+                images = langevin_steps(
+                    denoise,
+                    images,
+                    float(next_rate),
+                    corrections,
+                    step_ratio=step_ratio,
+                    seed=generator,
+                )
+        return images
+
+    corrected.__name__ = f"{sampler.__name__} with {corrections} Langevin steps"
+    return corrected
