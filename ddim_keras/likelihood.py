@@ -219,51 +219,50 @@ class LearnedVarianceModel(DiffusionModel):
         return [*super().metrics, self.bound_tracker]
 
 
-def ancestral_process(
-    model: LearnedVarianceModel,
-    seed: int | keras.random.SeedGenerator | None = None,
-    clip: bool = True,
+def ancestral_sampler(
+    model: LearnedVarianceModel, seed: int | keras.random.SeedGenerator | None = None
 ) -> Callable[..., Any]:
-    """Makes a function that `DiffusionModel.generate` takes in place of `reverse_diffusion`.
+    """Makes a sampler of the learned variances: `model.generate(8, 100, sampler=...)`.
 
-    Algorithm 2 of Ho et al. 2020 with the learned variances, on steps that are spread evenly over
-    all T; means and variances are those of the shorter chain (Nichol, section 4). Costs one network
-    call per step; for a model with classes two, of which the second, for the variances, is of any
-    class.
+    Algorithm 2 of Ho et al. 2020 on any chain of signal rates that ends at 1, such as every tenth
+    step of the training; means and variances are those of that chain (Nichol, section 4). Costs one
+    network call per step. If `denoise` is not the model's own but guided or of a class, it costs
+    one more, for the variances, which are then those of any class.
 
     Args:
         seed: of the fresh noise; a generator draws other noise for each batch.
-        clip: whether predicted images are clipped to the range of pixels, as in the code of Nichol.
 
     Returns:
-        `process(initial_noise, diffusion_steps, callback=None, denoise=None) -> pred_images`.
-        It raises InputError for fewer than 2 steps or more than T.
+        A function with the signature of `samplers`.
     """
     generator = as_generator(seed)
 
-    def process(
+    def learned_ancestral(
+        denoise: Denoise,
         initial_noise: Any,
-        diffusion_steps: int,
+        signal_rates: Sequence[float],
+        *,
+        clip_range: tuple[Any, Any] | None = None,
         callback: Callback | None = None,
-        denoise: Denoise | None = None,
     ) -> Any:
-        num_steps = model.config.discrete_steps
-        if not 2 <= diffusion_steps <= num_steps:
-            raise InputError(f"steps must be from 2 to {num_steps}, not {diffusion_steps}")
-        chain = np.round(np.linspace(num_steps, 1, diffusion_steps)[::-1]).astype(int)
-        alpha_bars = model.alpha_bars[[0, *chain]]
+        alpha_bars = np.square(signal_rates, dtype="float64")[::-1]
+        num_steps = len(alpha_bars) - 1
+        if num_steps < 2 or alpha_bars[0] != 1 or np.any(np.diff(alpha_bars) >= 0):
+            raise InputError(
+                "learned variances need 2 steps or more, along signal rates that rise to 1"
+            )
         betas = betas_of(alpha_bars)
         images = ops.convert_to_tensor(initial_noise, dtype="float32")
-        for step in range(diffusion_steps, 0, -1):
+        for step in range(num_steps, 0, -1):
             steps = ops.full((ops.shape(images)[0],), step, dtype="int32")
             rates = rates_at(steps, alpha_bars, images)
             _, pred_images, fractions = model.compiled_predict_step(images, *rates)
-            if denoise is not None and model.num_classes:
+            if denoise is not model.compiled_denoise:
                 _, pred_images = denoise(images, *rates)
             if callback is not None:
-                callback(diffusion_steps - step, images, pred_images)
-            if clip:
-                pred_images = ops.clip(pred_images, *model.pixel_range)
+                callback(num_steps - step, images, pred_images)
+            if clip_range is not None:
+                pred_images = ops.clip(pred_images, *clip_range)
             images = posterior_mean_from_images(images, pred_images, steps, betas)
             if step > 1:
                 variances = interpolated_variances(fractions, steps, betas)
@@ -271,7 +270,7 @@ def ancestral_process(
                 images = images + ops.sqrt(variances) * noises
         return images
 
-    return process
+    return learned_ancestral
 
 
 # Bits per dimension.

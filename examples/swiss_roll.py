@@ -1,6 +1,7 @@
 """Diffusion of a swiss roll of points: the forward process, the learned reverse process, the drift.
 
     python examples/swiss_roll.py
+    python examples/swiss_roll.py --langevin langevin.png    also the score, and Langevin dynamics
 
 Figure 1 of Sohl-Dickstein et al. 2015 (https://arxiv.org/abs/1503.03585). To a DiffusionModel, a
 point of the plane is an image of one pixel with two channels; nothing else changes.
@@ -8,6 +9,7 @@ point of the plane is an image of one pixel with two channels; nothing else chan
 
 import argparse
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -65,14 +67,22 @@ def parse_arguments() -> argparse.Namespace:
         help="random seed (default: %(default)s)",
     )
     add("--output", type=Path, metavar="FILE", default=Path("swiss_roll.png"), help="(%(default)s)")
+    add(
+        "--langevin",
+        type=Path,
+        metavar="FILE",
+        help="second picture: the score, and points with and without Langevin steps",
+    )
     add_backend_option(parser)
     return parser.parse_args()
 
 
 def main() -> None:
     arguments = parse_arguments()
-    if arguments.output.suffix.lower() != ".png":
-        raise InputError(f"--output must end in .png, not {arguments.output.name!r}")
+    for option in ("output", "langevin"):
+        file = getattr(arguments, option)
+        if file and file.suffix.lower() != ".png":
+            raise InputError(f"--{option} must end in .png, not {file.name!r}")
     choose_backend(arguments.backend)
 
     # Keras is imported from here on, after the backend has been chosen and --help answered.
@@ -100,6 +110,9 @@ def main() -> None:
 
     save_figure(draw(model, roll, arguments.steps, arguments.seed), arguments.output)
     print(f"wrote {arguments.output}")
+    if arguments.langevin:
+        save_figure(draw_langevin(model, roll, arguments.seed), arguments.langevin)
+        print(f"wrote {arguments.langevin}")
 
 
 def swiss_roll(num_points: int, seed: int) -> np.ndarray:
@@ -121,19 +134,9 @@ def draw(model, roll: np.ndarray, steps: int, seed: int):
     process. They stand where there are noisy points, since nowhere else has it learned anything.
     """
     from keras import ops
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.6, 7.4), dpi=80, layout="constrained")
-    rows = figure.subplots(3, len(COLUMNS), sharex=True, sharey=True)
     names = ("forward process", "learned reverse process", "learned drift")
-    for axes, name in zip(rows[:, 0], names, strict=True):
-        axes.set(ylabel=name, xlim=(-EXTENT, EXTENT), ylim=(-EXTENT, EXTENT))
-
-    def plane(points) -> np.ndarray:
-        return ops.convert_to_numpy(points).reshape(-1, 2)
-
-    def scatter(axes, points: np.ndarray, colour: str) -> None:
-        axes.scatter(*points[:DRAWN_POINTS].T, s=1.5, linewidths=0, color=colour)
+    figure, rows = panels(names)
 
     states = {}
     generated = model.generate(
@@ -148,10 +151,6 @@ def draw(model, roll: np.ndarray, steps: int, seed: int):
     images = model.normalize(roll)
     noises = np.random.default_rng(seed).standard_normal(roll.shape, "float32")
     noises = ops.convert_to_tensor(noises)
-    edges = np.linspace(-EXTENT, EXTENT, ARROWS + 1)
-    middles = ((edges[1:] + edges[:-1]) / 2).astype("float32")
-    places = np.stack(np.meshgrid(middles, middles, indexing="ij"), axis=-1).reshape(-1, 2)
-    points = ops.reshape(ops.convert_to_tensor(places), (-1, 1, 1, 2))
     tenth = 0.1 * (
         np.arccos(model.config.min_signal_rate) - np.arccos(model.config.max_signal_rate)
     )
@@ -162,16 +161,103 @@ def draw(model, roll: np.ndarray, steps: int, seed: int):
         scatter(forward, noisy_points, "tab:blue")
         scatter(reverse, plane(states[min(states, key=lambda state: abs(state - time))]), "tab:red")
 
-        counts, *_ = np.histogram2d(*noisy_points.T, bins=(edges, edges))
-        visited = counts.ravel() > len(roll) / 10_000
+        places = grid_of_places()
         rates = [ops.broadcast_to(r, (len(places), 1, 1, 1)) for r in (noise_rates, signal_rates)]
-        pred_noises, pred_images = model.compiled_denoise(points, *rates)
+        pred_noises, pred_images = model.compiled_denoise(places.reshape(-1, 1, 1, 2), *rates)
         # By the angle of the schedule, noisy points have this velocity (Salimans and Ho 2022,
         # https://arxiv.org/abs/2202.00512, appendix D); the reverse process goes against it.
         velocities = plane(signal_rates * pred_noises - noise_rates * pred_images)
-        arrows = (*places[visited].T, *(-tenth * velocities[visited]).T)
-        drift.quiver(*arrows, angles="xy", scale_units="xy", scale=1, width=0.005)
+        arrows(drift, places, -tenth * velocities, are_visited(noisy_points))
     return figure
+
+
+def draw_langevin(model, roll: np.ndarray, seed: int):
+    """Two rows: the score at four noise levels, and points that few steps make, corrected or not.
+
+    The arrows of each level have a scale of their own: the weaker the noise, the larger the score.
+    """
+    import keras
+    from keras import ops
+
+    from ddim_keras.langevin import langevin_corrected, langevin_steps, score
+    from ddim_keras.samplers import ddim
+
+    figure, (scores, generated) = panels(("score", "generated"))
+    images = model.normalize(roll)
+    noises = ops.convert_to_tensor(
+        np.random.default_rng(seed).standard_normal(roll.shape, "float32")
+    )
+    for axes, time in zip(scores, (0.05, 0.2, 0.5, 0.8), strict=True):
+        noise_rates, signal_rates = model.diffusion_schedule(ops.full((1, 1, 1, 1), time))
+        noise_rate = float(ops.convert_to_numpy(noise_rates)[0, 0, 0, 0])
+        places = grid_of_places()
+        rates = [ops.broadcast_to(r, (len(places), 1, 1, 1)) for r in (noise_rates, signal_rates)]
+        pred_noises, _ = model.compiled_denoise(places.reshape(-1, 1, 1, 2), *rates)
+        axes.set(title=f"noise rate {noise_rate:.2f}")
+        ways = plane(score(pred_noises, rates[0]))
+        visited = are_visited(plane(signal_rates * images + noise_rates * noises))
+        longest = np.linalg.norm(ways[visited], axis=1).max()
+        arrows(axes, places, 0.6 / longest * ways, visited)
+
+    denoise = model.compiled_denoise
+    start = model.draw_noise(DRAWN_POINTS, np.random.default_rng(seed))
+    ratios = np.geomspace(100, 0.05, 6)  # of noise to signal, for five steps
+    rates = (1 / np.hypot(1, ratios)).tolist()
+    annealed = ops.convert_to_tensor(start)
+    generator = keras.random.SeedGenerator(seed)
+    for rate in (1 / np.hypot(1, np.geomspace(100, 0.05, 30))).tolist():
+        annealed = langevin_steps(denoise, annealed, rate, 10, seed=generator)
+    corrected = langevin_corrected(ddim, 20, seed=seed)
+    results = {
+        "training points": images,
+        "5 steps of DDIM": ddim(denoise, start, rates),
+        "5 steps, each with 20 of Langevin": corrected(denoise, start, rates),
+        "300 Langevin steps alone": annealed,
+    }
+    for axes, (title, points) in zip(generated, results.items(), strict=True):
+        axes.set_title(title, fontsize=9)
+        scatter(axes, plane(points), "tab:blue" if points is images else "tab:red")
+    return figure
+
+
+def panels(rows: Sequence[str]):
+    """A figure, and its axes: named rows of four planes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.6, 2.47 * len(rows)), dpi=80, layout="constrained")
+    axes = figure.subplots(len(rows), len(COLUMNS), sharex=True, sharey=True)
+    for first, name in zip(axes[:, 0], rows, strict=True):
+        first.set(ylabel=name, xlim=(-EXTENT, EXTENT), ylim=(-EXTENT, EXTENT))
+    return figure, axes
+
+
+def plane(points) -> np.ndarray:
+    from keras import ops
+
+    return ops.convert_to_numpy(points).reshape(-1, 2)
+
+
+def scatter(axes, points: np.ndarray, colour: str) -> None:
+    axes.scatter(*points[:DRAWN_POINTS].T, s=1.5, linewidths=0, color=colour)
+
+
+def arrows(axes, places: np.ndarray, ways: np.ndarray, visited: np.ndarray) -> None:
+    ends = (*places[visited].T, *ways[visited].T)
+    axes.quiver(*ends, angles="xy", scale_units="xy", scale=1, width=0.005)
+
+
+def grid_of_places() -> np.ndarray:
+    """The middles (N, 2) of the cells of a grid."""
+    edges = np.linspace(-EXTENT, EXTENT, ARROWS + 1, dtype="float32")
+    middles = (edges[1:] + edges[:-1]) / 2
+    return np.stack(np.meshgrid(middles, middles, indexing="ij"), axis=-1).reshape(-1, 2)
+
+
+def are_visited(points: np.ndarray) -> np.ndarray:
+    """Whether there are some of the points in each cell of the grid: (N,)."""
+    edges = np.linspace(-EXTENT, EXTENT, ARROWS + 1)
+    counts, *_ = np.histogram2d(*points.T, bins=(edges, edges))
+    return counts.ravel() > len(points) / 10_000
 
 
 if __name__ == "__main__":

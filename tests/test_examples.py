@@ -48,7 +48,9 @@ class TestSwissRoll:
         monkeypatch.setattr(swiss_roll, "NETWORK", NetworkConfig(widths=(8,), **network))
         monkeypatch.setattr(swiss_roll, "DRAWN_POINTS", 50)
         settings = ("--points", 500, "--epochs", 1, "--steps", 2)
-        assert run(swiss_roll, *settings, "--output", "roll.png") == 0
+        pictures = ("--output", "roll.png", "--langevin", "langevin.png")
+        assert run(swiss_roll, *settings, *pictures) == 0
+        assert len(np.unique(pixels("langevin.png").reshape(-1, 3), axis=0)) > 10
         red, _, blue = pixels("roll.png").astype(int).reshape(-1, 3).T
         assert np.sum(blue > red + 60) > 50  # the forward process
         assert np.sum(red > blue + 60) > 50  # the reverse process
@@ -68,6 +70,7 @@ class TestSwissRoll:
         assert run(swiss_roll, "--output", "roll.jpg") == (
             "error: --output must end in .png, not 'roll.jpg'"
         )
+        assert "--langevin must end in .png" in run(swiss_roll, "--langevin", "roll.jpg")
 
 
 class TestClassConditional:

@@ -25,7 +25,7 @@ from ddim_keras.ddpm import (
 )
 from ddim_keras.likelihood import (
     LearnedVarianceModel,
-    ancestral_process,
+    ancestral_sampler,
     bound_terms,
     flow_bits,
     new_model,
@@ -33,6 +33,7 @@ from ddim_keras.likelihood import (
 )
 from ddim_keras.model import DiffusionModel
 from ddim_keras.runs.configuration import RunConfig
+from ddim_keras.samplers import Sampler
 
 STEPS = 12
 LEARNED = ModelConfig(
@@ -335,8 +336,12 @@ def test_ancestral_sampling_with_learned_variances(learned):
     """Of all steps, algorithm 2 line by line; of some, a shorter chain."""
     initial_noise = np.random.default_rng(0).standard_normal((2, 8, 8, 1)).astype("float32")
     calls = []
-    process = ancestral_process(learned, seed=3, clip=False)
-    result = process(initial_noise, STEPS, lambda step, *_: calls.append(step))
+    result = ancestral_sampler(learned, seed=3)(
+        learned.compiled_denoise,
+        initial_noise,
+        np.sqrt(learned.alpha_bars[::-1]),
+        callback=lambda step, *_: calls.append(step),
+    )
     assert calls == list(range(STEPS))
 
     random = keras.random.SeedGenerator(3)
@@ -356,7 +361,8 @@ def test_ancestral_sampling_with_learned_variances(learned):
         images = tensor(images)
     np.testing.assert_allclose(numpy(result), numpy(images), rtol=1e-3, atol=1e-3)
 
-    generated = learned.generate(3, 4, seed=0, reverse_process=ancestral_process(learned, seed=0))
+    sampler = Sampler(ancestral_sampler(learned, seed=0), clip=True)
+    generated = learned.generate(3, 4, seed=0, sampler=sampler)
     assert generated.shape == (3, 8, 8, 1)
     assert np.isfinite(generated).all()
 
@@ -382,7 +388,8 @@ def test_bound_of_learned_variances_reports_all_three(learned):
         (lambda: bound_terms(plain_model(), pixels(1) / 255), "images of uint8, not of float64"),
         (lambda: flow_bits(plain_model(), pixels(1)), r"rate of this one ends at 0\.31"),
         (lambda: schedule_betas(plain_model(), 1), "at least 2 steps, not 1"),
-        (lambda: ancestral_process(new_model(LEARNED))(None, 13), "from 2 to 12, not 13"),
+        (lambda: ancestral_sampler(new_model(LEARNED))(None, 0, [0.1, 1.0]), "2 steps or more"),
+        (lambda: ancestral_sampler(new_model(LEARNED))(None, 0, [0.1, 0.5, 0.9]), "rise to 1"),
     ],
 )
 def test_mistakes_are_named(call, message):
