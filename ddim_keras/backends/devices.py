@@ -11,6 +11,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -130,6 +131,13 @@ def cpu_has_bfloat16(cpu_info: Path = Path("/proc/cpuinfo")) -> bool:
 def are_replicas() -> bool:
     """Whether layers, where they are built now, will see only their device's part of a batch."""
     return BACKEND == "tensorflow" and tf.distribute.get_strategy().num_replicas_in_sync > 1
+
+
+def leave_gpu_to_backend(tensorflow: Any) -> None:
+    """Hides the GPU from TensorFlow where it only reads data, since it would take all memory."""
+    if BACKEND != "tensorflow":
+        with contextlib.suppress(RuntimeError):  # too late: TensorFlow is in use already
+            tensorflow.config.set_visible_devices([], "GPU")
 
 
 def connect_hosts() -> None:

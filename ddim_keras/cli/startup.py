@@ -69,7 +69,7 @@ def import_keras() -> None:
 
         # Whatever ~/.keras/keras.json says: images are (height, width, channels) here.
         keras.config.set_image_data_format("channels_last")
-        if keras.backend.backend() == "tensorflow":
+        if os.environ["KERAS_BACKEND"] == "tensorflow":
             import tensorflow
 
             tensorflow.config.list_physical_devices()

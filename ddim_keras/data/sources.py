@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-import keras
 import numpy as np
 
+from ddim_keras.backends.devices import leave_gpu_to_backend
 from ddim_keras.config import InputError
 from ddim_keras.data.drawn_flowers import SPECIES, draw_flowers
 from ddim_keras.data.images import first_line, read_image
@@ -102,10 +102,7 @@ def read_tfds(name: str, data_dir: str | Path | None) -> Reading:
             f"{name} requires TensorFlow Datasets, which is not installed: pip install tensorflow "
             "tensorflow-datasets, or give an .npz file of images"
         ) from error
-    if keras.backend.backend() != "tensorflow":
-        # Reading needs no GPU, of which TensorFlow would take the whole memory.
-        with contextlib.suppress(RuntimeError):  # too late: TensorFlow is in use already
-            tf.config.set_visible_devices([], "GPU")
+    leave_gpu_to_backend(tf)
 
     builder = _tfds_builder(name, data_dir)
     features = builder.info.features
