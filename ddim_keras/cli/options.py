@@ -160,21 +160,21 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         type=at_least(0),
         metavar="N",
         default=0,
-        help="same seed, same images (default: 0)",
+        help="random seed; the same seed gives the same images (default: 0)",
     )
     parser.add_argument(
         "--batch-size",
         type=at_least(1),
         metavar="N",
         default=64,
-        help="images that go through the network together; bounds the memory (default: 64)",
+        help="images per network call; bounds the memory (default: 64)",
     )
     parser.add_argument(
         "--precision",
         choices=("float32", "mixed_bfloat16"),
         default="float32",
-        help="of the layers; mixed_bfloat16 is faster where the processor or GPU has instructions "
-        "for it, and changes the images a little (default: float32)",
+        help="dtype policy of the layers; mixed_bfloat16 is faster if the processor or GPU has "
+        "instructions for it, and changes the images a little (default: float32)",
     )
 
 
