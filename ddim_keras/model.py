@@ -22,6 +22,7 @@ from ddim_keras.guidance import Guidance
 from ddim_keras.network import residual_unet
 from ddim_keras.samplers import Sampler, image_noises_of_steps
 from ddim_keras.schedules import SCHEDULES
+from ddim_keras.types import Callback, Denoise, Tensor
 
 
 @keras.saving.register_keras_serializable(package="ddim_keras")
@@ -83,18 +84,18 @@ class DiffusionModel(keras.Model):
 
     # The assignment: schedule, denoising, reverse diffusion.
 
-    def diffusion_schedule(self, diffusion_times: Any) -> tuple[Any, Any]:
+    def diffusion_schedule(self, diffusion_times: Tensor) -> tuple[Tensor, Tensor]:
         """Maps diffusion times in [0, 1] to `noise_rates, signal_rates` of the same shape."""
         return self.schedule(diffusion_times)
 
     def denoise(
         self,
-        noisy_images: Any,
-        noise_rates: Any,
-        signal_rates: Any,
+        noisy_images: Tensor,
+        noise_rates: Tensor,
+        signal_rates: Tensor,
         training: bool,
-        labels: Any = None,
-    ) -> tuple[Any, Any]:
+        labels: Tensor = None,
+    ) -> tuple[Tensor, Tensor]:
         """Splits noisy images into their two parts, with one network call.
 
         The network sees the noise variance, and predicts the noise (Ho et al. 2020, equation 11),
@@ -113,8 +114,8 @@ class DiffusionModel(keras.Model):
         return self.split(prediction, noisy_images, noise_rates, signal_rates)
 
     def network_outputs(
-        self, noisy_images: Any, noise_rates: Any, training: bool, labels: Any = None
-    ) -> Any:
+        self, noisy_images: Tensor, noise_rates: Tensor, training: bool, labels: Tensor = None
+    ) -> Tensor:
         """The prediction of the network that is trained, or of its moving average."""
         network = self.network if training else self.ema_network
         inputs = [noisy_images, noise_rates**2]
@@ -123,8 +124,8 @@ class DiffusionModel(keras.Model):
         return network(inputs, training=training)
 
     def split(
-        self, prediction: Any, noisy_images: Any, noise_rates: Any, signal_rates: Any
-    ) -> tuple[Any, Any]:
+        self, prediction: Tensor, noisy_images: Tensor, noise_rates: Tensor, signal_rates: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """`pred_noises, pred_images` of a prediction of noise, velocity or image."""
         if self.config.prediction == "noise":
             pred_noises = prediction
@@ -139,11 +140,11 @@ class DiffusionModel(keras.Model):
 
     def reverse_diffusion(
         self,
-        initial_noise: Any,
+        initial_noise: Tensor,
         diffusion_steps: int,
-        callback: Callable[[int, Any, Any], None] | None = None,
-        denoise: Callable[..., tuple[Any, Any]] | None = None,
-    ) -> Any:
+        callback: Callback | None = None,
+        denoise: Denoise | None = None,
+    ) -> Tensor:
         """Deterministic DDIM (Song et al. 2020, equation 12 with sigma = 0), uniform in time.
 
         Costs one network call a step.
@@ -184,7 +185,7 @@ class DiffusionModel(keras.Model):
         sampler: Sampler | str | Callable[..., Any] | None = None,
         seed: int | None = None,
         batch_size: int = 64,
-        callback: Callable[[int, Any, Any], None] | None = None,
+        callback: Callback | None = None,
         labels: np.ndarray | None = None,
         guidance: Guidance | float | Callable[..., Any] | None = None,
         initial_noise: np.ndarray | None = None,
@@ -255,7 +256,7 @@ class DiffusionModel(keras.Model):
         return generator.standard_normal(shape, dtype="float32")
 
     @functools.cached_property
-    def compiled_denoise(self) -> Callable[..., tuple[Any, Any]]:
+    def compiled_denoise(self) -> Callable[..., tuple[Tensor, Tensor]]:
         """`denoise` with the moving average, compiled: takes no `training`, has no gradients."""
         return backends.compile_denoise(self)
 
@@ -278,8 +279,8 @@ class DiffusionModel(keras.Model):
             return step.results(self.update_metrics(losses))
 
     def compute_losses(
-        self, images: Any, training: bool, labels: Any = None
-    ) -> tuple[Any, dict[str, Any]]:
+        self, images: Tensor, training: bool, labels: Tensor = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Mixes images with random noise at random times, and measures the predictions.
 
         Args:
@@ -309,7 +310,7 @@ class DiffusionModel(keras.Model):
         pred_velocities = signal_rates * pred_noises - noise_rates * pred_images
         return self.mean_error(velocities, pred_velocities), losses
 
-    def draw_noises_and_times(self, images: Any) -> tuple[Any, Any]:
+    def draw_noises_and_times(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Draws standard normal noises, and diffusion times (B, 1, 1, 1), uniform in [0, 1).
 
         With `discrete_steps` T the times are as often each of 1/T, 2/T, ..., 1, as in DDPM.
@@ -320,7 +321,7 @@ class DiffusionModel(keras.Model):
             diffusion_times = (ops.floor(diffusion_times * steps) + 1.0) / steps
         return noises, diffusion_times
 
-    def mean_error(self, target: Any, prediction: Any) -> Any:
+    def mean_error(self, target: Tensor, prediction: Tensor) -> Tensor:
         """The loss given to `compile`, reduced to a scalar whatever its own reduction is."""
         return ops.mean(self.elementwise_loss(target, prediction))
 
@@ -348,14 +349,14 @@ class DiffusionModel(keras.Model):
 
     # Classes.
 
-    def class_indices(self, labels: Any, like: Any) -> Any:
+    def class_indices(self, labels: Tensor, like: Tensor) -> Tensor:
         """Labels as the network takes them, "any class" last; without labels all are of any."""
         if labels is None:
             return ops.full((ops.shape(like)[0],), self.num_classes, dtype="int32")
         labels = ops.cast(ops.convert_to_tensor(labels), "int32")
         return ops.where(labels < 0, self.num_classes, labels)
 
-    def drop_labels(self, labels: Any, images: Any) -> Any:
+    def drop_labels(self, labels: Tensor, images: Tensor) -> Tensor:
         """Replaces the configured share of labels, chosen at random, by -1.
 
         So that one network learns both predictions of classifier-free guidance (Ho and Salimans
@@ -405,20 +406,20 @@ class DiffusionModel(keras.Model):
                 np.bincount(labels[labels >= 0], minlength=self.num_classes)
             )
 
-    def normalize(self, images: Any) -> Any:
+    def normalize(self, images: Tensor) -> Tensor:
         """Maps uint8 images, or float images in [0, 1], to zero mean and unit variance."""
         scale = 255.0 if keras.backend.standardize_dtype(images.dtype) == "uint8" else 1.0
         images = ops.cast(images, "float32") / scale
         return (images - self.pixel_means) / ops.sqrt(self.pixel_variances)
 
     @property
-    def pixel_range(self) -> tuple[Any, Any]:
+    def pixel_range(self) -> tuple[Tensor, Tensor]:
         """Black and white as normalised pixels, (C,) each: the range of `Sampler(clip=True)`."""
         means = backends.local_value(self.pixel_means)
         deviations = ops.sqrt(backends.local_value(self.pixel_variances))
         return (0.0 - means) / deviations, (1.0 - means) / deviations
 
-    def denormalize(self, images: Any) -> Any:
+    def denormalize(self, images: Tensor) -> Tensor:
         """Maps normalised images to [0, 1], clipping what lies outside."""
         images = ops.convert_to_tensor(images)
         means = backends.local_value(self.pixel_means)
@@ -427,7 +428,7 @@ class DiffusionModel(keras.Model):
 
     # Keras: calling, compiling, saving.
 
-    def call(self, inputs: tuple[Any, ...], training: bool = False) -> tuple[Any, Any]:
+    def call(self, inputs: tuple[Any, ...], training: bool = False) -> tuple[Tensor, Tensor]:
         """`(noisy_images, diffusion_times[, labels])` -> `(pred_noises, pred_images)`."""
         noisy_images, diffusion_times, *labels = inputs
         noise_rates, signal_rates = self.diffusion_schedule(diffusion_times)

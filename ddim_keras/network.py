@@ -14,6 +14,7 @@ from keras import layers, ops
 
 from ddim_keras.backends.devices import are_replicas
 from ddim_keras.config import NetworkConfig
+from ddim_keras.types import Tensor
 
 GROUPS = 8  # of the group norm
 FINE_WIDTH = 24  # channels of the last, full-resolution block after patches
@@ -49,7 +50,7 @@ class SinusoidalEmbedding(layers.Layer):
         self.min_frequency = min_frequency
         self.max_frequency = max_frequency
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Tensor) -> Tensor:
         frequencies = ops.exp(
             ops.linspace(math.log(self.min_frequency), math.log(self.max_frequency), self.dims // 2)
         )
@@ -94,7 +95,7 @@ class GroupNorm(layers.Layer):
             self.scale = self.add_weight(shape=channels, initializer="ones", name="scale")
             self.shift = self.add_weight(shape=channels, initializer="zeros", name="shift")
 
-    def call(self, features: Any, scale: Any = None, shift: Any = None) -> Any:
+    def call(self, features: Tensor, scale: Tensor = None, shift: Tensor = None) -> Tensor:
         channels = features.shape[-1]
         if self.learned:
             scale, shift = self.scale, self.shift
@@ -107,7 +108,7 @@ class GroupNorm(layers.Layer):
         scale, shift = (ops.cast(x, features.dtype)[:, None, None] for x in (scale, shift))
         return features * scale + shift
 
-    def over_groups(self, means: Any) -> Any:
+    def over_groups(self, means: Tensor) -> Tensor:
         """Replaces the mean of each channel by that of its group: (B, C) -> (B, C)."""
         channels_of_group = means.shape[-1] // self.groups
         groups = ops.mean(ops.reshape(means, (-1, self.groups, channels_of_group)), axis=-1)
@@ -144,7 +145,7 @@ class PatchesToPixels(layers.Layer):
         self.kernel = self.add_weight(shape=kernel_shape, name="kernel")
         self.bias = self.add_weight(shape=(self.features,), initializer="zeros", name="bias")
 
-    def call(self, patches: Any) -> Any:
+    def call(self, patches: Tensor) -> Tensor:
         _, height, width, channels = patches.shape
         size = self.patch_size
         pixels = ops.matmul(patches, ops.transpose(ops.reshape(self.kernel, (-1, channels))))
@@ -205,7 +206,7 @@ def residual_unet(
             padding="same",
         )(pixels)
 
-    def block(x: Any, width: int) -> Any:
+    def block(x: Tensor, width: int) -> Tensor:
         if config.block == "plain":
             x = plain_block(x, width)
         else:
@@ -250,7 +251,7 @@ def residual_unet(
     return keras.Model(inputs, x, name=name)
 
 
-def label_embedding(labels: Any, num_classes: int, dims: int) -> Any:
+def label_embedding(labels: Tensor, num_classes: int, dims: int) -> Tensor:
     """A learned vector for each class and one for any class: (B,) -> (B, 1, 1, dims)."""
     vectors = layers.Embedding(
         num_classes + 1,
@@ -261,7 +262,7 @@ def label_embedding(labels: Any, num_classes: int, dims: int) -> Any:
     return layers.Reshape((1, 1, dims))(vectors)
 
 
-def plain_block(x: Any, width: int) -> Any:
+def plain_block(x: Tensor, width: int) -> Tensor:
     """The assignment's residual block: batch norm, 3x3 convolution, swish, 3x3 convolution."""
     residual = x if x.shape[-1] == width else layers.Conv2D(width, kernel_size=1)(x)
     # The convolution that follows can scale and shift by itself.
@@ -271,7 +272,7 @@ def plain_block(x: Any, width: int) -> Any:
     return layers.Add()([x, residual])
 
 
-def adaptive_block(x: Any, embedding: Any, width: int) -> Any:
+def adaptive_block(x: Tensor, embedding: Tensor, width: int) -> Tensor:
     """Residual block with adaptive group norm (Dhariwal and Nichol 2021, equation 3).
 
     The noise embedding (B, 1, 1, D) scales and shifts the normalised features between the two
@@ -287,7 +288,7 @@ def adaptive_block(x: Any, embedding: Any, width: int) -> Any:
     return layers.Add()([x, residual])
 
 
-def attention_block(x: Any) -> Any:
+def attention_block(x: Tensor) -> Tensor:
     """Residual self-attention over all positions, 64 channels per head (Dhariwal, Nichol 2021)."""
     _, height, width, channels = x.shape
     heads = max(1, channels // 64)

@@ -62,8 +62,8 @@ def class_index(text: str, class_names: Sequence[str], num_classes: int) -> int:
         return list(class_names).index(text)
     same = [index for index, name in enumerate(class_names) if name.lower() == text.lower()]
     if len(same) > 1:
-        names = ", ".join(repr(class_names[index]) for index in same)
-        raise InputError(f"class {text!r} may be any of {names}; write it exactly as one of these")
+        any_of = ", ".join(repr(class_names[index]) for index in same)
+        raise InputError(f"class {text!r} may be any of {any_of}; write it exactly as one of these")
     if same:
         return same[0]
     if text.isdecimal():
