@@ -1,0 +1,164 @@
+"""Seams of inpainting and errors of encoding, on flowers that the provided model generates.
+
+    python -m benchmarks.quality.editing --steps 25 35 --resample 3 5
+
+fills in the right halves of generated images, and prints the mean difference of neighbouring pixels
+across the border, beside it on both sides, and inside the filled-in half, of 1; with and without
+the class. Then it encodes and decodes whole images with several samplers.
+"""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ddim_keras.cli.options import add_backend_option, add_run_option, at_least
+from ddim_keras.cli.startup import choose_backend, import_keras, run_command
+from ddim_keras.config import GUIDANCE
+from ddim_keras.runs.folder import find_run, load_model
+
+GENERATING_STEPS = 20
+ENCODERS = (  # sampler, spacing, steps
+    ("ddim", "time", 20),
+    ("ddim", "time", 100),
+    ("dpm_solver", "time", 50),
+    ("ddim", "log_snr", 20),
+    ("dpm_solver", "log_snr", 10),
+    ("dpm_solver", "log_snr", 20),
+    ("heun", "log_snr", 10),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_run_option(parser)
+    whole = {"type": at_least(1), "metavar": "N"}
+    parser.add_argument("--num-images", **whole, default=8, help="flowers (default: 8)")
+    parser.add_argument(
+        "--steps", **whole, nargs="*", default=[35], help="steps of inpainting (default: 35)"
+    )
+    parser.add_argument(
+        "--resample", **whole, nargs="+", default=[3], help="repetitions of a step (default: 3)"
+    )
+    parser.add_argument("--seed", type=at_least(0), metavar="N", default=0, help="(default: 0)")
+    parser.add_argument("--images", metavar="FILE", help="write the filled-in images, a .png file")
+    add_backend_option(parser)
+    arguments = parser.parse_args()
+    choose_backend(arguments.backend)
+    import_keras()
+
+    from PIL import Image
+
+    from ddim_keras.plots.figures import tiled
+
+    model = load_model(find_run(arguments.run).weights_to_show())
+    labels = model.draw_labels(arguments.num_images, np.random.default_rng(arguments.seed))
+    flowers = model.generate(
+        arguments.num_images, GENERATING_STEPS, seed=arguments.seed, labels=labels
+    )
+    flowers = np.round(255 * flowers).astype("uint8")
+    rows = [flowers]
+    print("| steps | resample | class | across the border | beside it | inside |")
+    print("|---|---|---|---|---|---|")
+    print_seam("untouched", "", "", flowers)
+    for steps in arguments.steps:
+        for resample in arguments.resample:
+            for name, given, strength in (
+                ("any", np.full_like(labels, -1), 0.0),
+                ("its own", labels, GUIDANCE),
+            ):
+                filled = filled_in(model, flowers, given, strength, steps, resample, arguments.seed)
+                print_seam(steps, resample, name, filled)
+                rows.append(filled)
+    if arguments.images:
+        Image.fromarray(tiled(np.concatenate(rows), columns=len(flowers))).save(arguments.images)
+
+    print("\n| sampler | steps | spacing | error | error of the prediction | deviation |", end="")
+    print(" correlation of neighbours |\n|---|---|---|---|---|---|---|")
+    for sampler, spacing, steps in ENCODERS:
+        print_encoding(model, flowers, sampler, spacing, steps, arguments.seed)
+
+
+def filled_in(
+    model: Any,
+    images: np.ndarray,
+    labels: np.ndarray,
+    strength: float,
+    steps: int,
+    resample: int,
+    seed: int,
+) -> np.ndarray:
+    """The images with their right halves filled in, all in one batch."""
+    from ddim_keras.editing import inpaint
+    from ddim_keras.generation.editing_jobs import denoiser
+    from ddim_keras.guidance import Guidance
+    from ddim_keras.samplers import Sampler, image_noises
+
+    shape, numbers = images.shape[1:], range(len(images))
+    mask = np.zeros((*shape[:2], 1), "float32")
+    mask[:, shape[1] // 2 :] = 1
+
+    def draw_noises(step: int, repetition: int) -> list[np.ndarray]:
+        return [image_noises(shape, seed, numbers, step, repetition, use) for use in range(3)]
+
+    filled = inpaint(
+        denoiser(model, labels, Guidance(strength)),
+        model.normalize(images),
+        mask,
+        image_noises(shape, seed, numbers, 0),
+        Sampler().signal_rates(model, steps),
+        draw_noises,
+        resample=resample,
+    )
+    return np.round(255 * np.asarray(model.denormalize(filled))).astype("uint8")
+
+
+def print_seam(steps: Any, resample: Any, name: str, images: np.ndarray) -> None:
+    """Prints the differences of horizontal neighbours as a row of the table."""
+    jumps = np.abs(np.diff(images / 255.0, axis=2)).mean(axis=(0, 1, 3))
+    border = len(jumps) // 2
+    beside = (jumps[border - 1] + jumps[border + 1]) / 2
+    inside = jumps[border + 4 :].mean()
+    values = " | ".join(f"{value:.3f}" for value in (jumps[border], beside, inside))
+    print(f"| {steps} | {resample} | {name} | {values} |", flush=True)
+
+
+def print_encoding(
+    model: Any, images: np.ndarray, sampler: str, spacing: str, steps: int, seed: int
+) -> None:
+    """Prints how well images are encoded and decoded, as a row of the table; errors of 255."""
+    from ddim_keras.generation.editing_jobs import denoiser, encoded, encoded_signal_rate
+    from ddim_keras.guidance import Guidance
+    from ddim_keras.samplers import Sampler
+
+    chosen = Sampler(sampler, spacing, encoded_signal_rate(model))
+    result = encoded(
+        model,
+        denoiser(model, np.full(len(images), -1), Guidance()),
+        images,
+        chosen,
+        chosen.signal_rates(model, steps),
+        seed,
+    )
+    errors = [
+        np.sqrt(np.mean((255 * reconstructed - images) ** 2))
+        for reconstructed in (result.decoded, result.predicted)
+    ]
+    print(
+        f"| {sampler} | {steps} | {spacing} | {errors[0]:.1f} | {errors[1]:.1f} | "
+        f"{result.noises.std():.3f} | {neighbours(result.noises):.3f} |",
+        flush=True,
+    )
+
+
+def neighbours(noises: Sequence[Any]) -> float:
+    """Correlation of horizontal neighbours."""
+    noises = np.asarray(noises)
+    return float(np.corrcoef(noises[:, :, :-1].ravel(), noises[:, :, 1:].ravel())[0, 1])
+
+
+if __name__ == "__main__":
+    run_command(main)
