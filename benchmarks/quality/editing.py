@@ -1,6 +1,6 @@
 """Seams of inpainting and errors of encoding, on flowers that the provided model generates.
 
-    python -m benchmarks.quality.editing --steps 25 35 --resample 3 5
+    python -m benchmarks.quality.editing --steps 25 --resample 1 3 5
 
 fills in the right halves of generated images, and prints the mean difference of neighbouring pixels
 across the border, beside it on both sides, and inside the filled-in half, of 1; with and without
@@ -38,10 +38,10 @@ def main() -> None:
     whole = {"type": at_least(1), "metavar": "N"}
     parser.add_argument("--num-images", **whole, default=8, help="flowers (default: 8)")
     parser.add_argument(
-        "--steps", **whole, nargs="*", default=[35], help="steps of inpainting (default: 35)"
+        "--steps", **whole, nargs="*", default=[25], help="steps of inpainting (default: 25)"
     )
     parser.add_argument(
-        "--resample", **whole, nargs="+", default=[3], help="repetitions of a step (default: 3)"
+        "--resample", **whole, nargs="+", default=[5], help="repetitions of a step (default: 5)"
     )
     parser.add_argument("--seed", type=at_least(0), metavar="N", default=0, help="(default: 0)")
     parser.add_argument("--images", metavar="FILE", help="write the filled-in images, a .png file")

@@ -22,7 +22,7 @@ MOST_IN_GRID = 400  # images; a larger figure takes minutes and gigabytes
 MOST_IN_ANIMATION = 32  # images
 NUM_EDITED = 7  # images, beside the given one
 DEFAULT_STEPS = 20
-INPAINTING_STEPS, RESAMPLE = 35, 3
+INPAINTING_STEPS, RESAMPLE = 25, 5
 STRENGTH = 0.6
 ENCODING_SAMPLER, ENCODING_SPACING = "dpm_solver", "log_snr"
 
