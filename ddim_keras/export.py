@@ -1,25 +1,40 @@
-"""Export of a trained model: only what generating needs, in half precision.
+"""Export of a trained model: only what generating needs, in half precision or for other runtimes.
 
     python -m ddim_keras.export --run runs/mine --output mine/
 
 writes `mine/best.weights.h5` and `mine/config.json`, which together are a run folder, an eighth as
 large, for `python generate.py --run mine` under any backend.
+
+    python -m ddim_keras.export --run runs/mine --format onnx --output mine.onnx
+
+writes the denoiser in float32 for ONNX runtimes, which need neither Keras nor its backend; see
+`examples/onnx_sampling.py`.
 """
 
 import argparse
 import dataclasses
+import importlib.util
+import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from ddim_keras.atomic import written_whole
 from ddim_keras.cli.options import add_run_option
-from ddim_keras.cli.startup import run_command
+from ddim_keras.cli.startup import choose_backend, import_keras, run_command
 from ddim_keras.config import InputError
 from ddim_keras.runs import hdf5
-from ddim_keras.runs.folder import Run, find_run
+from ddim_keras.runs.folder import Run, find_run, load_model
 from ddim_keras.runs.manifest import NAME as MANIFEST
 from ddim_keras.runs.manifest import recorded, verify
 
 SMALL = 1024  # arrays of fewer numbers keep their precision: they cost nothing
+FORMATS = ("run", "onnx")
+ONNX_PACKAGES = ("onnx", "onnxruntime", "tf2onnx")
+ONNX_TOLERANCE = 1e-4  # largest difference between ONNX and Keras, where the noise has variance 1
+SCHEDULE_POINTS = 1001  # times at which an ONNX file knows the signal rate
 
 
 def export(run: Run, folder: Path) -> Run:
@@ -91,20 +106,130 @@ def _write_average(source_file: Path, target_file: Path) -> None:
         target[f"layers/{network}"] = target["ema_network"]
 
 
+def export_onnx(model: Any, class_names: tuple[str, ...], path: Path) -> float:
+    """Writes the denoiser of a model as an ONNX file, and compares it with Keras.
+
+    Inputs: `noisy_images` (B, H, W, C), `noise_rates` and `signal_rates` (B, 1, 1, 1) and, for a
+    model with classes, `labels` (B,), where their number stands for any class. Outputs:
+    `pred_noises` and `pred_images`, as `DiffusionModel.denoise`. The metadata "ddim_keras" is JSON
+    with `class_names`, `pixel_means`, `pixel_variances`, and `signal_rates` at equally spaced times
+    from 0 to 1.
+
+    Args:
+        model: a DiffusionModel in float32, under TensorFlow.
+
+    Returns:
+        The largest difference of the two predictions, each as large as it is in a noisy image.
+
+    Raises:
+        InputError: if a package is missing, or the difference is above ONNX_TOLERANCE.
+    """
+    if missing := [name for name in ONNX_PACKAGES if not importlib.util.find_spec(name)]:
+        raise InputError(f"{', '.join(missing)} not installed: pip install {' '.join(missing)}")
+    import keras
+    import onnx
+    import onnxruntime
+
+    denoiser, inputs = _denoiser(model), _example_inputs(model)
+    expected = {
+        name: keras.ops.convert_to_numpy(result)
+        for name, result in denoiser([inputs[each.name] for each in denoiser.inputs]).items()
+    }
+    times = np.linspace(0, 1, SCHEDULE_POINTS)
+    facts = {
+        "class_names": class_names,
+        "pixel_means": keras.ops.convert_to_numpy(model.pixel_means).tolist(),
+        "pixel_variances": keras.ops.convert_to_numpy(model.pixel_variances).tolist(),
+        "signal_rates": np.asarray(model.schedule(times, np)[1]).tolist(),
+    }
+    with written_whole(path) as part:
+        denoiser.export(str(part), format="onnx", verbose=False)
+        graph = onnx.load(part)
+        onnx.helper.set_model_props(graph, {"ddim_keras": json.dumps(facts)})
+        onnx.save(graph, part)
+        session = onnxruntime.InferenceSession(part, providers=["CPUExecutionProvider"])
+        results = dict(zip(expected, session.run([*expected], inputs), strict=True))
+        shares = {"pred_noises": inputs["noise_rates"], "pred_images": inputs["signal_rates"]}
+        difference = max(
+            float(np.max(np.abs(share * (results[name] - expected[name]))))
+            for name, share in shares.items()
+        )
+        if not difference <= ONNX_TOLERANCE:
+            raise InputError(
+                f"the ONNX file differs from Keras by {difference:.1e}, more than {ONNX_TOLERANCE}"
+            )
+    return difference
+
+
+def _denoiser(model: Any) -> Any:
+    """`denoise` of a model, with the moving average, as a Keras model with named arrays."""
+    import keras
+
+    size, channels = model.config.network.image_size, model.config.network.channels
+    noisy_images = keras.Input((size, size, channels), name="noisy_images")
+    noise_rates = keras.Input((1, 1, 1), name="noise_rates")
+    signal_rates = keras.Input((1, 1, 1), name="signal_rates")
+    labels = [keras.Input((), dtype="int32", name="labels")] if model.num_classes else []
+    prediction = model.ema_network([noisy_images, noise_rates**2, *labels])[..., :channels]
+    results = model.split(prediction, noisy_images, noise_rates, signal_rates)
+    outputs = dict(zip(("pred_noises", "pred_images"), results, strict=True))
+    return keras.Model([noisy_images, noise_rates, signal_rates, *labels], outputs)
+
+
+def _example_inputs(model: Any) -> dict[str, np.ndarray]:
+    """Noise at eight times of the schedule, of different classes."""
+    noise_rates, signal_rates = model.schedule(np.linspace(0, 1, 8).reshape(-1, 1, 1, 1), np)
+    inputs = {
+        "noisy_images": model.draw_noise(8, np.random.default_rng(0)),
+        "noise_rates": noise_rates.astype("float32"),
+        "signal_rates": signal_rates.astype("float32"),
+    }
+    if model.num_classes:
+        inputs["labels"] = np.linspace(0, model.num_classes, 8).astype("int32")
+    return inputs
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_run_option(parser)
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", required=True, help="folder for the two files"
+        "--format",
+        choices=FORMATS,
+        default="run",
+        help="run: a run folder in half precision; onnx: the denoiser for ONNX runtimes "
+        "(default: run)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="PATH",
+        required=True,
+        help="folder for the two files, or the .onnx file",
     )
     arguments = parser.parse_args()
     run = find_run(arguments.run)
+    if arguments.format == "onnx":
+        _main_onnx(run, arguments.output)
+        return
     if arguments.output.resolve() == run.folder.resolve():
         raise InputError("--output must be another folder than the run's")
     weights_file = export(run, arguments.output).best_weights
     print(f"wrote {weights_file}, {weights_file.stat().st_size / 1e6:.1f} MB, from {run.folder}")
+
+
+def _main_onnx(run: Run, path: Path) -> None:
+    if path.suffix != ".onnx":
+        raise InputError(f"--output must end in .onnx, not {str(path)!r}")
+    if path.exists():
+        raise InputError(f"{path} exists; choose another file")
+    choose_backend("tensorflow")
+    import_keras()
+    model = load_model(run.weights_to_show())
+    difference = export_onnx(model, tuple(run.read_config().class_names), path)
+    size = path.stat().st_size / 1e6
+    print(f"wrote {path}, {size:.1f} MB, from {run.folder}; within {difference:.1e} of Keras")
 
 
 if __name__ == "__main__":

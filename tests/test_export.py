@@ -2,14 +2,20 @@ import dataclasses
 import shutil
 
 import h5py
+import keras
 import numpy as np
+import onnx_sampling
 import pytest
 from keras import ops
+from PIL import Image
 
+import ddim_keras.export as export_module
 from ddim_keras import DiffusionModel, InputError
 from ddim_keras.export import SMALL, export
+from ddim_keras.runs.folder import load_model
 from ddim_keras.runs.weights import load_weights
-from tests.helpers import make_run
+from tests.helpers import NAMES, make_run
+from tests.helpers import run as run_here
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +88,30 @@ def test_other_files_are_refused(run, tmp_path):
         export(broken, earlier.folder)
     assert {path.name: path.read_bytes() for path in earlier.folder.iterdir()} == before
     assert {path.name for path in tmp_path.iterdir()} == {"broken", "out"}
+
+
+class TestOnnx:
+    def test_onnxruntime_generates_the_same(self, run, tmp_path, monkeypatch, capsys):
+        pytest.importorskip("tf2onnx", reason="needs tf2onnx: pip install -e .[onnx]")
+        pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install -e .[onnx]")
+        if keras.backend.backend() != "tensorflow":
+            pytest.skip("is exported under TensorFlow")
+        monkeypatch.chdir(tmp_path)
+        arguments = ("--run", run.folder, "--format", "onnx", "--output", "tiny.onnx")
+        assert run_here(export_module, *arguments) == 0
+        assert "of Keras" in capsys.readouterr().out
+        assert run_here(export_module, *arguments) == "error: tiny.onnx exists; choose another file"
+
+        assert run_here(onnx_sampling, "tiny.onnx", "rose", "sunflower") == 0
+        pixels = np.asarray(Image.open("flowers.png"))
+        labels = [NAMES.index(name) for name in ("rose", "sunflower")]
+        expected = load_model(run.last_weights).generate(2, 20, seed=0, labels=labels)
+        assert expected.std() > 0.05
+        expected = 255 * np.concatenate(list(expected), axis=1)
+        np.testing.assert_allclose(pixels, expected, atol=1)
+        assert run_here(onnx_sampling, "tiny.onnx", "tulip") == 2
+        assert "no class tulip" in capsys.readouterr().err
+
+    def test_mistakes(self, run, tmp_path):
+        error = run_here(export_module, "--run", run.folder, "--format", "onnx", "--output", "x")
+        assert error == "error: --output must end in .onnx, not 'x'"
