@@ -119,7 +119,7 @@ def try_gap(laboratory: Laboratory, found: Found, seconds: int) -> dict[str, Any
             kind = "missing" if isinstance(error, MissingModule) else "unknown"
             if isinstance(error, NotImplementedError) and _raised_by(error, laboratory):
                 kind = "unfinished"
-            problems.append({"library": library, "error": describe(error), "kind": kind})
+            problems.append({"library": library, "error": str(error), "kind": kind})
         except MemoryError:
             return {"library": library, "error": "more memory than allowed", "kind": "memory"}
         except (Exception, SystemExit) as error:

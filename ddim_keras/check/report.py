@@ -35,7 +35,9 @@ def as_text(name: str, verdicts: Sequence[Verdict], observations: dict[str, Any]
         for defined, problem in list(problems.items())[:5]:
             lines += _wrapped(f"{defined}: ", problem)
     counted = [verdict for verdict in verdicts if not verdict.unchecked]
-    lines.append(f"  {sum(verdict.right for verdict in counted)} of {len(counted)} right")
+    left = len(verdicts) - len(counted)
+    total = f"  {sum(verdict.right for verdict in counted)} of {len(counted)} right"
+    lines.append(f"{total}, {left} not checked" if left else total)
     return "\n".join(lines)
 
 

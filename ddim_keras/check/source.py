@@ -57,7 +57,7 @@ class Absent:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._name.split(".")[0] not in DISPLAY:
-            raise MissingModule(self._name)
+            raise MissingModule(f"it needs {self._name.split('.')[0]}, which is not installed")
         if self._name.startswith("tqdm") and args:
             is_count = self._name.endswith("range") and isinstance(args[0], int)
             return ProgressBar(range(*args) if is_count else args[0])

@@ -285,7 +285,8 @@ def make_instance(
     Returns:
         The object, and the weights that its own two networks had at the start, or None.
     """
-    own = {"__getattr__": _fallback(cls, network, ema_network)}
+    known = {"constructed": False}
+    own = {"__getattr__": _fallback(cls, network, ema_network, known)}
     if "__call__" not in vars(cls) and not _mentions_network(cls):
         own["__call__"] = lambda self, *args, **kwargs: network(*args, **kwargs)
     probed = type(cls.__name__, (cls,), own)
@@ -293,6 +294,7 @@ def make_instance(
     try:
         networks = small_networks(library) or (network, ema_network)
         instance = probed(**constructor_arguments(cls, *networks, library))
+        known["constructed"] = True
         weights = _starting_weights(instance)
     except Exception:
         try:
@@ -312,6 +314,13 @@ def make_instance(
             instance.__dict__[name] = network
         elif "normali" in name.lower() and callable(value) and name not in methods:
             instance.__dict__[name] = Normalizer()
+    if not any(instance.__dict__.get(name) is network for name in attributes):
+        # No name tells: a model of a library is the network.
+        for name, value in attributes.items():
+            libraries = {base.__module__.split(".")[0] for base in type(value).__mro__}
+            is_average = instance.__dict__.get(name) is ema_network
+            if {"keras", "torch"} & libraries and callable(value) and not is_average:
+                instance.__dict__[name] = network
     return instance, weights
 
 
@@ -358,8 +367,14 @@ def _mentions_network(cls: type) -> bool:
     return False
 
 
-def _fallback(cls: type, network: Any, ema_network: Any) -> Callable[[Any, str], Any]:
-    """A `__getattr__` that asks the class, and then goes by the name."""
+def _fallback(
+    cls: type, network: Any, ema_network: Any, known: dict[str, bool]
+) -> Callable[[Any, str], Any]:
+    """A `__getattr__` that asks the class, and then goes by the name.
+
+    Args:
+        known: whether the object was "constructed"; what it lacks then is the student's mistake.
+    """
 
     def find(self: Any, name: str) -> Any:
         inherited = getattr(cls, "__getattr__", None)
@@ -370,7 +385,13 @@ def _fallback(cls: type, network: Any, ema_network: Any) -> Callable[[Any, str],
                 pass
         if name.startswith("_"):
             raise AttributeError(name)
-        return attribute_of_model(name, network, ema_network)
+        try:
+            return attribute_of_model(name, network, ema_network)
+        except AttributeError:
+            if known["constructed"]:
+                raise
+            text = f"the constructor of {cls.__name__} could not be run, and self.{name} is unknown"
+            raise UnknownAttribute(text) from None
 
     return find
 

@@ -326,6 +326,16 @@ def test_file_without_any_gap(as_file, capsys):
     assert "none of the functions" in capsys.readouterr().err
 
 
+def test_module_that_is_not_installed_is_not_the_mistake(as_file, capsys):
+    text = (SOLUTIONS / "numpy_functions.py").read_text()
+    text = text.replace("import math\n", "import math\nimport not_installed_here as missing\n")
+    text = text.replace("    chosen = ", "    missing.rearrange(noisy_images)\n    chosen = ")
+    assert main([str(as_file(text)), "--only", "denoise"]) == 2
+    out = capsys.readouterr().out
+    assert "it needs not_installed_here" in out
+    assert "0 of 0 right, 1 not checked" in out
+
+
 def test_endless_loop_is_stopped(as_file, capsys):
     text = (SOLUTIONS / "numpy_functions.py").read_text()
     text = text.replace("    step_size = ", "    while True:\n        pass\n    step_size = ")
