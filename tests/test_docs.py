@@ -84,7 +84,11 @@ def parse(monkeypatch):
         with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
             try:
                 if is_module:
-                    monkeypatch.delitem(sys.modules, name, raising=False)
+                    # It runs as a fresh module. A package stays: a second one in its place would
+                    # lack the modules that are already imported from the first.
+                    is_package = hasattr(sys.modules.get(name), "__path__")
+                    main = f"{name}.__main__" if is_package else name
+                    monkeypatch.delitem(sys.modules, main, raising=False)
                     runpy.run_module(name, run_name="__main__")
                 else:
                     runpy.run_path(str(ROOT / name), run_name="__main__")
