@@ -37,11 +37,14 @@ ONNX_TOLERANCE = 1e-4  # largest difference between ONNX and Keras, where the no
 SCHEDULE_POINTS = 1001  # times at which an ONNX file knows the signal rate
 
 
-def export(run: Run, folder: Path) -> Run:
+def export(run: Run, folder: Path, source_file: Path | None = None) -> Run:
     """Writes the moving average of a run's weights as float16, and its configuration.
 
     The trained network, which only training needs, becomes another name of its average. Optimizer
     and random state are left out.
+
+    Args:
+        source_file: weights of the run, by default those to show.
 
     Returns:
         The folder, whose weights `DiffusionModel.load_weights` takes.
@@ -56,7 +59,7 @@ def export(run: Run, folder: Path) -> Run:
     if dataset and Path(dataset).is_absolute():
         dataset = Path(dataset).name
     config = dataclasses.replace(config, dataset=dataset, data_dir=None, start_from=None)
-    source_file = run.weights_to_show()
+    source_file = source_file or run.weights_to_show()
     verify(run.config_file)
     verify(source_file)
     if Run(folder).last_weights.exists():

@@ -9,7 +9,8 @@
                           removed when further training changes the weights to show
       history.csv         a row per epoch
       curves.png          losses and KID
-      samples/            a grid per epoch, always from the same noise
+      samples/            a grid per epoch, always from the same noise, and its images as an array
+      guides/             averages of some early epochs in half precision, for --guide
       report.md           the summary, written at the end
 
 Files are written beside their final name and renamed, so that each is always whole.

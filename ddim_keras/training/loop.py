@@ -30,6 +30,7 @@ from ddim_keras.progress import verbosity
 from ddim_keras.runs.configuration import RunConfig
 from ddim_keras.runs.folder import Run, find_run, load_model
 from ddim_keras.runs.weights import load_weights
+from ddim_keras.training.averages import KeepGuides
 from ddim_keras.training.callbacks import (
     FinishEpoch,
     Interrupted,
@@ -156,6 +157,7 @@ def train(
     reports: list[keras.callbacks.Callback] = [TimeEstimate(total_steps - done, feed)]
     if process_id() == 0:
         reports.append(RunRecord(run, protocol, images_per_epoch=steps * recipe.batch_size))
+        reports.append(KeepGuides(run, config.epochs))
     # The means of an epoch that was interrupted, before `fit` resets them.
     metric_values = [ops.convert_to_numpy(variable) for variable in model.metrics_variables]
     try:

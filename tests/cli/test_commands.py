@@ -26,6 +26,7 @@ from ddim_keras.training.preparation import complete_config
 from tests.helpers import TINY, run
 
 ROOT = Path(__file__).parents[2]
+DESCRIPTIONS = ("config.json", "manifest.json")
 LOSSES = ("epoch", "images", "noise_loss", "image_loss", "val_noise_loss", "val_image_loss")
 # Ends just before the weights of the second epoch would take the place of those of the first.
 KILLED_IN_SECOND_EPOCH = """
@@ -100,6 +101,7 @@ class TestTrain:
         assert files == {
             "config.json",
             "curves.png",
+            *(f"guides/epoch_0001/{name}" for name in ("best.weights.h5", *DESCRIPTIONS)),
             "history.csv",
             "last.weights.h5",
             "manifest.json",

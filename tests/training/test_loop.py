@@ -18,7 +18,7 @@ from ddim_keras import (
 )
 from ddim_keras.metrics.encoders import Encoder
 from ddim_keras.runs.configuration import KIDProtocol, RunConfig
-from ddim_keras.runs.folder import Run
+from ddim_keras.runs.folder import Run, load_model
 from ddim_keras.runs.losses import loss_of_no_prediction
 from ddim_keras.runs.report import write_report
 from ddim_keras.training.callbacks import Interrupted, KIDCallback, SampleGrid
@@ -226,3 +226,14 @@ def test_learning_rate_warms_up_and_decays():
     rate = build_optimizer(constant, total_steps=110)._learning_rate
     values = [float(ops.convert_to_numpy(rate(step))) for step in (0, 5, 10, 110)]
     assert values == pytest.approx([0, 0.05, 0.1, 0.1])
+
+
+def test_early_averages_are_kept_as_guides(run, dataset):
+    config = dataclasses.replace(CONFIG, epochs=4)
+    run.save_config(config)
+    model = train(run, config, dataset)
+    (folder,) = (run.folder / "guides").iterdir()  # 1/16, 1/8 and 1/4 of 4 epochs: the first
+    assert folder.name == "epoch_0001"
+    guide = load_model(folder / "best.weights.h5")
+    early, late = guide.ema_network.get_weights(), model.ema_network.get_weights()
+    assert any(np.abs(a - b).max() > 1e-3 for a, b in zip(early, late, strict=True))
