@@ -38,8 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # tiny arrays; the results are exact
     out = Path(folder)
-    write = lambda name, value: observations.save(out / name, value)  # noqa: E731
-    busy = lambda gap: (out / BUSY).write_text(gap)  # noqa: E731
+
+    def write(name: str, value: dict[str, Any]) -> None:
+        observations.save(out / name, value)
+
+    def busy(gap: str) -> None:
+        (out / BUSY).write_text(gap)
+
     try_file(Path(path), write, busy, int(seconds), only)
 
 

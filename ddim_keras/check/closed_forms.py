@@ -13,7 +13,9 @@ MAX_SIGNAL_RATE, MIN_SIGNAL_RATE = 0.95, 0.02
 
 
 def rates(
-    times: np.ndarray, largest: float = MAX_SIGNAL_RATE, smallest: float = MIN_SIGNAL_RATE
+    times: np.ndarray | float,
+    largest: float = MAX_SIGNAL_RATE,
+    smallest: float = MIN_SIGNAL_RATE,
 ) -> tuple[np.ndarray, np.ndarray]:
     """`noise_rates, signal_rates` at diffusion times: the angle grows linearly."""
     first, last = math.acos(largest), math.acos(smallest)

@@ -9,7 +9,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -46,6 +46,7 @@ DENOISERS = {
     "one_image": closed_forms.one_image_denoiser,
 }
 LEARNING_RATE = 0.05
+Otherwise = TypeVar("Otherwise")  # of a search: the value if nothing is found
 FIRST_WEIGHTS, AVERAGE_WEIGHTS = (0.3, -0.2, 0.15, 0.1), (0.1, 0.4, -0.3, 0.35)
 
 
@@ -385,7 +386,7 @@ def _denoise_once(
     """Calls `denoise` with rates (B, 1, 1, 1), or (B,) where it gives them their shape itself."""
     noisy_images, *rates = inputs
     first: tuple | None = None
-    problem = None
+    problems: list[Exception] = []
     for shape in ((-1, 1, 1, 1), (-1,)):
         laboratory.recorder.take()
         try:
@@ -401,14 +402,14 @@ def _denoise_once(
                 )
             )
         except Exception as error:
-            problem = problem or error
+            problems.append(error)
             continue
         outcome = result, laboratory.recorder.take()
         if result and all(output.shape == noisy_images.shape for output in result):
             return outcome
         first = first or outcome
     if first is None:
-        raise problem
+        raise problems[0]
     return first
 
 
@@ -445,7 +446,7 @@ def reverse_diffusion(laboratory: Laboratory, library: str) -> dict[str, Any]:
             ("one_image", 3),
         ):
             network, ema_network = laboratory.probes(denoiser)
-            run = {"isolated": isolated, "denoiser": denoiser, "steps": steps}
+            run: dict[str, Any] = {"isolated": isolated, "denoiser": denoiser, "steps": steps}
             try:
                 with laboratory.ready(
                     "reverse_diffusion", library, network, ema_network, isolated
@@ -551,7 +552,7 @@ def train_step(laboratory: Laboratory, library: str) -> dict[str, Any]:
 def _forget_gradients(network: Any) -> None:
     """Of a network that `self.zero_grad()` of a student's Keras model on PyTorch does not know."""
     for weight in network.factors:
-        value = getattr(weight, "value", None)
+        value: Any = getattr(weight, "value", None)
         if hasattr(value, "grad"):
             value.grad = None
 
@@ -607,7 +608,7 @@ def sample_xt(laboratory: Laboratory, library: str) -> dict[str, Any]:
     x0, epsilon = random.uniform(-1, 1, shape), random.standard_normal(shape)
     alpha_bars = closed_forms.alpha_bars_of(DDPM_BETAS)
     steps = np.array([3, 1, 7, 2, 5, 8, 4, 6])
-    cases = {
+    cases: dict[str, tuple[Any, np.ndarray | None]] = {
         "batch": (steps, epsilon),
         "single": (4, epsilon),
         "drawn": (steps, None),
@@ -687,7 +688,7 @@ def _make_ddpm(
     return instance, betas
 
 
-def _betas_of(instance: Any, otherwise: np.ndarray | None) -> np.ndarray | None:
+def _betas_of(instance: Any, otherwise: Otherwise) -> np.ndarray | Otherwise:
     """The betas of an object of the student's class, if it has any."""
     attributes = getattr(instance, "__dict__", {})
     for name in ("betas", "beta"):
@@ -700,14 +701,15 @@ def _betas_of(instance: Any, otherwise: np.ndarray | None) -> np.ndarray | None:
 
 def _all_kinds(experiment: Callable[[bool, bool], dict[str, Any]]) -> dict[str, Any]:
     """Runs an experiment with the file's own class of a DDPM or a stand-in, isolated or not."""
-    results, first_error = [], None
+    results = []
+    first_error: Exception | None = None
     for own, isolated in itertools.product((True, False), (True, False)):
         try:
             results.append({"own_class": own, **experiment(own, isolated)})
         except Exception as error:
             if first_error is None or not isinstance(error, ExperimentFailed):
                 first_error = error
-    if not results:
+    if not results and first_error is not None:
         raise first_error
     return {"runs": results}
 
@@ -797,13 +799,7 @@ def train(laboratory: Laboratory, library: str, gap: str = "train") -> dict[str,
         history: list[np.ndarray] = []
         optimizer = _optimizer(trained_with, network)
         batches = [(tensor(images, library), tensor(labels, library)) for images, labels in data]
-        original = laboratory.recorder.add
-
-        def add(**values: Any) -> None:
-            history.append(weights_of(network))
-            original(**values)
-
-        laboratory.recorder.add = add
+        laboratory.recorder.before_call = lambda: history.append(weights_of(network))
         try:
             with laboratory.ready(gap, library, network, network, isolated) as function:
                 betas = _betas_of(laboratory.instance, betas)
@@ -813,7 +809,7 @@ def train(laboratory: Laboratory, library: str, gap: str = "train") -> dict[str,
                 function(ddpm=ddpm, loader=loader, n_epochs=2, optim=optimizer)
                 calls = laboratory.recorder.take()
         finally:
-            laboratory.recorder.add = original
+            laboratory.recorder.before_call = lambda: None
         history.append(weights_of(network))
         return {"betas": betas, "calls": calls, "weights": history}
 

@@ -25,7 +25,7 @@ def judge_sample_xt(verdict: Verdict, observed: dict[str, Any]) -> None:
         verdict.test("returns noisy images", False)
         return
     ok = output is not None and output.shape == x0.shape
-    if not verdict.test("takes a step for each image", ok, "broadcast"):
+    if not verdict.test("takes a step for each image", ok, "broadcast") or output is None:
         if "error" in batch:
             verdict.hint(f"With a batch of steps: {batch['error']}")
         if results["single"].get("outputs"):
@@ -56,14 +56,10 @@ def _judge_factors(
     bars: np.ndarray,
     steps: np.ndarray,
 ) -> None:
-    a, b, rest = [], [], []
-    for image, clean, noise in zip(output, x0, epsilon, strict=True):
-        (first, second), _, residuals = fit(image, clean, noise)
-        a.append(first)
-        b.append(second)
-        rest.append(np.std(residuals))
-    a, b = np.array(a), np.array(b)
-    exact = max(rest) < 1e-3
+    images = zip(output, x0, epsilon, strict=True)
+    fits = [fit(image, clean, noise) for image, clean, noise in images]
+    a, b = np.array([factors for factors, _, _ in fits]).T
+    exact = bool(max(np.std(residuals) for _, _, residuals in fits) < 1e-3)
     if not verdict.test("is a mixture of image and noise", exact):
         verdict.blame("noise_ignored" if near(np.abs(b), 0.0, 0.3) else "broadcast")
         return
@@ -450,7 +446,7 @@ def _judge_training(
     weights = np.array(run["weights"])
     gradients = (weights[:-1] - weights[1:]) / observed["learning_rate"]
     updated = verdict.test("updates the weights", np.abs(gradients).max() > 0, "no_step")
-    if updated and noises is not None:
+    if updated and noises is not None and offset is not None:
         _judge_updates(verdict, gradients, calls, noises, bars, steps, offset)
     if with_labels:
         _judge_labels(verdict, calls, observed["labels"])
@@ -503,7 +499,7 @@ def _judge_noising(
         for offset in (0, 1, -1)
         for form in ("", "no root", "swapped")
     }
-    offset, form = min(fits, key=fits.get)
+    offset, form = min(fits, key=fits.__getitem__)
     if fits[0, ""] < 1.5 * fits[offset, form] + 0.02:
         offset, form = 0, ""  # in a long chain, neighbouring steps are nearly the same
     noises = noises_of(offset, form)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -289,7 +289,9 @@ def judge_reverse(verdict: Verdict, observed: dict[str, Any]) -> None:
         verdict.error = best.error
 
 
-Schedule = tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]
+Schedule = tuple[
+    Callable[[np.ndarray | float], np.ndarray], Callable[[np.ndarray | float], np.ndarray]
+]
 
 
 def _published_schedule() -> Schedule:
@@ -312,7 +314,7 @@ def _measured(grid: list[np.ndarray] | None) -> Schedule | None:
     times = np.linspace(0, 1, len(angles))
     slope = (angles[-1] - angles[0]) / 1.0
 
-    def time_of(values: np.ndarray) -> np.ndarray:
+    def time_of(values: np.ndarray | float) -> np.ndarray:
         inside = np.interp(values, angles, times)
         outside = np.minimum(values - angles[0], 0) + np.maximum(values - angles[-1], 0)
         return inside + outside / slope
@@ -347,9 +349,10 @@ def _judge_run(
         near(calls[0]["noisy_images"], noise),
         "noise_ignored",
     )
-    deterministic = near(*run["outputs"], 1e-4)
-    splits = [_split(call) for call in calls]
-    if not verdict.test("tells the network the noise level", all(splits)):
+    first, second = run["outputs"]
+    deterministic = near(first, second, 1e-4)
+    splits = [split for call in calls if (split := _split(call)) is not None]
+    if not verdict.test("tells the network the noise level", len(splits) == len(calls)):
         verdict.blame("denoise.gets_other_level")
         return
     angle_of, time_of = schedule
@@ -369,6 +372,7 @@ def _judge_run(
     _judge_times(verdict, times, steps)
     if len(calls) > 1:
         following = [call["noisy_images"] for call in calls[1:]]
+        angles: list[float | None]
         if OTHER_SPACING in verdict.hints:
             angles = [None] * len(following)
         else:
@@ -686,7 +690,8 @@ def judge_gradient(
         images = (noisy - n * noises) / s
         candidates["loss_on_image"] = gradients(pred_images - images, -n / s)
         candidates["loss_on_both"] = [
-            sum(both) for both in zip(candidates[""], candidates["loss_on_image"], strict=True)
+            noise + image
+            for noise, image in zip(candidates[""], candidates["loss_on_image"], strict=True)
         ]
         candidates["loss_mixed_up"] = [
             *gradients(p - images),
@@ -766,7 +771,7 @@ def _judge_pair(verdict: Verdict, test: str, outputs: Any) -> bool:
     return verdict.test(test, _is_pair(outputs), *(["not_two"] if outputs is not None else []))
 
 
-def _is_pair(outputs: Any) -> bool:
+def _is_pair(outputs: Any) -> TypeGuard[list[np.ndarray]]:
     return (
         isinstance(outputs, list)
         and len(outputs) == 2

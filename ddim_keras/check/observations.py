@@ -16,8 +16,9 @@ def save(path: Path, observations: dict[str, Any]) -> None:
     """Writes nested dictionaries and lists of numbers, strings and arrays, atomically."""
     arrays: dict[str, np.ndarray] = {}
     text = json.dumps(_encode(observations, arrays))
+    contents: dict[str, Any] = {"json": np.array(text), **arrays}
     temporary = path.with_suffix(".part.npz")
-    np.savez(temporary, json=np.array(text), **arrays)
+    np.savez(temporary, **contents)
     os.replace(temporary, path)
 
 

@@ -146,7 +146,8 @@ def call(function: Callable[..., Any], gap: str, values: Mapping[str, Any]) -> A
             continue
         role = meanings.get(parameter.name)
         is_optional = parameter.default is not parameter.empty
-        if role in values and not (is_optional and role in DEFAULTS_KEPT):
+        keeps_default = is_optional and role in DEFAULTS_KEPT
+        if role is not None and role in values and not keeps_default:
             if parameter.kind is parameter.POSITIONAL_ONLY:
                 positional.append(values[role])
             else:

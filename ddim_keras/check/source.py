@@ -136,7 +136,7 @@ class Source:
         # Classes look up their module, for example to resolve annotations.
         self.module = module = types.ModuleType(self.namespace["__name__"])
         module.__dict__.update(self.namespace)
-        module.__source__ = {
+        module.__dict__["__source__"] = {
             statement.name: ast.unparse(statement)
             for statement in self.statements
             if isinstance(statement, ast.ClassDef)
@@ -190,7 +190,8 @@ class Source:
             code = compile(ast.Module([statement], []), str(self.path), "exec", dont_inherit=True)
             exec(code, self.namespace)
         except Exception as error:
-            if getattr(statement, "decorator_list", None):
+            definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+            if isinstance(statement, definition) and statement.decorator_list:
                 statement.decorator_list = []  # of a module that is not installed, for example
                 self._run(statement, names)
                 return
@@ -278,7 +279,10 @@ class LocalModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return None
 
     def exec_module(self, module: types.ModuleType) -> None:
-        source = Source(Path(module.__spec__.origin))
+        spec = module.__spec__
+        if spec is None or spec.origin is None:
+            raise ImportError(f"{module.__name__} has no file")
+        source = Source(Path(spec.origin))
         source.namespace = module.__dict__
         for statement in source.statements:
             source._execute(statement)
@@ -348,8 +352,10 @@ def _sets_environment(value: ast.expr) -> bool:
 
 def _global_names(tree: ast.AST) -> set[str]:
     """The names that are read, except local variables and parameters of a function."""
-    loaded, local, inner = set(), set(), set()
-    waiting = [tree]
+    loaded: set[str] = set()
+    local: set[str] = set()
+    inner: set[str] = set()
+    waiting: list[ast.AST] = [tree]
     while waiting:
         node = waiting.pop()
         if isinstance(node, ast.Name):

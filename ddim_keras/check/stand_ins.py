@@ -44,12 +44,19 @@ class UnknownAttribute(AttributeError):
 
 
 class Recorder:
-    """The calls of the networks, in order."""
+    """The calls of the networks, in order.
+
+    Attributes:
+        calls: the arguments and the result of each.
+        before_call: is called before a call is recorded; by default it does nothing.
+    """
 
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
+        self.before_call: Callable[[], None] = lambda: None
 
     def add(self, **call: Any) -> None:
+        self.before_call()
         self.calls.append(call)
 
     def take(self) -> list[dict[str, Any]]:
@@ -404,7 +411,8 @@ def _starting_weights(instance: Any) -> tuple[list, list] | None:
         if not weights:
             return None
         pair.append([to_numpy(weight) for weight in weights])
-    return tuple(pair)
+    first, second = pair
+    return first, second
 
 
 def _set_constants(instance: Any, cls: type, namespace: dict[str, Any]) -> None:

@@ -72,7 +72,7 @@ class Verdict:
             self.hints.append(sentence)
 
 
-def near(first: np.ndarray, second: np.ndarray, tolerance: float = 2e-3) -> bool:
+def near(first: np.ndarray | float, second: np.ndarray | float, tolerance: float = 2e-3) -> bool:
     """Whether two arrays have the same values up to the rounding of float32 and its growth."""
     first, second = np.asarray(first, "float64"), np.asarray(second, "float64")
     if first.size != second.size and 1 not in (first.size, second.size):
