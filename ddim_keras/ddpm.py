@@ -16,14 +16,14 @@ are (B, ...) tensors, and `steps` is one number or (B,) of them, in 1 to T.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from ddim_keras.config import InputError
-from ddim_keras.samplers import Callback, Denoise, as_generator, ddim
+from ddim_keras.samplers import as_generator, ddim
+from ddim_keras.types import Callback, Denoise, Tensor
 
 # The length for which the linear betas were published.
 PUBLISHED_STEPS = 1000
@@ -100,7 +100,9 @@ def betas_of(alpha_bars: np.ndarray) -> np.ndarray:
 # The forward process.
 
 
-def forward_step(previous_images: Any, steps: Any, noises: Any, betas: np.ndarray) -> Any:
+def forward_step(
+    previous_images: Tensor, steps: Tensor, noises: Tensor, betas: np.ndarray
+) -> Tensor:
     """x_t from x_{t-1}, one step of the chain q(x_t | x_{t-1}) (Ho, equation 2)."""
     signal_rates, noise_rates = np.sqrt(1 - betas), np.sqrt(betas)
     previous_images, noises = _floats(previous_images, noises)
@@ -111,13 +113,13 @@ def forward_step(previous_images: Any, steps: Any, noises: Any, betas: np.ndarra
 
 
 def sample_xt(
-    x0: Any,
-    t: Any,
-    epsilon: Any,
-    alpha_bars: Any,
+    x0: Tensor,
+    t: Tensor,
+    epsilon: Tensor | None,
+    alpha_bars: Tensor,
     *,
     seed: int | keras.random.SeedGenerator | None = None,
-) -> Any:
+) -> Tensor:
     """x_t from x_0 at once, a draw of q(x_t | x_0) (Ho, equation 4).
 
     Args:
@@ -138,7 +140,7 @@ def sample_xt(
     return signal_rates * x0 + noise_rates * epsilon
 
 
-def rates_at(steps: Any, alpha_bars: Any, like: Any) -> tuple[Any, Any]:
+def rates_at(steps: Tensor, alpha_bars: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
     """`noise_rates, signal_rates` of the steps, in a shape that broadcasts over images.
 
     Computed in float64: 1 - alpha-bar can be very small.
@@ -157,8 +159,8 @@ def posterior_variances(betas: np.ndarray) -> np.ndarray:
 
 
 def posterior_mean_from_images(
-    noisy_images: Any, images: Any, steps: Any, betas: np.ndarray
-) -> Any:
+    noisy_images: Tensor, images: Tensor, steps: Tensor, betas: np.ndarray
+) -> Tensor:
     """Mean of q(x_{t-1} | x_t, x_0), from the clean images or predicted ones (Ho, equation 7)."""
     alpha_bars = alpha_bars_of(betas)
     noise_variances, previous = 1 - alpha_bars[1:], alpha_bars[:-1]
@@ -172,8 +174,8 @@ def posterior_mean_from_images(
 
 
 def posterior_mean_from_noises(
-    noisy_images: Any, noises: Any, steps: Any, betas: np.ndarray
-) -> Any:
+    noisy_images: Tensor, noises: Tensor, steps: Tensor, betas: np.ndarray
+) -> Tensor:
     """The same mean from the noises in the noisy images, or predicted ones (Ho, equation 11)."""
     noise_rates = np.sqrt(1 - alpha_bars_of(betas))
     of_noises = np.array([0.0, *(betas[1:] / noise_rates[1:])])
@@ -207,7 +209,7 @@ def reverse_variances(betas: np.ndarray, variance: str = "small") -> np.ndarray:
     return variances
 
 
-def interpolated_variances(fractions: Any, steps: Any, betas: np.ndarray) -> Any:
+def interpolated_variances(fractions: Tensor, steps: Tensor, betas: np.ndarray) -> Tensor:
     """Learned variances exp(v log beta + (1 - v) log beta-tilde) (Nichol, equation 15).
 
     Args:
@@ -227,10 +229,10 @@ def interpolated_variances(fractions: Any, steps: Any, betas: np.ndarray) -> Any
 
 def training_loss(
     denoise: Denoise,
-    images: Any,
+    images: Tensor,
     alpha_bars: np.ndarray,
     seed: int | keras.random.SeedGenerator | None = None,
-) -> Any:
+) -> Tensor:
     """The loss of algorithm 1 (Ho, equation 14), L_simple: a scalar, 1 for a prediction of zeros.
 
     Draws a step for each image, adds noise, and compares it with the noise that is predicted.
@@ -246,13 +248,13 @@ def training_loss(
 
 
 def mean_prediction_loss(
-    images: Any,
-    noises: Any,
-    pred_means: Any,
-    steps: Any,
+    images: Tensor,
+    noises: Tensor,
+    pred_means: Tensor,
+    steps: Tensor,
     betas: np.ndarray,
     variances: np.ndarray,
-) -> Any:
+) -> Tensor:
     """The loss of a network that predicts the posterior's mean (Ho, equation 8): (B,), in nats.
 
     To predict the mean and to predict the noise is the same (Ho, equation 12): with the means of
@@ -273,13 +275,13 @@ def mean_prediction_loss(
 
 def ancestral_sampling(
     denoise: Denoise,
-    initial_noise: Any,
+    initial_noise: Tensor,
     alpha_bars: np.ndarray,
     variance: str = "small",
     seed: int | keras.random.SeedGenerator | None = None,
-    clip_range: tuple[Any, Any] | None = None,
+    clip_range: tuple[Tensor, Tensor] | None = None,
     callback: Callback | None = None,
-) -> Any:
+) -> Tensor:
     """Algorithm 2 (Ho): from noise to images, with one call of `denoise` for each of T steps.
 
     It is DDIM at eta 1 on the discrete steps (Song et al. 2020, section 4.1), and is taken from
@@ -310,7 +312,9 @@ def ancestral_sampling(
 # dimension: how many bits a value of an image costs that is stored with the model's help.
 
 
-def gaussian_kl(mean: Any, variance: Any, other_mean: Any, other_variance: Any) -> Any:
+def gaussian_kl(
+    mean: Tensor, variance: Tensor, other_mean: Tensor, other_variance: Tensor
+) -> Tensor:
     """KL divergence of one normal distribution from another, element by element, in nats.
 
     Args:
@@ -322,7 +326,7 @@ def gaussian_kl(mean: Any, variance: Any, other_mean: Any, other_variance: Any) 
     return 0.5 * (ratio - 1.0 - ops.log(ratio) + squared_distance)
 
 
-def prior_bits(images: Any, alpha_bars: np.ndarray) -> Any:
+def prior_bits(images: Tensor, alpha_bars: np.ndarray) -> Tensor:
     """L_T (Ho, equation 5): what the last noisy images keep of the images. Has no parameters."""
     (images,) = _floats(images)
     noise_rates, signal_rates = rates_at(len(alpha_bars) - 1, alpha_bars, images)
@@ -330,8 +334,13 @@ def prior_bits(images: Any, alpha_bars: np.ndarray) -> Any:
 
 
 def step_bits(
-    images: Any, noisy_images: Any, pred_means: Any, variances: Any, steps: Any, betas: np.ndarray
-) -> Any:
+    images: Tensor,
+    noisy_images: Tensor,
+    pred_means: Tensor,
+    variances: Tensor,
+    steps: Tensor,
+    betas: np.ndarray,
+) -> Tensor:
     """L_{t-1} (Ho, equations 5 and 8): the learned step against the posterior, steps from 2 on.
 
     Args:
@@ -349,8 +358,11 @@ def step_bits(
 
 
 def decoder_bits(
-    images: Any, pred_means: Any, variances: Any, value_range: tuple[Any, Any] = (-1.0, 1.0)
-) -> Any:
+    images: Tensor,
+    pred_means: Tensor,
+    variances: Tensor,
+    value_range: tuple[Tensor, Tensor] = (-1.0, 1.0),
+) -> Tensor:
     """L_0 (Ho, equations 5 and 13): the last step, to one of 256 values of each pixel.
 
     The probability of a value is that of the normal distribution within half a step of it; the
@@ -384,7 +396,7 @@ def decoder_bits(
     return _bits_per_dimension(-log_probabilities)
 
 
-def log_normal_cdf(values: Any) -> Any:
+def log_normal_cdf(values: Tensor) -> Tensor:
     """Logarithm of the standard normal distribution function, of float32 precision at any value.
 
     The lower tail is the density times Laplace's continued fraction 1 / (x + 1 / (x + 2 / (x +
@@ -406,14 +418,14 @@ def log_normal_cdf(values: Any) -> Any:
 
 
 def bound_bits(
-    images: Any,
-    noises: Any,
-    pred_noises: Any,
-    fractions: Any,
-    steps: Any,
+    images: Tensor,
+    noises: Tensor,
+    pred_noises: Tensor,
+    fractions: Tensor,
+    steps: Tensor,
     betas: np.ndarray,
-    value_range: tuple[Any, Any] = (-1.0, 1.0),
-) -> Any:
+    value_range: tuple[Tensor, Tensor] = (-1.0, 1.0),
+) -> Tensor:
     """L_{t-1} with learned variances: `decoder_bits` in step 1, `step_bits` in the others.
 
     Args:
@@ -446,11 +458,11 @@ def noise_error_weights(betas: np.ndarray, variances: np.ndarray) -> np.ndarray:
 
 
 def variational_bound(
-    denoise: Callable[..., Any],
-    images: Any,
+    denoise: Callable[..., tuple[Tensor, ...]],
+    images: Tensor,
     betas: np.ndarray,
     variance: str | np.ndarray = "small",
-    value_range: tuple[Any, Any] = (-1.0, 1.0),
+    value_range: tuple[Tensor, Tensor] = (-1.0, 1.0),
     seed: int | keras.random.SeedGenerator | None = None,
 ) -> np.ndarray:
     """All terms of the bound (Ho, equation 5), with one noise for each step and image.
@@ -472,11 +484,11 @@ def variational_bound(
 
 
 def variational_bounds(
-    denoise: Callable[..., Any],
-    images: Any,
+    denoise: Callable[..., tuple[Tensor, ...]],
+    images: Tensor,
     betas: np.ndarray,
     variances: Sequence[str | np.ndarray],
-    value_range: tuple[Any, Any] = (-1.0, 1.0),
+    value_range: tuple[Tensor, Tensor] = (-1.0, 1.0),
     seed: int | keras.random.SeedGenerator | None = None,
 ) -> list[np.ndarray]:
     """`variational_bound` for each of several variances, for the cost of one."""
@@ -509,15 +521,15 @@ def variational_bounds(
 
 
 def hybrid_loss(
-    images: Any,
-    noises: Any,
-    pred_noises: Any,
-    fractions: Any,
-    steps: Any,
+    images: Tensor,
+    noises: Tensor,
+    pred_noises: Tensor,
+    fractions: Tensor,
+    steps: Tensor,
     betas: np.ndarray,
-    value_range: tuple[Any, Any] = (-1.0, 1.0),
+    value_range: tuple[Tensor, Tensor] = (-1.0, 1.0),
     bound_weight: float = BOUND_WEIGHT,
-) -> Any:
+) -> Tensor:
     """L_hybrid = L_simple + 0.001 L_vlb (Nichol, equation 16): trains noises and variances at once.
 
     L_vlb is T times the mean term of the steps drawn; the prior has nothing to learn. It is in bits
@@ -552,7 +564,7 @@ def hybrid_loss(
     return ops.mean(ops.square(noises - pred_noises)) + bound_weight * bound
 
 
-def _floats(*arrays: Any) -> list[Any]:
+def _floats(*arrays: Tensor) -> list[Tensor]:
     """Tensors of the first one's dtype; of float32 where that holds whole numbers."""
     first, *others = (ops.convert_to_tensor(array) for array in arrays)
     if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(first.dtype)):
@@ -560,7 +572,7 @@ def _floats(*arrays: Any) -> list[Any]:
     return [first, *(ops.cast(other, first.dtype) for other in others)]
 
 
-def _at(values: np.ndarray, steps: Any, like: Any) -> Any:
+def _at(values: np.ndarray, steps: Tensor, like: Tensor) -> Tensor:
     """The values of the steps, in a shape that broadcasts over images, and in their dtype."""
     if isinstance(steps, int):
         return ops.convert_to_tensor(values[steps], dtype=like.dtype)
@@ -568,6 +580,6 @@ def _at(values: np.ndarray, steps: Any, like: Any) -> Any:
     return ops.reshape(values, (-1,) + (1,) * (len(like.shape) - 1))
 
 
-def _bits_per_dimension(nats: Any) -> Any:
+def _bits_per_dimension(nats: Tensor) -> Tensor:
     """Mean over all but the first axis, from natural to binary logarithms."""
     return ops.mean(nats, axis=tuple(range(1, len(nats.shape)))) / math.log(2)

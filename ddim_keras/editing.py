@@ -7,14 +7,13 @@ stochastic, take any deterministic sampler of `samplers`.
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from keras import ops
 
 from ddim_keras.config import InputError
 from ddim_keras.samplers import ddim
-from ddim_keras.types import Callback, Denoise
+from ddim_keras.types import Callback, Denoise, Tensor
 
 
 def interpolate(start: np.ndarray, end: np.ndarray, num_images: int) -> np.ndarray:
@@ -41,13 +40,13 @@ def interpolate(start: np.ndarray, end: np.ndarray, num_images: int) -> np.ndarr
     return ((weights[0] * start + weights[1] * end) / np.sin(angle)).astype(start.dtype)
 
 
-def add_noise(images: Any, noises: Any, signal_rate: float) -> Any:
+def add_noise(images: Tensor, noises: Tensor, signal_rate: float) -> Tensor:
     """Noisy images: `signal_rate * images + noise_rate * noises`, the squares summing to 1."""
     images = ops.convert_to_tensor(images, dtype="float32")
     return signal_rate * images + _noise_rate(signal_rate) * noises
 
 
-def remove_noise(noisy_images: Any, noises: Any, signal_rate: float) -> Any:
+def remove_noise(noisy_images: Tensor, noises: Tensor, signal_rate: float) -> Tensor:
     """The inverse of `add_noise`."""
     return (noisy_images - _noise_rate(signal_rate) * noises) / signal_rate
 
@@ -58,11 +57,11 @@ def _noise_rate(signal_rate: float) -> float:
 
 def encode(
     denoise: Denoise,
-    images: Any,
-    added_noises: Any,
+    images: Tensor,
+    added_noises: Tensor,
     signal_rates: Sequence[float],
-    sampler: Callable[..., Any] = ddim,
-) -> Any:
+    sampler: Callable[..., Tensor] = ddim,
+) -> Tensor:
     """Follows the reverse process backwards, from images to the noises that lead to them.
 
     DDIM inversion (Song et al. 2020, section 4.3 and equation 14). The path starts at the last
@@ -86,11 +85,11 @@ def encode(
 
 def decode(
     denoise: Denoise,
-    noises: Any,
+    noises: Tensor,
     signal_rates: Sequence[float],
-    sampler: Callable[..., Any] = ddim,
-    added_noises: Any = None,
-) -> Any:
+    sampler: Callable[..., Tensor] = ddim,
+    added_noises: Tensor | None = None,
+) -> Tensor:
     """The way back from the noises of `encode`, with the same signal rates and sampler.
 
     Args:
@@ -109,16 +108,16 @@ def decode(
 
 def inpaint(
     denoise: Denoise,
-    images: Any,
-    mask: Any,
-    initial_noise: Any,
+    images: Tensor,
+    mask: Tensor,
+    initial_noise: Tensor,
     signal_rates: Sequence[float],
-    draw_noises: Callable[[int, int], Any],
+    draw_noises: Callable[[int, int], Tensor],
     *,
     resample: int = 5,
-    clip_range: tuple[Any, Any] | None = None,
+    clip_range: tuple[Tensor, Tensor] | None = None,
     callback: Callback | None = None,
-) -> Any:
+) -> Tensor:
     """Fills in a part of images by resampling (RePaint).
 
     Lugmayr et al. 2022, https://arxiv.org/abs/2201.09865, algorithm 1. Each step is one of
@@ -181,7 +180,7 @@ def inpaint(
 MEMBRANE_ITERATIONS = 30
 
 
-def membrane(differences: Any, known: Any) -> Any:
+def membrane(differences: Tensor, known: Tensor) -> Tensor:
     """Spreads differences from where they are known over the pixels near by, as a membrane does.
 
     Seamless cloning (Perez et al. 2003, "Poisson image editing", section 3): the Laplace equation,

@@ -20,7 +20,8 @@ from keras import ops
 
 from ddim_keras.config import InputError
 from ddim_keras.guidance import Guidance
-from ddim_keras.samplers import Callback, Denoise, Sampler, adams_bashforth
+from ddim_keras.samplers import Sampler, adams_bashforth
+from ddim_keras.types import Callback, Denoise, Tensor
 
 CANDIDATES = 64  # signal rates that a step may start at
 NUM_IMAGES = 64  # over which the costs are averaged
@@ -28,7 +29,7 @@ STRIDES = (0.8, 0.4, 0.2)  # of the log-SNR, in the rounds of the coordinate sea
 
 
 def search_signal_rates(
-    denoise: Denoise, initial_noise: Any, candidate_rates: Sequence[float], steps: int
+    denoise: Denoise, initial_noise: Tensor, candidate_rates: Sequence[float], steps: int
 ) -> list[float]:
     """Finds the best signal rates for a number of steps.
 
@@ -54,7 +55,7 @@ def search_signal_rates(
 
 def step_costs(
     denoise: Denoise,
-    initial_noise: Any,
+    initial_noise: Tensor,
     candidate_rates: Sequence[float],
     callback: Callback | None = None,
 ) -> np.ndarray:
@@ -79,7 +80,7 @@ def step_costs(
         raise InputError(f"candidate rates must end in 1, not in {candidate_rates[-1]}")
     teacher, predictions = [], []
 
-    def record(step: int, noisy_images: Any, pred_images: Any) -> None:
+    def record(step: int, noisy_images: Tensor, pred_images: Tensor) -> None:
         teacher.append(ops.convert_to_numpy(noisy_images))
         predictions.append(ops.convert_to_numpy(pred_images))
         if callback is not None:
@@ -208,8 +209,11 @@ def search_steps(
     costs = []
 
     def measure_costs(
-        denoise: Denoise, initial_noise: Any, signal_rates: Sequence[float], callback: Any
-    ) -> Any:
+        denoise: Denoise,
+        initial_noise: Tensor,
+        signal_rates: Sequence[float],
+        callback: Callback | None,
+    ) -> Tensor:
         costs.append(step_costs(denoise, initial_noise, signal_rates, callback))
         return initial_noise  # in place of images, which nobody looks at
 

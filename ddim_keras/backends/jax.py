@@ -10,6 +10,8 @@ import keras
 import numpy as np
 from keras.utils import unpack_x_y_sample_weight
 
+from ddim_keras.types import Tensor
+
 
 class Step:
     """One step on a batch; see the package for the interface.
@@ -35,11 +37,13 @@ class Step:
     def __exit__(self, *exception: Any) -> None:
         self.scope.__exit__(*exception)
 
-    def minimize(self, compute_losses: Callable[..., tuple[Any, dict[str, Any]]]) -> dict[str, Any]:
+    def minimize(
+        self, compute_losses: Callable[..., tuple[Tensor, dict[str, Tensor]]]
+    ) -> dict[str, Tensor]:
         optimizer = self.model.optimizer
         trainable, non_trainable, optimizer_state, _ = self._values()
 
-        def loss_and_updates(trainable: list) -> tuple[Any, tuple]:
+        def loss_and_updates(trainable: list) -> tuple[Tensor, tuple]:
             with _scope(self.variables[:2], (trainable, non_trainable)) as scope:
                 loss, losses = compute_losses(self.images, training=True, labels=self.labels)
                 loss = optimizer.scale_loss(loss)
@@ -55,7 +59,7 @@ class Step:
             variable.assign(value)
         return losses
 
-    def results(self, logs: dict[str, Any]) -> tuple[dict[str, Any], tuple]:
+    def results(self, logs: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple]:
         return logs, tuple(self._values())
 
     def _values(self) -> list[list]:
@@ -71,7 +75,7 @@ def compile_denoise(
     variables = model.ema_network.variables
 
     @jax.jit
-    def denoise(values: list, *inputs: Any, **labels: Any) -> Any:
+    def denoise(values: list, *inputs: Tensor, **labels: Tensor) -> Any:
         if jax.process_count() == 1:  # of several, each generates for itself
             inputs, labels = _shared_by_devices((inputs, labels))
         with _scope([variables], [values]):
@@ -84,13 +88,15 @@ def compile_denoise(
 
 
 def vector_jacobian_product(
-    function: Callable[[Any], Any], inputs: Any, vector: Any
-) -> tuple[Any, Any]:
+    function: Callable[[Tensor], Tensor], inputs: Tensor, vector: Tensor
+) -> tuple[Tensor, Tensor]:
     outputs, pull_back = jax.vjp(function, inputs)
     return outputs, *pull_back(vector)
 
 
-def draw(model: Any, distribution: Callable[..., Any], shape: Any) -> Any:
+def draw(
+    model: Any, distribution: Callable[..., Tensor], shape: tuple[int | Tensor, ...]
+) -> Tensor:
     return distribution(shape, dtype="float32", seed=model.seed_generator)
 
 
@@ -102,7 +108,7 @@ def feed(model: Any, batches: Callable[[], Iterator[tuple[np.ndarray, np.ndarray
     return batches()
 
 
-def local_value(variable: Any) -> Any:
+def local_value(variable: Any) -> Tensor:
     if jax.process_count() == 1:
         return variable.value
     return variable.value.addressable_data(0)
@@ -121,7 +127,7 @@ def keep_data(model: Any, images: np.ndarray, labels: np.ndarray) -> None:
         """One step for each row of `chosen`, (K, B) indices and flips, in one program."""
         images, labels = data
 
-        def train_step(state: tuple, chosen: tuple) -> tuple[tuple, dict[str, Any]]:
+        def train_step(state: tuple, chosen: tuple) -> tuple[tuple, dict[str, Tensor]]:
             indices, flips = chosen
             batch = images[indices]
             batch = jax.numpy.where(flips[:, None, None, None], batch[:, :, ::-1], batch)
@@ -160,7 +166,7 @@ def _shared_by_devices(data: Any) -> Any:
         return data
     mesh = distribution.device_mesh
 
-    def shared(array: Any) -> Any:
+    def shared(array: Tensor) -> Tensor:
         if len(array) % mesh.devices.size:  # the end of an evaluation, for example
             return array
         axes = [distribution.batch_dim_name] + [None] * (array.ndim - 1)

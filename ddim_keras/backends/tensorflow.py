@@ -8,6 +8,8 @@ import numpy as np
 import tensorflow as tf
 from keras.utils import unpack_x_y_sample_weight
 
+from ddim_keras.types import Tensor
+
 keep_data = None  # steps read batches from the host
 
 
@@ -24,7 +26,9 @@ class Step:
     def __exit__(self, *exception: Any) -> None:
         pass
 
-    def minimize(self, compute_losses: Callable[..., tuple[Any, dict[str, Any]]]) -> dict[str, Any]:
+    def minimize(
+        self, compute_losses: Callable[..., tuple[Tensor, dict[str, Tensor]]]
+    ) -> dict[str, Tensor]:
         optimizer, weights = self.model.optimizer, self.model.trainable_weights
         with tf.GradientTape() as tape:
             loss, losses = compute_losses(self.images, training=True, labels=self.labels)
@@ -35,7 +39,7 @@ class Step:
         optimizer.apply_gradients(zip(gradients, weights, strict=True))
         return losses
 
-    def results(self, logs: dict[str, Any]) -> dict[str, Any]:
+    def results(self, logs: dict[str, Tensor]) -> dict[str, Tensor]:
         return logs
 
 
@@ -49,15 +53,17 @@ def compile_denoise(
 
 
 def vector_jacobian_product(
-    function: Callable[[Any], Any], inputs: Any, vector: Any
-) -> tuple[Any, Any]:
+    function: Callable[[Tensor], Tensor], inputs: Tensor, vector: Tensor
+) -> tuple[Tensor, Tensor]:
     with tf.GradientTape() as tape:
         tape.watch(inputs)
         outputs = function(inputs)
     return outputs, tape.gradient(outputs, inputs, output_gradients=vector)
 
 
-def draw(model: Any, distribution: Callable[..., Any], shape: Any) -> Any:
+def draw(
+    model: Any, distribution: Callable[..., Tensor], shape: tuple[int | Tensor, ...]
+) -> Tensor:
     """Of several devices each draws for all, and takes its own part."""
     replicas = model.distribute_strategy.num_replicas_in_sync
     if replicas == 1:
@@ -81,7 +87,7 @@ def feed(model: Any, batches: Callable[[], Iterator[tuple[np.ndarray, np.ndarray
     return tf.data.Dataset.from_generator(batches, output_signature=signature)
 
 
-def local_value(variable: Any) -> Any:
+def local_value(variable: Any) -> Tensor:
     return variable.value
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from keras.utils import unpack_x_y_sample_weight
 
+from ddim_keras.types import Tensor
+
 keep_data = None  # steps read batches from the host
 
 
@@ -26,7 +28,9 @@ class Step:
     def __exit__(self, *exception: Any) -> None:
         self.without_gradients.__exit__(*exception)
 
-    def minimize(self, compute_losses: Callable[..., tuple[Any, dict[str, Any]]]) -> dict[str, Any]:
+    def minimize(
+        self, compute_losses: Callable[..., tuple[Tensor, dict[str, Tensor]]]
+    ) -> dict[str, Tensor]:
         optimizer, weights = self.model.optimizer, self.model.trainable_weights
         self.model.zero_grad()
         with torch.enable_grad():
@@ -35,7 +39,7 @@ class Step:
         optimizer.apply([weight.value.grad for weight in weights], weights)
         return losses
 
-    def results(self, logs: dict[str, Any]) -> dict[str, Any]:
+    def results(self, logs: dict[str, Tensor]) -> dict[str, Tensor]:
         return logs
 
 
@@ -47,8 +51,8 @@ def compile_denoise(
 
 
 def vector_jacobian_product(
-    function: Callable[[Any], Any], inputs: Any, vector: Any
-) -> tuple[Any, Any]:
+    function: Callable[[Tensor], Tensor], inputs: Tensor, vector: Tensor
+) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         inputs = inputs.detach().requires_grad_()
         outputs = function(inputs)
@@ -56,7 +60,9 @@ def vector_jacobian_product(
     return outputs.detach(), products
 
 
-def draw(model: Any, distribution: Callable[..., Any], shape: Any) -> Any:
+def draw(
+    model: Any, distribution: Callable[..., Tensor], shape: tuple[int | Tensor, ...]
+) -> Tensor:
     return distribution(shape, dtype="float32", seed=model.seed_generator)
 
 
@@ -68,7 +74,7 @@ def feed(model: Any, batches: Callable[[], Iterator[tuple[np.ndarray, np.ndarray
     return batches()
 
 
-def local_value(variable: Any) -> Any:
+def local_value(variable: Any) -> Tensor:
     return variable.value
 
 
