@@ -16,7 +16,8 @@ import numpy as np
 from keras import ops
 
 from ddim_keras import backends
-from ddim_keras.config import COMPARED, ModelConfig
+from ddim_keras.base_model import BaseModel
+from ddim_keras.config import ModelConfig
 from ddim_keras.deprecated import as_sampler
 from ddim_keras.guidance import Guidance
 from ddim_keras.network import residual_unet
@@ -26,11 +27,12 @@ from ddim_keras.types import Callback, Denoise, Tensor
 
 
 @keras.saving.register_keras_serializable(package="ddim_keras")
-class DiffusionModel(keras.Model):
+class DiffusionModel(BaseModel):
     """A denoising network, its exponential moving average, and the diffusion around them.
 
     `network` is trained; `ema_network` follows it and is what generates. Call `adapt(images)`
-    once before training, so that the model knows the mean and variance of its pixels.
+    once before training, so that the model knows the mean and variance of its pixels. That, the
+    labels, and what Keras needs to compile and save a model, is in `base_model.py`.
 
     Args:
         config: what to build, by default the assignment's model.
@@ -346,149 +348,3 @@ class DiffusionModel(keras.Model):
     @property
     def metrics(self) -> list[keras.Metric]:
         return [self.noise_loss_tracker, self.image_loss_tracker]
-
-    # Classes.
-
-    def class_indices(self, labels: Tensor, like: Tensor) -> Tensor:
-        """Labels as the network takes them, "any class" last; without labels all are of any."""
-        if labels is None:
-            return ops.full((ops.shape(like)[0],), self.num_classes, dtype="int32")
-        labels = ops.cast(ops.convert_to_tensor(labels), "int32")
-        return ops.where(labels < 0, self.num_classes, labels)
-
-    def drop_labels(self, labels: Tensor, images: Tensor) -> Tensor:
-        """Replaces the configured share of labels, chosen at random, by -1.
-
-        So that one network learns both predictions of classifier-free guidance (Ho and Salimans
-        2022, https://arxiv.org/abs/2207.12598, algorithm 1).
-        """
-        labels = self.class_indices(labels, like=images)
-        draws = backends.draw(self, keras.random.uniform, ops.shape(labels))
-        return ops.where(draws < self.config.label_dropout, -1, labels)
-
-    def draw_labels(self, num_images: int, generator: np.random.Generator) -> np.ndarray:
-        """Labels (num_images,) as frequent as in training; all -1 where there are no classes."""
-        if not self.num_classes:
-            return np.full(num_images, -1, "int32")
-        frequencies = ops.convert_to_numpy(self.class_frequencies).astype("float64")
-        return generator.choice(
-            self.num_classes, size=num_images, p=frequencies / frequencies.sum()
-        ).astype("int32")
-
-    # Pixels.
-
-    def adapt(self, images: np.ndarray, labels: np.ndarray | None = None) -> None:
-        """Learns what the model must know of its training data before the first step.
-
-        Args:
-            images: (N, H, W, C), uint8 or float in [0, 1], whose mean and variance per channel
-                set the normaliser.
-            labels: (N,), whose frequencies `generate` draws classes with, by default equal ones.
-
-        Raises:
-            ValueError: if the images are of another range.
-        """
-        count, sums, squares = 0, 0.0, 0.0
-        for start in range(0, len(images), 1024):  # bounds the memory of a memory-mapped array
-            pixels = np.asarray(images[start : start + 1024])
-            pixels = pixels.astype("float64") / (255 if pixels.dtype == np.uint8 else 1)
-            if not 0 <= pixels.min() <= pixels.max() <= 1:
-                raise ValueError("images must be uint8, or float in [0, 1]")
-            count += pixels[..., 0].size
-            sums += pixels.sum(axis=(0, 1, 2))
-            squares += (pixels**2).sum(axis=(0, 1, 2))
-        means = sums / count
-        self.pixel_means.assign(means)
-        self.pixel_variances.assign(np.maximum(squares / count - means**2, 1e-6))
-        if self.num_classes and labels is not None:
-            labels = np.asarray(labels)
-            self.class_frequencies.assign(
-                np.bincount(labels[labels >= 0], minlength=self.num_classes)
-            )
-
-    def normalize(self, images: Tensor) -> Tensor:
-        """Maps uint8 images, or float images in [0, 1], to zero mean and unit variance."""
-        scale = 255.0 if keras.backend.standardize_dtype(images.dtype) == "uint8" else 1.0
-        images = ops.cast(images, "float32") / scale
-        return (images - self.pixel_means) / ops.sqrt(self.pixel_variances)
-
-    @property
-    def pixel_range(self) -> tuple[Tensor, Tensor]:
-        """Black and white as normalised pixels, (C,) each: the range of `Sampler(clip=True)`."""
-        means = backends.local_value(self.pixel_means)
-        deviations = ops.sqrt(backends.local_value(self.pixel_variances))
-        return (0.0 - means) / deviations, (1.0 - means) / deviations
-
-    def denormalize(self, images: Tensor) -> Tensor:
-        """Maps normalised images to [0, 1], clipping what lies outside."""
-        images = ops.convert_to_tensor(images)
-        means = backends.local_value(self.pixel_means)
-        variances = backends.local_value(self.pixel_variances)
-        return ops.clip(means + images * ops.sqrt(variances), 0.0, 1.0)
-
-    # Keras: calling, compiling, saving.
-
-    def call(self, inputs: tuple[Any, ...], training: bool = False) -> tuple[Tensor, Tensor]:
-        """`(noisy_images, diffusion_times[, labels])` -> `(pred_noises, pred_images)`."""
-        noisy_images, diffusion_times, *labels = inputs
-        noise_rates, signal_rates = self.diffusion_schedule(diffusion_times)
-        return self.denoise(noisy_images, noise_rates, signal_rates, training, *labels)
-
-    def compile(
-        self,
-        optimizer: Any = "adamw",
-        loss: Any = "mse",
-        loss_on: str = "prediction",
-        **kwargs: Any,
-    ) -> None:
-        """As `keras.Model.compile`, except for the loss.
-
-        Args:
-            loss: compares two images, "mse" or "mae" for example.
-            loss_on: of what: "prediction", the network's output, or the "noise", "velocity" or
-                "image" that follows from it. That weighs the noise levels: an error of the velocity
-                counts signal_rate times in the noise, and noise_rate times in the image.
-        """
-        super().compile(optimizer=optimizer, **kwargs)
-        if loss_on not in COMPARED:
-            raise ValueError(f"loss_on must be prediction, noise, velocity or image, not {loss_on}")
-        self.elementwise_loss = keras.losses.get(loss)
-        self.loss_on = self.config.prediction if loss_on == "prediction" else loss_on
-
-    def get_compile_config(self) -> dict[str, Any] | None:
-        if not self.compiled:
-            return None
-        loss = keras.saving.serialize_keras_object(self.elementwise_loss)
-        return {**super().get_compile_config(), "loss": loss, "loss_on": self.loss_on}
-
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        config = keras.saving.deserialize_keras_object(config)
-        self.compile(**config)
-        self.optimizer.build(self.trainable_variables)
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            "config": self.config.to_dict(),
-            "only_average": self.only_average,
-            "name": self.name,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "DiffusionModel":
-        return cls(**{**config, "config": ModelConfig.from_dict(config["config"])})
-
-    def save_own_variables(self, store: Any) -> None:
-        super().save_own_variables(store)
-        # A resumed training then draws the noises, and reports the means, of an uninterrupted one.
-        store["seed_state"] = ops.convert_to_numpy(self.seed_generator.state)
-        store["metric_values"] = np.array(
-            [ops.convert_to_numpy(variable) for variable in self.metrics_variables]
-        )
-
-    def load_own_variables(self, store: Any) -> None:
-        variables = {key: store[key] for key in store.keys()}  # noqa: SIM118 (not a mapping)
-        self.seed_generator.state.assign(variables.pop("seed_state"))
-        metric_values = variables.pop("metric_values")
-        for variable, value in zip(self.metrics_variables, metric_values, strict=True):
-            variable.assign(value)
-        super().load_own_variables(variables)
