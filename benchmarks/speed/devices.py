@@ -165,6 +165,7 @@ def train_case(block: str, case: str, folder: Path) -> dict[str, float]:
     kid = KernelInceptionDistance(encoder, dataset.validation_images, batch_size=8)
 
     run = Run(folder)
+    run.save_config(config)
     measured = []
 
     class Measure(KIDCallback):
