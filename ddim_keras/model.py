@@ -330,7 +330,9 @@ class DiffusionModel(BaseModel):
     def update_ema(self) -> None:
         """Moves `ema_network`, batch-norm statistics included, towards `network`.
 
-        `ema = momentum * ema + (1 - momentum) * weight`, after each optimizer step.
+        `ema = momentum * ema + (1 - momentum) * weight`, after each optimizer step. In place of
+        `use_ema` of Keras's optimizers, which averages no batch-norm statistics, and has one set of
+        weights for both networks.
         """
         momentum = self.config.ema
         if self.config.ema_warmup:

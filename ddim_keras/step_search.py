@@ -5,7 +5,8 @@ sampling" (https://arxiv.org/abs/2405.11326), who call it GITS. The way from noi
 followed once in many short steps, the teacher. From each of its points single DDIM steps are tried
 to all later ones, and how far each lands from the teacher is what that step costs. The cheapest
 path of N steps through these points, found by dynamic programming, says where N steps should lie.
-It needs no images, and it serves every sampler, though the costs are those of DDIM.
+It needs no images, and it serves every sampler, though the costs are those of DDIM. The discount
+of the paper for the cost of later steps is left out.
 
 `coordinate_search`: moves one signal rate after the other, and keeps what improves a measure, such
 as the KID of the generated images. For one sampler, and many times as long.

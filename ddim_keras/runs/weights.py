@@ -22,6 +22,9 @@ RENAMED_LAYERS = {"conv2d_transpose": "patches_to_pixels"}
 def save_weights(model: Any, path: Path) -> None:
     """Saves all weights of a Keras model as `.weights.h5`, whole or not at all.
 
+    In place of Keras's `ModelCheckpoint` and `BackupAndRestore`, which write over the file that
+    they would restore, so that a kill meanwhile loses both.
+
     Raises:
         OSError: if the disk is full.
     """
