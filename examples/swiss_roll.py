@@ -17,6 +17,7 @@ import numpy as np
 from ddim_keras.cli.options import add_backend_option, at_least
 from ddim_keras.cli.startup import choose_backend, import_keras, run_command
 from ddim_keras.config import InputError, ModelConfig, NetworkConfig
+from ddim_keras.types import Tensor
 
 NETWORK = NetworkConfig(
     image_size=1,
@@ -127,6 +128,13 @@ def swiss_roll(num_points: int, seed: int) -> np.ndarray:
     return (0.5 + points.T / 40).astype("float32").reshape(-1, 1, 1, 2)
 
 
+def as_images(points: np.ndarray) -> Tensor:
+    """Points (N, 2) as images (N, 1, 1, 2), a tensor."""
+    from keras import ops
+
+    return ops.convert_to_tensor(points.reshape(-1, 1, 1, 2))
+
+
 def draw(model, roll: np.ndarray, steps: int, seed: int):
     """Three rows, in time from left to right: the roll dissolves, forms, and what moves it.
 
@@ -163,7 +171,7 @@ def draw(model, roll: np.ndarray, steps: int, seed: int):
 
         places = grid_of_places()
         rates = [ops.broadcast_to(r, (len(places), 1, 1, 1)) for r in (noise_rates, signal_rates)]
-        pred_noises, pred_images = model.compiled_denoise(places.reshape(-1, 1, 1, 2), *rates)
+        pred_noises, pred_images = model.compiled_denoise(as_images(places), *rates)
         # By the angle of the schedule, noisy points have this velocity (Salimans and Ho 2022,
         # https://arxiv.org/abs/2202.00512, appendix D); the reverse process goes against it.
         velocities = plane(signal_rates * pred_noises - noise_rates * pred_images)
@@ -192,7 +200,7 @@ def draw_langevin(model, roll: np.ndarray, seed: int):
         noise_rate = float(ops.convert_to_numpy(noise_rates)[0, 0, 0, 0])
         places = grid_of_places()
         rates = [ops.broadcast_to(r, (len(places), 1, 1, 1)) for r in (noise_rates, signal_rates)]
-        pred_noises, _ = model.compiled_denoise(places.reshape(-1, 1, 1, 2), *rates)
+        pred_noises, _ = model.compiled_denoise(as_images(places), *rates)
         axes.set(title=f"noise rate {noise_rate:.2f}")
         ways = plane(score(pred_noises, rates[0]))
         visited = are_visited(plane(signal_rates * images + noise_rates * noises))
