@@ -298,7 +298,7 @@ def test_the_last_10_losses_of_each_step_are_remembered(learned):
     assert numpy(learned.loss_counts)[[3, 5, 7]].tolist() == [7, 3, 13]
 
 
-@pytest.mark.parametrize("loss", ["hybrid", "bound"])
+@pytest.mark.parametrize("loss", ["hybrid", pytest.param("bound", marks=pytest.mark.slow)])
 def test_training_lowers_the_bound_and_is_resumed_exactly(loss, tmp_path):
     model = new_model(LEARNED)
     model.adapt(pixels(64))

@@ -43,6 +43,17 @@ def randomised(config):
     return model
 
 
+# Trainings of one model are enough by default; `-m slow` has the other one.
+both_slowly = pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(CONFIGS["noise"], id="noise"),
+        pytest.param(CONFIGS["velocity"], id="velocity", marks=pytest.mark.slow),
+    ],
+    indirect=True,
+)
+
+
 @pytest.fixture(params=CONFIGS.values(), ids=CONFIGS.keys())
 def config(request):
     return request.param
@@ -315,6 +326,7 @@ def test_mae_starts_at_the_mean_absolute_noise():
     assert results["noise_loss"] == pytest.approx(np.sqrt(2 / np.pi), abs=0.02)
 
 
+@both_slowly
 def test_the_loss_falls_within_a_few_dozen_steps(config):
     images, _ = draw_flowers(64, SIZE)
     model = DiffusionModel(config)
@@ -387,6 +399,7 @@ def test_one_colour_does_not_divide_by_zero():
 # Saving.
 
 
+@both_slowly
 def test_saved_models_generate_the_same_images_in_a_new_process(config, tmp_path):
     model = randomised(config)
     model.compile(loss="mae", loss_on="image")
@@ -443,6 +456,7 @@ def test_models_are_saved_whole_before_and_after_compile(only_average, tmp_path)
         np.testing.assert_allclose(loaded.generate(2, 2, seed=0), expected, atol=1e-5)
 
 
+@both_slowly
 def test_a_loaded_model_continues_with_the_same_random_numbers(config, tmp_path):
     images, _ = draw_flowers(16, SIZE)
     model = DiffusionModel(config)

@@ -85,7 +85,8 @@ def test_a_run_records_every_epoch(uninterrupted):
     assert not list(run.folder.glob("*part*"))
 
 
-@pytest.mark.parametrize("steps", [2, 5, 7])  # within an epoch, at its end, within the next
+# Within an epoch, at its end, within the next.
+@pytest.mark.parametrize("steps", [2, 5, pytest.param(7, marks=pytest.mark.slow)])
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(run, dataset, uninterrupted, steps):
     with pytest.raises(Interrupted):
         train(run, CONFIG, dataset, callbacks=[InterruptAt(steps)])
