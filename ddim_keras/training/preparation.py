@@ -34,7 +34,8 @@ def describe_choice_of_preset(config: RunConfig) -> str:
 
     def time_for(name: str) -> str:
         images = (config.num_images or 0) * PRESETS[name].training.repetitions * config.epochs
-        pixels = (config.model.network.image_size / 64) ** 2
+        # Small images cost as much: the time goes into many small operations.
+        pixels = max(1.0, (config.model.network.image_size / 64) ** 2)
         return duration(images * pixels / CPU_SPEED[name])
 
     return (
