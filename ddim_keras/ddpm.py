@@ -214,7 +214,7 @@ def interpolated_variances(fractions: Tensor, steps: Tensor, betas: np.ndarray) 
 
     Args:
         fractions: v, (B, ...), that a network predicts for each pixel: 0 for "small" of
-            `reverse_variances`, 1 for beta, that of step 1 included.
+            `reverse_variances`, 1 for beta, that including that of step 1.
     """
     (fractions,) = _floats(fractions)
     large, small = (
