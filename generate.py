@@ -13,9 +13,15 @@ from ddim_keras.generation.files import check_files
 from ddim_keras.generation.given import read_given
 from ddim_keras.generation.labels import chosen_labels, chosen_strength
 from ddim_keras.runs.configuration import read_config
-from ddim_keras.runs.folder import PRETRAINED, Run, find_run, find_weights, load_guide, load_model
-
-FEW_IMAGES = 30_000  # seen in training: below, samples of 64 px are mostly coloured noise
+from ddim_keras.runs.folder import (
+    FEW_IMAGES,
+    PRETRAINED,
+    Run,
+    find_run,
+    find_weights,
+    load_guide,
+    load_model,
+)
 
 
 def main() -> None:

@@ -20,10 +20,9 @@ from ddim_keras.cli.options import (
 )
 from ddim_keras.cli.startup import choose_backend, import_keras, run_command
 from ddim_keras.runs.configuration import RunConfig
-from ddim_keras.runs.folder import Run, find_run, load_model
+from ddim_keras.runs.folder import FEW_IMAGES, Run, find_run, load_model
 from ddim_keras.runs.losses import loss_of_no_prediction
 
-FEW_IMAGES = 30_000  # seen in training: below, few recipes draw anything but coloured noise
 MUCH_INITIAL = 0.05  # share of initial weights in the average that still spoils it
 
 

@@ -226,8 +226,8 @@ def ancestral_sampler(
 
     Algorithm 2 of Ho et al. 2020 on any chain of signal rates that ends at 1, such as every tenth
     step of the training; means and variances are those of that chain (Nichol, section 4). Costs one
-    network call per step. If `denoise` is not the model's own but guided or of a class, it costs
-    one more, for the variances, which are then those of any class.
+    network call per step. A guided `denoise`, or one of a class, costs one
+    more call, for the variances; these are then the ones of any class.
 
     Args:
         seed: of the fresh noise; a generator draws other noise for each batch.

@@ -35,6 +35,7 @@ from ddim_keras.runs.manifest import recorded, sha256, verify
 from ddim_keras.runs.weights import load_weights, require_finite, save_weights
 
 RUNS = Path("runs")
+FEW_IMAGES = 30_000  # seen in training: below, samples of 64 px are mostly coloured noise
 PRETRAINED = Path(__file__).parents[1] / "pretrained" / "flowers"  # comes with the project
 
 

@@ -55,7 +55,7 @@ def _check(file: Any, file_size: int) -> None:
                 raise _Refused(f"{item.name} is neither a group nor an array")
             else:
                 if item.external or item.is_virtual:
-                    raise _Refused(f"{item.name} lies in another file")
+                    raise _Refused(f"{item.name} is stored in another file")
                 if item.dtype.kind not in "fiub":
                     raise _Refused(f"{item.name} holds {item.dtype}, not numbers")
                 declared += item.size * item.dtype.itemsize

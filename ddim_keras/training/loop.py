@@ -97,8 +97,8 @@ def require_same_network(source: Run, config: ModelConfig) -> None:
         if value != values[1][name]:
             hint = "; see --class-conditional" if name == "num_classes" else ""
             raise InputError(
-                f"cannot start from {source.folder}: its {name} is {value}, that of the new run "
-                f"{values[1][name]}{hint}"
+                f"cannot start from {source.folder}: its {name} is {value}, but the new run "
+                f"has {values[1][name]}{hint}"
             )
 
 
