@@ -14,7 +14,7 @@ Both are those of uint8 images, whatever the model's own scale of pixels.
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -35,7 +35,7 @@ from ddim_keras.ddpm import (
     variational_bounds,
 )
 from ddim_keras.model import DiffusionModel
-from ddim_keras.samplers import Callback, Denoise, as_generator
+from ddim_keras.types import Callback, Denoise
 
 REMEMBERED_LOSSES = 10  # of each step, for importance sampling (Nichol, section 3.3)
 UNIFORM_SHARE = 0.001  # of importance-sampled steps that are drawn evenly, as in the code of Nichol
@@ -218,33 +218,29 @@ class LearnedVarianceModel(DiffusionModel):
     def metrics(self) -> list[keras.Metric]:
         return [*super().metrics, self.bound_tracker]
 
+    # Sampling.
 
-def ancestral_sampler(
-    model: LearnedVarianceModel, seed: int | keras.random.SeedGenerator | None = None
-) -> Callable[..., Any]:
-    """Makes a sampler of the learned variances: `model.generate(8, 100, sampler=...)`.
-
-    Algorithm 2 of Ho et al. 2020 on any chain of signal rates that ends at 1, such as every tenth
-    step of the training; means and variances are those of that chain (Nichol, section 4). Costs one
-    network call per step. A guided `denoise`, or one of a class, costs one
-    more call, for the variances; these are then the ones of any class.
-
-    Args:
-        seed: of the fresh noise; a generator draws other noise for each batch.
-
-    Returns:
-        A function with the signature of `samplers`.
-    """
-    generator = as_generator(seed)
-
-    def learned_ancestral(
+    def ancestral_sampling(
+        self,
         denoise: Denoise,
         initial_noise: Any,
         signal_rates: Sequence[float],
         *,
         clip_range: tuple[Any, Any] | None = None,
         callback: Callback | None = None,
+        fresh_noises: Iterable[Any] | None = None,
     ) -> Any:
+        """The sampler of the learned variances, with the signature of those in `samplers`.
+
+        Algorithm 2 of Ho et al. 2020 on any chain of signal rates that ends at 1, such as every
+        tenth step of the training; means and variances are those of that chain (Nichol, section
+        4). Costs one network call per step. A guided `denoise`, or one of a class, costs one more
+        call, for the variances; these are then the ones of any class.
+
+        Args:
+            fresh_noises: one for each step but the last, each of the shape of `initial_noise`; by
+                default other ones in each call.
+        """
         alpha_bars = np.square(signal_rates, dtype="float64")[::-1]
         num_steps = len(alpha_bars) - 1
         if num_steps < 2 or alpha_bars[0] != 1 or np.any(np.diff(alpha_bars) >= 0):
@@ -253,11 +249,14 @@ def ancestral_sampler(
             )
         betas = betas_of(alpha_bars)
         images = ops.convert_to_tensor(initial_noise, dtype="float32")
+        if fresh_noises is None:
+            fresh_noises = (keras.random.normal(ops.shape(images)) for _ in betas)
+        noises = iter(fresh_noises)
         for step in range(num_steps, 0, -1):
             steps = ops.full((ops.shape(images)[0],), step, dtype="int32")
             rates = rates_at(steps, alpha_bars, images)
-            _, pred_images, fractions = model.compiled_predict_step(images, *rates)
-            if denoise is not model.compiled_denoise:
+            _, pred_images, fractions = self.compiled_predict_step(images, *rates)
+            if denoise is not self.compiled_denoise:
                 _, pred_images = denoise(images, *rates)
             if callback is not None:
                 callback(num_steps - step, images, pred_images)
@@ -265,12 +264,9 @@ def ancestral_sampler(
                 pred_images = ops.clip(pred_images, *clip_range)
             images = posterior_mean_from_images(images, pred_images, steps, betas)
             if step > 1:
-                variances = interpolated_variances(fractions, steps, betas)
-                noises = keras.random.normal(ops.shape(images), dtype="float32", seed=generator)
-                images = images + ops.sqrt(variances) * noises
+                deviations = ops.sqrt(interpolated_variances(fractions, steps, betas))
+                images = images + deviations * ops.convert_to_tensor(next(noises), "float32")
         return images
-
-    return learned_ancestral
 
 
 # Bits per dimension.

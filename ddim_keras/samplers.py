@@ -35,6 +35,7 @@ become the noise that encodes them ("DDIM inversion"), and the same rates, risin
     images = ddim(denoise, noise, rates) / rates[-1]
 """
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -46,7 +47,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ddim_keras.config import InputError
+from ddim_keras.config import FRESH_NOISE_VARIANCES, InputError
 from ddim_keras.schedules import UpTo
 from ddim_keras.spacing import SPACINGS, Spacing, sampling_signal_rates
 from ddim_keras.types import Callback, Denoise, Tensor
@@ -316,6 +317,8 @@ class Sampler:
             others up to LAST_SIGNAL_RATE unless another is given.
         clip: whether predicted images are clipped to the range of pixels.
         eta: fresh noise in each step of `ddim`, 0 to 1.
+        variance: of that noise, "small" or "large" as for `ddim`; or "learned", with an eta of 1:
+            as the network of a LearnedVarianceModel predicts it.
 
     Raises:
         InputError: for a name that does not exist, or an option that the sampler does not have.
@@ -326,6 +329,7 @@ class Sampler:
     last_signal_rate: float | None = None
     clip: bool = False
     eta: float = 0.0
+    variance: str = "small"
 
     def __post_init__(self) -> None:
         if isinstance(self.method, str) and self.method not in SAMPLERS:
@@ -338,6 +342,14 @@ class Sampler:
             raise InputError(f"eta must be in [0, 1], not {self.eta}")
         if self.eta and self.method != "ddim":
             raise InputError(f"eta belongs to the sampler ddim, not to {self.name}")
+        if self.variance not in FRESH_NOISE_VARIANCES:
+            raise InputError(
+                f"variance must be one of {', '.join(FRESH_NOISE_VARIANCES)}, not {self.variance!r}"
+            )
+        if self.variance != "small" and not self.eta:
+            raise InputError(f"{self.variance} variances are of fresh noise; give an eta above 0")
+        if self.variance == "learned" and self.eta != 1:
+            raise InputError(f"learned variances belong to an eta of 1, not {self.eta}")
 
     @classmethod
     def of(cls, sampler: "Sampler | str | Callable[..., Tensor]") -> "Sampler":
@@ -374,7 +386,7 @@ class Sampler:
     ) -> Tensor:
         """Follows the reverse process along these signal rates."""
         if self.eta:
-            options = {"eta": self.eta, **options}
+            options = {"eta": self.eta, "variance": self.variance, **options}
         return self.function(denoise, initial_noise, signal_rates, **options)
 
     def reverse_diffusion(
@@ -396,7 +408,12 @@ class Sampler:
             options["clip_range"] = model.pixel_range
         if self.eta:
             options["fresh_noises"] = fresh_noises
-        return self(
+        function: Callable[..., Tensor] = self
+        if self.variance == "learned":
+            if not hasattr(model, "ancestral_sampling"):
+                raise InputError("this model has no learned variances; choose small or large ones")
+            function = model.ancestral_sampling
+        return function(
             denoise or model.compiled_denoise,
             ops.convert_to_tensor(initial_noise, dtype="float32"),
             self.signal_rates(model, diffusion_steps),
@@ -414,7 +431,8 @@ class Sampler:
             calls += 1
             return noisy_images, noisy_images
 
-        self(denoise, np.zeros((1, 1, 1, 1)), signal_rates)
+        without_noise = dataclasses.replace(self, eta=0.0, variance="small")
+        without_noise(denoise, np.zeros((1, 1, 1, 1)), signal_rates)
         return calls
 
     @property
@@ -433,6 +451,8 @@ class Sampler:
             text += f" to {self.last_signal_rate:g}"
         if self.eta:
             text += f", eta {self.eta:g}"
+        if self.variance != "small":
+            text += f", {self.variance} variances"
         return text + (", clipped" if self.clip else "")
 
 

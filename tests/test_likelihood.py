@@ -25,7 +25,6 @@ from ddim_keras.ddpm import (
 )
 from ddim_keras.likelihood import (
     LearnedVarianceModel,
-    ancestral_sampler,
     bound_terms,
     flow_bits,
     new_model,
@@ -336,15 +335,17 @@ def test_ancestral_sampling_with_learned_variances(learned):
     """Of all steps, algorithm 2 line by line; of some, a shorter chain."""
     initial_noise = np.random.default_rng(0).standard_normal((2, 8, 8, 1)).astype("float32")
     calls = []
-    result = ancestral_sampler(learned, seed=3)(
+    random = keras.random.SeedGenerator(3)
+    fresh_noises = [numpy(keras.random.normal((2, 8, 8, 1), seed=random)) for _ in range(STEPS)]
+    result = learned.ancestral_sampling(
         learned.compiled_denoise,
         initial_noise,
         np.sqrt(learned.alpha_bars[::-1]),
         callback=lambda step, *_: calls.append(step),
+        fresh_noises=fresh_noises,
     )
     assert calls == list(range(STEPS))
 
-    random = keras.random.SeedGenerator(3)
     images = tensor(initial_noise)
     posterior = reverse_variances(learned.betas, "small")
     for step in range(STEPS, 0, -1):
@@ -357,14 +358,19 @@ def test_ancestral_sampling_with_learned_variances(learned):
         images = means
         if step > 1:
             deviations = np.sqrt(beta**fractions * posterior[step] ** (1 - fractions))
-            images = means + deviations * numpy(keras.random.normal(means.shape, seed=random))
+            images = means + deviations * fresh_noises[STEPS - step]
         images = tensor(images)
     np.testing.assert_allclose(numpy(result), numpy(images), rtol=1e-3, atol=1e-3)
 
-    sampler = Sampler(ancestral_sampler(learned, seed=0), clip=True)
+    sampler = Sampler(eta=1.0, variance="learned", clip=True)
     generated = learned.generate(3, 4, seed=0, sampler=sampler)
-    assert generated.shape == (3, 8, 8, 1)
-    assert np.isfinite(generated).all()
+    np.testing.assert_allclose(
+        generated, learned.generate(3, 4, seed=0, sampler=sampler, batch_size=1), atol=1e-5
+    )
+    small = learned.generate(3, 4, seed=0, sampler=Sampler(eta=1.0, clip=True))
+    assert np.abs(generated - small).max() > 1e-3
+    with pytest.raises(InputError, match="no learned variances"):
+        plain_model().generate(1, 4, sampler=sampler)
 
 
 def test_bound_of_learned_variances_reports_all_three(learned):
@@ -388,8 +394,11 @@ def test_bound_of_learned_variances_reports_all_three(learned):
         (lambda: bound_terms(plain_model(), pixels(1) / 255), "images of uint8, not of float64"),
         (lambda: flow_bits(plain_model(), pixels(1)), r"rate of this one ends at 0\.31"),
         (lambda: schedule_betas(plain_model(), 1), "at least 2 steps, not 1"),
-        (lambda: ancestral_sampler(new_model(LEARNED))(None, 0, [0.1, 1.0]), "2 steps or more"),
-        (lambda: ancestral_sampler(new_model(LEARNED))(None, 0, [0.1, 0.5, 0.9]), "rise to 1"),
+        (lambda: new_model(LEARNED).ancestral_sampling(None, 0, [0.1, 1.0]), "2 steps or more"),
+        (lambda: new_model(LEARNED).ancestral_sampling(None, 0, [0.1, 0.5, 0.9]), "rise to 1"),
+        (lambda: Sampler(variance="large"), "give an eta above 0"),
+        (lambda: Sampler(eta=0.5, variance="learned"), "belong to an eta of 1, not 0.5"),
+        (lambda: Sampler(eta=1, variance="medium"), "one of small, large, learned, not 'medium'"),
     ],
 )
 def test_mistakes_are_named(call, message):

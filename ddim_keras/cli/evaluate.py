@@ -27,8 +27,11 @@ SIDE_OPTIONS = {
     "spacing": "--spacing",
     "last-signal-rate": "--last-signal-rate",
     "eta": "--eta",
+    "variance": "--variance",
     "steps": "--steps",
+    "clip": "--clip",
     "guidance": "--guidance",
+    "guidance-interval": "--guidance-interval",
     "guide": "--guide",
 }
 
@@ -44,6 +47,7 @@ EXAMPLES = """examples:
                                                          longer, for one sampler
   python evaluate.py --compare runs/a runs/b --steps 20  which is better, and is that certain?
   python evaluate.py --compare sampler=ddim sampler=ipndm,spacing=rho --steps 5 10
+  python evaluate.py --compare clip=no guidance=2,guidance-interval=0.5:0.98 --steps 20
 """
 
 
@@ -60,6 +64,7 @@ class EvaluateOptions:
     spacing: list[str | None]
     last_signal_rate: list[float | None]
     eta: float
+    variance: str
     clip: bool
     steps: list[int]
     guidance: float | None
@@ -98,7 +103,15 @@ def side(text: str) -> tuple[str, list[str]]:
             raise argparse.ArgumentTypeError(
                 f"{name!r} is none of what two sides can differ in: {', '.join(SIDE_OPTIONS)}"
             )
-        arguments.append(f"{SIDE_OPTIONS[name]}={value}")
+        option = SIDE_OPTIONS[name]
+        if name == "clip":
+            if value not in ("yes", "no"):
+                raise argparse.ArgumentTypeError(f"clip must be yes or no, not {value!r}")
+            arguments.append(option if value == "yes" else f"--no-{name}")
+        elif name == "guidance-interval":
+            arguments += [option, *value.split(":")]
+        else:
+            arguments.append(f"{option}={value}")
     return text, arguments
 
 

@@ -56,6 +56,7 @@ class GenerateOptions:
     spacing: str | None
     last_signal_rate: float | None
     eta: float
+    variance: str
     clip: bool
     guidance: float | None
     guidance_interval: list[float] | None
@@ -93,6 +94,8 @@ class GenerateOptions:
         if self.inpaint:
             return f"{self.steps} steps, {self.resample} times each"
         how = f"{self.steps} steps of {self.sampler}"
+        if self.eta:
+            how += f", eta {self.eta:g}, {self.variance} variances"
         return f"{how}, strength {self.strength:g}" if self.from_image else how
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim_keras.cli.startup import BACKENDS
-from ddim_keras.config import SAMPLERS, SPACINGS, InputError, settings_of
+from ddim_keras.config import FRESH_NOISE_VARIANCES, SAMPLERS, SPACINGS, InputError, settings_of
 
 LARGEST = 2**31 - 1  # whole number of an argument
 
@@ -179,7 +179,7 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_sampler_options(parser: argparse._ActionsContainer, several: bool = False) -> None:
-    """Adds --sampler, --spacing, --last-signal-rate, --eta and --clip.
+    """Adds --sampler, --spacing, --last-signal-rate, --eta, --variance and --clip.
 
     Args:
         several: whether each of the first three takes one or more values; then it is --samplers.
@@ -219,6 +219,13 @@ def add_sampler_options(parser: argparse._ActionsContainer, several: bool = Fals
         metavar="ETA",
         help="fresh noise in each step of ddim, 0 to 1; 1 is the ancestral sampling of DDPM, for "
         "many steps (default: 0)",
+    )
+    parser.add_argument(
+        "--variance",
+        choices=FRESH_NOISE_VARIANCES,
+        default="small",
+        help="variance of the fresh noise of --eta; small: beta-tilde of DDPM; large: its beta; "
+        "learned: as the network of a run with learned variances predicts it (default: small)",
     )
     parser.add_argument(
         "--clip",

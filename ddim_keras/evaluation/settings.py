@@ -41,6 +41,7 @@ class Setting:
             "network_calls": self.sampler.network_calls(self.signal_rates),
             "guidance": self.guidance.strength,
             "eta": self.sampler.eta,
+            "variance": self.sampler.variance,
             "clip": self.sampler.clip,
         }
 
@@ -48,7 +49,14 @@ class Setting:
 def chosen_samplers(options: EvaluateOptions) -> list[Sampler]:
     """Each sampler with each spacing up to each last signal rate."""
     return [
-        Sampler(sampler, spacing, last_signal_rate, clip=options.clip, eta=options.eta)
+        Sampler(
+            sampler,
+            spacing,
+            last_signal_rate,
+            clip=options.clip,
+            eta=options.eta,
+            variance=options.variance,
+        )
         for sampler in options.samplers
         for spacing in options.spacing
         # Searched steps have their own last signal rate.

@@ -123,6 +123,7 @@ def chosen_sampler(options: GenerateOptions, model: DiffusionModel) -> Sampler:
         last_signal_rate,
         clip=options.clip,
         eta=options.eta,
+        variance=options.variance,
     )
 
 

@@ -85,6 +85,12 @@ def test_a_side_has_the_options_of_the_command():
     assert (first.run, first.steps, first.guidance, first.seed) == ("runs/a", [5], None, 3)
     assert (second.run, second.guidance, second.seed) == ("x.weights.h5", -1, 3)
     assert first.compare == []
+    options = parse_arguments(
+        ["--compare", "clip=yes,eta=1,variance=large", "clip=no,guidance-interval=0.5:0.98"]
+    )
+    first, second = (side.options for side in options.compare)
+    assert (first.clip, first.eta, first.variance) == (True, 1, "large")
+    assert (second.clip, second.guidance_interval) == (False, [0.5, 0.98])
 
 
 @pytest.mark.parametrize(
@@ -93,6 +99,8 @@ def test_a_side_has_the_options_of_the_command():
         (("sampler=ddmi", "sampler=ddim"), "did you mean 'ddim'?"),
         (("steps=0", "steps=1"), "--steps: must be at least 1, not 0"),
         (("colour=red", "steps=1"), "'colour' is none of what two sides can differ in: run, "),
+        (("clip=maybe", "clip=no"), "clip must be yes or no, not 'maybe'"),
+        (("guidance-interval=0.5", "clip=no"), "--guidance-interval: expected 2 arguments"),
         (("steps=1",), "--compare: expected 2 arguments"),
         (("a", "b", "--search-steps", "5"), "not allowed with argument --compare"),
     ],
