@@ -22,6 +22,8 @@ def main() -> None:
     runs = [Run(file.parent) for file in weights]
     for side, run in zip(sides, runs, strict=True):
         check(side, run)
+    sides = [side.for_model(run.read_config()) for side, run in zip(sides, runs, strict=True)]
+    options = options.with_sides(sides)
     folder = output_folder(options, runs[0])
     choose_backend(options.backend)
     import_keras()

@@ -28,6 +28,7 @@ def main() -> None:
     options = parse_arguments()
     weights = chosen_weights(options)
     config = read_config(weights.parent)
+    options = options.for_model(config)
     labels = chosen_labels(options, config)
     strength = chosen_strength(options, config)
     guide_weights = find_weights(options.guide) if options.guide else None
@@ -85,7 +86,8 @@ def chosen_weights(options: GenerateOptions) -> Path:
 def say_if_hardly_trained(run: Run) -> None:
     """Says so if the training of a run has hardly begun, and names a model that is trained."""
     history = run.read_history()
-    if history and history[-1]["images"] < FEW_IMAGES:
+    is_student = run.read_config().distill_from
+    if not is_student and history and history[-1]["images"] < FEW_IMAGES:
         print(
             f"this model has seen {history[-1]['images']:,} images only, so expect noise; for "
             f"flowers: --run {PRETRAINED.name}"

@@ -66,13 +66,15 @@ def train_in(run: Run, config: RunConfig, options: TrainOptions) -> None:
         refuse_early,
         with_protocol,
     )
+    from ddim_keras.training.trajectories import with_trajectories
 
     # Data.
     devices = choose_devices(options.devices, config.training.batch_size)
     dataset = load_dataset(
         config.dataset, config.model.network.image_size, config.data_dir, options.cache_dir
     )
-    config = complete_config(config, dataset, options.resume, options.class_conditional)
+    has_model = options.resume or bool(config.distill_from)
+    config = complete_config(config, dataset, has_model, options.class_conditional)
     refuse_early(config)
     say(f"data: {dataset.describe()}")
     count = f"{len(devices)} x " if len(devices) > 1 else ""
@@ -92,12 +94,13 @@ def train_in(run: Run, config: RunConfig, options: TrainOptions) -> None:
     if process_id() == 0:
         remove_parts(run.folder)
         run.save_config(config)
+    lessons = with_trajectories(dataset, config, options.cache_dir)
     say(f"run: {run.folder}, preset {config.preset}, {config.epochs} epochs")
     try:
         model = train(
             run,
             config,
-            dataset,
+            lessons,
             protocol=config.protocol.metric if config.protocol else "KID",
             callbacks=callbacks_for(run, config, dataset, kid, options.tensorboard),
             devices=len(devices),

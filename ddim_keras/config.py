@@ -199,12 +199,21 @@ class ModelConfig:
     label_dropout: float = setting(
         0.1, 'share of training labels replaced by "any class", for guidance', metavar="P"
     )
+    student_steps: tuple[int, ...] = setting(
+        (),
+        "network calls per image of a student that is distilled with --distill-from",
+        least=1,
+        most=6,
+        metavar="N",
+    )
     seed: int = setting(
         0, "random seed (initialisation, noise, shuffling)", least=0, most=2**31 - 1, metavar="N"
     )
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if len(self.student_steps) > 1:
+            raise InputError("a student has one number of steps; train one for each")
         if self.variance == "learned" and self.discrete_steps < 2:
             raise InputError("learned variances need 2 discrete steps or more")
         if not 0 < self.min_signal_rate < self.max_signal_rate <= 1:
@@ -216,6 +225,11 @@ class ModelConfig:
             raise InputError(f"the EMA momentum must be in [0, 1), not {self.ema}")
         if not 0 <= self.label_dropout <= 1:
             raise InputError(f"label_dropout must be in [0, 1], not {self.label_dropout}")
+
+    @property
+    def default_guidance(self) -> float:
+        """The strength of guidance for images of classes; a student has learnt it."""
+        return GUIDANCE if self.network.num_classes and not self.student_steps else 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Returns nested dictionaries of JSON types."""
@@ -270,6 +284,16 @@ class TrainingConfig:
         "images generated for the KID of each epoch; all: as many as there are for validation",
         least=1,
         metavar="N",
+    )
+    trajectories: int = setting(
+        9216,
+        "trajectories of the teacher that a student is trained on; a pass over them is its epoch",
+        least=1,
+        most=10**7,
+        metavar="N",
+    )
+    teacher_guidance: float = setting(
+        GUIDANCE, "strength of guidance that a student learns from its teacher", metavar="W"
     )
     precision: str = setting(
         "float32",

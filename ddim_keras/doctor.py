@@ -52,7 +52,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         help="images to generate (default: 256)",
     )
     parser.add_argument(
-        "--steps", type=at_least(1), metavar="N", default=20, help="DDIM steps (default: 20)"
+        "--steps",
+        type=at_least(1),
+        metavar="N",
+        default=20,
+        help="DDIM steps (default: 20; a student's own)",
     )
     add_sampling_options(parser)
     add_data_options(parser, data_dir="the run's")
@@ -81,9 +85,10 @@ def diagnose(config: RunConfig, history: list[dict[str, Any]]) -> list[str]:
     """What the configuration and the history of a run tell, most serious first."""
     if not history:
         return ["No epoch has ended yet. Continue with: python train.py --resume"]
+    findings = (_length, _learning, _average, _validation, _kid, _schedule)
     return [
         sentence
-        for finding in (_length, _learning, _average, _validation, _kid, _schedule)
+        for finding in ((_kid,) if config.distill_from else findings)
         if (sentence := finding(config, history))
     ] or ["Nothing stands out. Look at the samples, and measure with: python evaluate.py"]
 
@@ -187,14 +192,13 @@ def memorisation(run: Run, config: RunConfig, arguments: argparse.Namespace) -> 
     encoder = choose_encoder(arguments.kid_weights)
     keras.config.set_dtype_policy(arguments.precision)
     model = load_model(Path(run.weights_to_show()))
+    steps = max(config.model.student_steps, default=arguments.steps)
     generated = model.generate(
         arguments.num_images,
-        arguments.steps,
+        steps,
         seed=arguments.seed,
         batch_size=arguments.batch_size,
-        callback=sampling_progress(
-            -(-arguments.num_images // arguments.batch_size), arguments.steps
-        ),
+        callback=sampling_progress(-(-arguments.num_images // arguments.batch_size), steps),
     )
     nearest = nearest_training_images(
         encoder, generated, dataset.train_images, dataset.validation_images

@@ -58,7 +58,10 @@ def export(run: Run, folder: Path, source_file: Path | None = None) -> Run:
     dataset = config.dataset
     if dataset and Path(dataset).is_absolute():
         dataset = Path(dataset).name
-    config = dataclasses.replace(config, dataset=dataset, data_dir=None, start_from=None)
+    teacher = config.distill_from and Path(config.distill_from).name
+    config = dataclasses.replace(
+        config, dataset=dataset, data_dir=None, start_from=None, distill_from=teacher
+    )
     source_file = source_file or run.weights_to_show()
     verify(run.config_file)
     verify(source_file)

@@ -34,6 +34,7 @@ from ddim_keras.ddpm import (
     rates_at,
     variational_bounds,
 )
+from ddim_keras.distillation import Student
 from ddim_keras.model import DiffusionModel
 from ddim_keras.types import Callback, Denoise
 
@@ -44,11 +45,13 @@ CLEAN_NOISE_RATE = 0.05
 
 
 def new_model(config: ModelConfig, **options: Any) -> DiffusionModel:
-    """A `DiffusionModel`, or a `LearnedVarianceModel` if the configuration has learned variances.
+    """The model of a configuration: one with learned variances, a student, or any other.
 
     Args:
         options: of the constructor, such as `only_average`.
     """
+    if config.student_steps:
+        return Student(config, **options)
     kind = LearnedVarianceModel if config.variance == "learned" else DiffusionModel
     return kind(config, **options)
 

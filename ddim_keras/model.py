@@ -41,6 +41,7 @@ class DiffusionModel(BaseModel):
     """
 
     outputs_per_channel = 1  # of the network
+    updates_per_batch = 1  # optimizer steps of a training step
 
     def __init__(
         self, config: ModelConfig | None = None, only_average: bool = False, **kwargs: Any

@@ -1,7 +1,8 @@
 """Presets: complete recipes of a model and its training, as data.
 
 `lab` is the assignment, unchanged; `fast` is the recipe for minutes of training and for a CPU, and
-`best` the same recipe for a network that wants a GPU. `likelihood` is Improved DDPM.
+`best` the same recipe for a network that wants a GPU. `likelihood` is Improved DDPM. `student` is
+distilled from a trained run.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ class Preset:
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     summary: str = ""  # one line for --help
+    epochs: int = 50
 
 
 FAST = Preset(
@@ -67,5 +69,19 @@ PRESETS = {
             FAST.model, schedule="cosine", discrete_steps=1000, variance="learned"
         ),
         training=dataclasses.replace(FAST.training, loss="hybrid"),
+    ),
+    "student": Preset(  # its model is that of the teacher
+        summary="a few network calls per image, learnt from a trained run with --distill-from",
+        model=FAST.model,
+        training=TrainingConfig(
+            batch_size=16,
+            repetitions=1,
+            loss="mae",
+            learning_rate=1e-4,
+            warmup_steps=200,
+            cosine_decay=True,
+            kid_images=640,
+        ),
+        epochs=3,
     ),
 }

@@ -1,6 +1,7 @@
 """Options of evaluate.py."""
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -19,7 +20,9 @@ from ddim_keras.cli.options import (
     at_least,
 )
 from ddim_keras.config import GUIDANCE, METRICS
+from ddim_keras.runs.configuration import RunConfig
 
+DEFAULT_STEPS = [5, 10, 20]
 # What the two sides of --compare can differ in, and the option of each.
 SIDE_OPTIONS = {
     "run": "--run",
@@ -66,7 +69,7 @@ class EvaluateOptions:
     eta: float
     variance: str
     clip: bool
-    steps: list[int]
+    steps: list[int] | None  # None: the usual ones of the model
     guidance: float | None
     guidance_interval: list[float] | None
     guide: Path | None
@@ -82,6 +85,37 @@ class EvaluateOptions:
     cache_dir: str | None
     output: Path | None
     backend: str | None
+
+    def for_model(self, config: RunConfig) -> "EvaluateOptions":
+        """These options, with the numbers of steps of a model if none were given.
+
+        Raises:
+            InputError: for what a student has not learnt.
+        """
+        steps = self.steps or [*config.model.student_steps] or DEFAULT_STEPS
+        config.refuse_for_student(
+            steps,
+            search_steps=self.search_steps,
+            samplers=self.samplers != ["ddim"],
+            spacing=any(self.spacing),
+            last_signal_rate=any(self.last_signal_rate),
+            eta=self.eta,
+            clip=self.clip,
+            guidance=self.guidance,
+            guide=self.guide,
+            metrics="bits_per_dim" in self.metrics,
+        )
+        return dataclasses.replace(self, steps=steps)
+
+    def with_sides(self, sides: "Sequence[EvaluateOptions]") -> "EvaluateOptions":
+        """These options, with others of the sides of --compare or, without it, the only ones."""
+        if not self.compare:
+            return sides[0]
+        compare = [
+            dataclasses.replace(side, options=options)
+            for side, options in zip(self.compare, sides, strict=True)
+        ]
+        return dataclasses.replace(self, compare=compare)
 
 
 @dataclass(frozen=True)
@@ -160,8 +194,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> EvaluateOptions:
         nargs="+",
         type=at_least(1),
         metavar="N",
-        default=[5, 10, 20],
-        help="numbers of sampling steps (default: 5 10 20)",
+        help=f"numbers of sampling steps (default: {' '.join(map(str, DEFAULT_STEPS))}; for a "
+        "student those that it learnt)",
     )
     add_guidance_options(
         parser, default=f"{GUIDANCE:g} for class-conditional runs and with --guide, otherwise 0"

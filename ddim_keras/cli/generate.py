@@ -1,6 +1,7 @@
 """Options of generate.py, with the defaults of each way of generating."""
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,6 +18,7 @@ from ddim_keras.cli.options import (
     finite,
 )
 from ddim_keras.config import GUIDANCE, InputError
+from ddim_keras.runs.configuration import RunConfig
 
 MOST_IN_GRID = 400  # images; a larger figure takes minutes and gigabytes
 MOST_IN_ANIMATION = 32  # images
@@ -46,7 +48,7 @@ class GenerateOptions:
     run: str | None
     weights: Path | None
     check_hashes: bool
-    steps: int
+    steps: int  # 0: not given
     num_images: int  # of each class, if classes are given
     seed: int
     batch_size: int
@@ -89,6 +91,29 @@ class GenerateOptions:
         """How often a callback is called for each batch."""
         return (self.steps - 1) * self.resample + 1 if self.inpaint else self.steps
 
+    def for_model(self, config: RunConfig) -> "GenerateOptions":
+        """These options, with the number of steps of a model if none was given.
+
+        Raises:
+            InputError: for what a student has not learnt.
+        """
+        (usual,) = config.model.student_steps or (DEFAULT_STEPS,)
+        options = dataclasses.replace(self, steps=self.steps or usual)
+        config.refuse_for_student(
+            [options.steps],
+            inpaint=self.inpaint,
+            from_image=self.from_image,
+            encode=self.encode,
+            sampler=self.sampler != "ddim",
+            spacing=self.spacing,
+            last_signal_rate=self.last_signal_rate,
+            eta=self.eta,
+            clip=self.clip,
+            guidance=self.guidance,
+            guide=self.guide,
+        )
+        return options
+
     def describe(self) -> str:
         """How the images are made, for people."""
         if self.inpaint:
@@ -127,7 +152,7 @@ def make_parser() -> Parser:
         type=at_least(1),
         metavar="N",
         help="sampling steps, one network call each; more are slower and finer (default: "
-        f"{DEFAULT_STEPS}; {INPAINTING_STEPS} with --inpaint)",
+        f"{DEFAULT_STEPS}; {INPAINTING_STEPS} with --inpaint; for a student those that it learnt)",
     )
     add(
         "--num-images",
@@ -276,8 +301,8 @@ def choose_defaults(parsed: argparse.Namespace) -> None:
         parsed.num_images = 8 if parsed.classes else 32
         if parsed.inpaint or parsed.from_image or parsed.encode:
             parsed.num_images = NUM_EDITED
-    if parsed.steps is None:
-        parsed.steps = INPAINTING_STEPS if parsed.inpaint else DEFAULT_STEPS
+    if parsed.steps is None and parsed.inpaint:
+        parsed.steps = INPAINTING_STEPS
     if parsed.encode:
         parsed.sampler = parsed.sampler or ENCODING_SAMPLER
         parsed.spacing = parsed.spacing or ENCODING_SPACING

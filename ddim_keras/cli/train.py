@@ -1,5 +1,6 @@
 """Options of train.py, and the configuration that they ask for."""
 
+import argparse
 import dataclasses
 import datetime
 import importlib.util
@@ -33,6 +34,7 @@ EXAMPLES = """examples:
   python train.py --dataset photos/ --image-size 32
   python train.py --dataset mnist --image-size 32
   python train.py --widths 64 128 256 --depths 2 2 2 --attention-sizes 16
+  python train.py --distill-from flowers --student-steps 4
   python train.py --devices 4 --batch-size 256   each of four GPUs takes 64 images of a batch
 
 Several hosts (JAX): the same command on each, with KERAS_DISTRIBUTION_JOB_ADDRESSES=host:port of
@@ -42,6 +44,7 @@ first writes the run folder; to resume, all must see it.
 # Options by group: settings of the run's configuration, each described there.
 SETTINGS = {
     "run": ("epochs", "start_from", "seed"),
+    "distillation": ("distill_from", "student_steps", "teacher_guidance", "trajectories"),
     "data": ("dataset", "data_dir", "image_size", "flip"),
     "diffusion": (
         *("schedule", "max_signal_rate", "min_signal_rate", "discrete_steps", "variance"),
@@ -61,6 +64,7 @@ SPECIAL_DEFAULTS = {
     "dataset": "oxford_flowers102; drawn_flowers if it cannot be downloaded",
     "data_dir": "~/tensorflow_datasets",
     "start_from": "none; random weights",
+    "distill_from": "none",
     "precision": "the faster one on this device",
 }
 
@@ -125,6 +129,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> TrainOptions:
     add_kid_weights_option(groups["training"])
     groups["training"].add_argument("--no-kid", action="store_true", help="do not measure KID")
     parsed = parser.parse_args(arguments)
+    if not parsed.resume:
+        check_distillation(parsed)
     if parsed.tensorboard and not importlib.util.find_spec("tensorboard"):
         raise InputError("--tensorboard needs: pip install tensorboard")
     return TrainOptions(
@@ -138,12 +144,30 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> TrainOptions:
     )
 
 
+def check_distillation(parsed: argparse.Namespace) -> None:
+    """Raises InputError for options of a new student that do not belong together."""
+    if not (parsed.distill_from and parsed.student_steps):
+        if parsed.distill_from or parsed.student_steps or parsed.preset == "student":
+            raise InputError("a student needs both --distill-from RUN and --student-steps N")
+        return
+    parsed.preset = parsed.preset or "student"
+    if parsed.preset != "student":
+        raise InputError(f"--distill-from has a preset of its own; omit --preset {parsed.preset}")
+    for name in (*SETTINGS["diffusion"], *SETTINGS["network"], "start_from", "image_size"):
+        if getattr(parsed, name) is not None:
+            raise InputError(
+                f"a student takes over its teacher's model; omit --{name.replace('_', '-')}"
+            )
+
+
 def default_of(name: str) -> str:
     """The default of a setting, for --help: one value, or one for each preset."""
     if name in SPECIAL_DEFAULTS:
         return SPECIAL_DEFAULTS[name]
     if name == "epochs":
-        return str(settings_of(RunConfig)[name].default) + "; on resume: as before"
+        few = {name: preset.epochs for name, preset in PRESETS.items() if preset.epochs != 50}
+        special = "".join(f"; {epochs} in {name}" for name, epochs in few.items())
+        return f"{settings_of(RunConfig)[name].default}{special}; on resume: as before"
     values: dict[str, list[str]] = {}
     for preset_name, preset in PRESETS.items():
         part = preset.model if name in settings_of(type(preset.model)) else preset.training
@@ -165,12 +189,26 @@ def in_words(value: Any) -> str:
 def new_run(options: TrainOptions, preset: str) -> tuple[Run, RunConfig]:
     """A folder for a new run, not made yet, and the preset with what the options change."""
     recipe = PRESETS[preset]
-    config = with_settings(
-        RunConfig(preset=preset, model=recipe.model, training=recipe.training), options.settings
-    )
+    config = RunConfig(preset, recipe.model, recipe.training, epochs=recipe.epochs)
+    if options.settings.get("distill_from"):
+        config = of_teacher(config, find_run(options.settings["distill_from"]).read_config())
+    config = with_settings(config, options.settings)
     date = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     folder = RUNS / f"{preset}-{Path(config.dataset or 'flowers').stem}-{date}"
     return Run(options.output or folder), config
+
+
+def of_teacher(config: RunConfig, teacher: RunConfig) -> RunConfig:
+    """The configuration of a new student, whose number of steps is still to be set."""
+    from ddim_keras.distillation import student_config  # imports Keras
+
+    return dataclasses.replace(
+        config,
+        model=student_config(teacher.model),
+        dataset=teacher.dataset,
+        data_dir=teacher.data_dir,
+        class_names=teacher.class_names,
+    )
 
 
 def resumed_run(options: TrainOptions) -> tuple[Run, RunConfig]:

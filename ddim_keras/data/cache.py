@@ -86,6 +86,11 @@ class Dataset:
                 )
 
 
+def default_cache_dir() -> Path:
+    """The folder for all that is prepared once."""
+    return Path.home() / ".cache" / "ddim_keras"
+
+
 def load_dataset(
     source: str | Path | None = None,
     image_size: int = 64,
@@ -130,7 +135,7 @@ def _prepared(
         found = prepared_source(Path(source), dataset)
     else:
         found = find_source(source, image_size, data_dir)
-    cache_dir = Path(cache_dir or Path.home() / ".cache" / "ddim_keras")
+    cache_dir = Path(cache_dir or default_cache_dir())
     key = re.sub(r"[^\w.]+", "-", f"{found.name}-{image_size}px-{found.fingerprint[:8]}").strip("-")
     cache = cache_dir / key
     if cache.exists():

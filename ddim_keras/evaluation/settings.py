@@ -68,7 +68,7 @@ def chosen_guidance(options: EvaluateOptions, model: DiffusionModel) -> Guidance
     """The guidance of all settings; by default GUIDANCE with classes, or with a guide."""
     strength = options.guidance
     if strength is None:
-        strength = GUIDANCE if model.num_classes or options.guide else 0.0
+        strength = GUIDANCE if options.guide else model.config.default_guidance
     guide = load_guide(find_weights(options.guide), model) if options.guide else None
     return Guidance(strength, options.guidance_interval, guide)
 
@@ -79,7 +79,7 @@ def chosen_settings(options: EvaluateOptions, model: DiffusionModel) -> list[Set
     return [
         Setting(sampler, sampler.signal_rates(model, steps), guidance)
         for sampler in chosen_samplers(options)
-        for steps in sorted(set(options.steps))
+        for steps in sorted(set(options.steps or ()))
     ]
 
 

@@ -33,5 +33,6 @@ def chosen_strength(options: GenerateOptions, config: RunConfig) -> float:
         return options.guidance
     is_redrawn = options.inpaint or options.from_image
     is_of_classes = not options.is_editing or (is_redrawn and options.classes)
-    has_classes = is_of_classes and config.model.network.num_classes
-    return GUIDANCE if has_classes or options.guide else 0.0
+    if options.guide:
+        return GUIDANCE
+    return config.model.default_guidance if is_of_classes else 0.0

@@ -90,7 +90,8 @@ def training_curves(history: Sequence[dict[str, Any]], protocol: str) -> Figure:
     """
     figure = Figure(figsize=(10, 4), dpi=PIXELS_PER_INCH, layout="constrained")
     loss_axes, kid_axes = figure.subplots(1, 2)
-    for name, colour in (("noise_loss", "tab:blue"), ("image_loss", "tab:orange")):
+    first_loss = "trajectory_loss" if "trajectory_loss" in history[-1] else "noise_loss"
+    for name, colour in ((first_loss, "tab:blue"), ("image_loss", "tab:orange")):
         for prefix, style in (("", "-"), ("val_", "--")):
             points = _points(history, prefix + name)
             label = f"{name.replace('_', ' ')}, {'validation, EMA' if prefix else 'training'}"

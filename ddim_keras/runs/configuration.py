@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,12 @@ class RunConfig:
         metavar="RUN",
         is_path=True,
     )
+    distill_from: str | None = setting(
+        None,
+        "run, or provided model, that teaches a student of few steps, see --student-steps",
+        metavar="RUN",
+        is_path=True,
+    )
     started: str | None = None  # when it was started or resumed last, ISO 8601
 
     def __post_init__(self) -> None:
@@ -90,6 +97,25 @@ class RunConfig:
             raise InputError(
                 f"the losses {' and '.join(BOUND_LOSSES)} train learned variances, and no other "
                 "loss does; use them with --preset likelihood"
+            )
+
+    def refuse_for_student(self, steps: Iterable[int], **options: Any) -> None:
+        """Raises InputError for what a student has not learnt, and names its teacher.
+
+        Args:
+            steps: numbers of steps that are asked for.
+            options: values of command-line options that a student has no use for; None, False and
+                0 stand for those that were not given.
+        """
+        if not self.model.student_steps:
+            return
+        (taught,) = self.model.student_steps
+        wrong = [f"--steps {count}" for count in steps if count != taught]
+        wrong += [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
+        if wrong:
+            raise InputError(
+                f"this student draws in {taught} steps of ddim without guidance, so it has no use "
+                f"for {wrong[0]}; take its teacher: --run {self.distill_from}"
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import datetime
 import os
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -64,13 +65,23 @@ def _what_was_trained(
 - Model (preset `{config.preset}`): residual U-Net, widths {list(network.widths)}, residual blocks
   {list(network.depths)}, {model.network.count_params():,} parameters; predicts the
   {config.model.prediction}; {schedule}.
-- Training: {LOSS_NAMES[recipe.loss]} on the {model.loss_on}, {recipe.optimizer} at learning
-  rate {recipe.learning_rate}, batch {recipe.batch_size}, EMA {config.model.ema}, seed
+- Training: {LOSS_NAMES[recipe.loss]} on the {_compared(config, model)}, {recipe.optimizer}
+  at learning rate {recipe.learning_rate}, batch {recipe.batch_size}, EMA {config.model.ema}, seed
   {config.model.seed}, {recipe.precision}.
 - Length: {history[-1]["epoch"]} epochs, {images:,} images seen, {duration(seconds)} with all
   evaluation ({images / seconds:.1f} images a second).
 - Hardware: {describe_device()}, {os.cpu_count()} CPU cores; Keras {keras.__version__} on
   {keras.backend.backend()}; {datetime.date.today()}."""
+
+
+def _compared(config: RunConfig, model: DiffusionModel) -> str:
+    """The quantity that the loss compares."""
+    if not config.distill_from:
+        return model.loss_on
+    return (
+        f"noisy images of the teacher {Path(config.distill_from).name} at guidance "
+        f"{config.training.teacher_guidance:g}, in {model.updates_per_batch} calls"
+    )
 
 
 def _results(
@@ -80,10 +91,12 @@ def _results(
     floor: Distance | None,
 ) -> str:
     last = history[-1]
+    first_loss = _first_loss(last)
+    name = first_loss.replace("_", " ")
     lines = [
         "## Results\n",
-        "| after epoch | noise loss | image loss | noise loss, validation | "
-        "image loss, validation | KID |",
+        f"| after epoch | {name} | image loss | {name}, validation | image loss, validation "
+        "| KID |",
         "|---|---|---|---|---|---|",
     ]
     measured = [row for row in history if "kid" in row]
@@ -92,7 +105,7 @@ def _results(
         kid = f"{row['kid']:.4f} ± {row['kid_standard_error']:.4f}" if "kid" in row else "-"
         losses = " | ".join(
             f"{row[key]:.4f}"
-            for key in ("noise_loss", "image_loss", "val_noise_loss", "val_image_loss")
+            for key in (first_loss, "image_loss", f"val_{first_loss}", "val_image_loss")
         )
         lines.append(f"| {row['epoch']} ({name}) | {losses} | {kid} |")
     lines.append(
@@ -110,6 +123,11 @@ def _results(
     return "\n".join(lines)
 
 
+def _first_loss(row: dict[str, Any]) -> str:
+    """The loss of the noise or, of a student, of the trajectory."""
+    return "trajectory_loss" if "trajectory_loss" in row else "noise_loss"
+
+
 def _samples(run: Run, history: list[dict[str, Any]]) -> str:
     grid = f"samples/epoch_{history[-1]['epoch']:04d}.png"
     return f"## Samples\n\nUncurated: the first noises of seed 0, DDIM.\n\n![samples]({grid})"
@@ -119,21 +137,26 @@ def _explanation(
     recipe: TrainingConfig, history: list[dict[str, Any]], floor: Distance | None
 ) -> str:
     first, last = history[0], history[-1]
-    points = [
-        f"- Noise loss: {first['noise_loss']:.3g} in the first epoch, {last['noise_loss']:.3g} in "
-        f"the last. Predicting no noise at all gives {loss_of_no_prediction(recipe):.3g}: what is "
+    key = _first_loss(last)
+    name = key.replace("_", " ")
+    meaning = (
+        "It is the distance of the student's noisy images from its teacher's."
+        if key == "trajectory_loss"
+        else f"Predicting no noise at all gives {loss_of_no_prediction(recipe):.3g}: what is "
         "gone is the noise that the network can tell from the image."
+    )
+    points = [
+        f"- {name.capitalize()}: {first[key]:.3g} in the first epoch, {last[key]:.3g} in the last. "
+        + meaning
     ]
-    gap = last["val_noise_loss"] / last["noise_loss"] - 1
+    gap = last[f"val_{key}"] / last[key] - 1
     if gap > 0.1:
         points.append(
-            f"- On validation images the noise loss is {gap:.0%} higher: either the moving average "
+            f"- In validation the {name} is {gap:.0%} higher: either the moving average "
             "still lags behind, as early in a training, or the network begins to memorise."
         )
     else:
-        points.append(
-            f"- On validation images the noise loss differs by {gap:+.0%}: no sign of memorising."
-        )
+        points.append(f"- In validation the {name} differs by {gap:+.0%}: no sign of memorising.")
     measured = [row for row in history if "kid" in row]
     if len(measured) > 1:
         best = min(measured, key=lambda row: row["kid"])

@@ -52,7 +52,8 @@ def build_model(
     keras.config.set_dtype_policy(training.precision)
     model = new_model(model_config)
     loss = keras.losses.Huber(training.huber_delta) if training.loss == "huber" else training.loss
-    model.compile(build_optimizer(training, total_steps), loss, training.loss_on)
+    optimizer = build_optimizer(training, total_steps * model.updates_per_batch)
+    model.compile(optimizer, loss, training.loss_on)
     # Now, so that its state can be loaded before the first step.
     model.optimizer.build(model.trainable_variables)
     return model
@@ -114,6 +115,8 @@ def take_weights(model: DiffusionModel, source: Run) -> None:
         network.set_weights(trained.ema_network.get_weights())
     model.pixel_means.assign(trained.pixel_means)
     model.pixel_variances.assign(trained.pixel_variances)
+    if model.config.student_steps and model.num_classes:
+        model.class_frequencies.assign(trained.class_frequencies)
 
 
 def train(
@@ -133,7 +136,7 @@ def train(
 
     Args:
         run: its folder holds config.json already.
-        dataset: images of the configured size.
+        dataset: images of the configured size; for a student, its teacher's trajectories.
         protocol: what the KID is measured with, if a callback measures it.
         callbacks: what to do at the end of an epoch before it is recorded.
         devices: how many share each batch, see `devices.choose_devices`.
@@ -150,14 +153,15 @@ def train(
     building, fitting = data_parallel(devices, recipe.batch_size)
     with building:
         model = prepare_model(run, config, dataset, total_steps)
-    done = int(ops.convert_to_numpy(model.optimizer.iterations))
+    done = int(ops.convert_to_numpy(model.optimizer.iterations)) // model.updates_per_batch
     if done and done % steps == 0 and process_id() == 0:
         run.repair(done // steps)
     feed = Feed(model, config, dataset, steps_per_execution)
     reports: list[keras.callbacks.Callback] = [TimeEstimate(total_steps - done, feed)]
     if process_id() == 0:
         reports.append(RunRecord(run, protocol, images_per_epoch=steps * recipe.batch_size))
-        reports.append(KeepGuides(run, config.epochs))
+        if not config.distill_from:
+            reports.append(KeepGuides(run, config.epochs))
     # The means of an epoch that was interrupted, before `fit` resets them.
     metric_values = [ops.convert_to_numpy(variable) for variable in model.metrics_variables]
     try:
@@ -183,6 +187,9 @@ def prepare_model(
     model = build_model(config.model, config.training, total_steps)
     if run.last_weights.exists():
         load_weights(model, run.last_weights)
+        return model
+    if config.distill_from:
+        take_weights(model, find_run(config.distill_from))
         return model
     model.adapt(dataset.train_images, dataset.train_labels)
     if config.start_from:

@@ -7,7 +7,7 @@ import keras
 
 from ddim_keras.backends import describe_device
 from ddim_keras.backends.devices import process_id
-from ddim_keras.config import GUIDANCE, InputError
+from ddim_keras.config import InputError
 from ddim_keras.data.batches import random_images, steps_per_epoch
 from ddim_keras.data.cache import Dataset
 from ddim_keras.metrics.encoders import choose_encoder
@@ -88,7 +88,9 @@ def complete_config(
 
 def refuse_early(config: RunConfig) -> None:
     """Raises InputError for what the training would refuse after minutes of preparation."""
-    steps_per_epoch(config.num_images or 0, config.training.batch_size, config.training.repetitions)
+    recipe = config.training
+    images = recipe.trajectories if config.distill_from else config.num_images or 0
+    steps_per_epoch(images, recipe.batch_size, recipe.repetitions)
     if config.start_from:
         require_same_network(find_run(config.start_from), config.model)
 
@@ -127,18 +129,19 @@ def with_protocol(
 ) -> RunConfig:
     """The configuration with the protocol of its KID.
 
-    A new class-conditional run measures images with the default guidance, as they are generated. A
-    resumed run keeps its protocol; without one, it is of an earlier version, and measured images
-    without guidance.
+    A new class-conditional run measures images with the default guidance, as they are generated;
+    a student in its own steps. A resumed run keeps its protocol; without one, it is of an earlier
+    version, and measured images without guidance.
 
     Raises:
         InputError: if the run was measured with another encoder.
     """
     if kid is None:
         return config
-    has_guidance = config.model.network.num_classes and not is_resumed
     protocol = config.protocol or KIDProtocol(
-        kid.protocol, guidance=GUIDANCE if has_guidance else 0.0
+        kid.protocol,
+        steps=max(config.model.student_steps, default=KIDProtocol.steps),
+        guidance=0.0 if is_resumed else config.model.default_guidance,
     )
     if protocol.metric != kid.protocol:
         raise InputError(
@@ -170,7 +173,9 @@ def callbacks_for(
             )
         )
     if process_id() == 0:
-        callbacks.append(SampleGrid(run, guidance=protocol.guidance if protocol else None))
+        steps = max(config.model.student_steps, default=20)
+        guidance = protocol.guidance if protocol else None
+        callbacks.append(SampleGrid(run, diffusion_steps=steps, guidance=guidance))
         if tensorboard:
             callbacks.append(keras.callbacks.TensorBoard(Path(run.folder) / "tensorboard"))
     return callbacks

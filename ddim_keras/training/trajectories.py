@@ -1,0 +1,107 @@
+"""Trajectories of a teacher for the training of a student: drawn once, and kept in a file."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from ddim_keras.atomic import written_whole
+from ddim_keras.config import InputError
+from ddim_keras.data.cache import Dataset, default_cache_dir
+from ddim_keras.distillation import SHORT_STEP, draw_trajectories, student_rates
+from ddim_keras.progress import progress_bar, say
+from ddim_keras.runs.configuration import RunConfig
+from ddim_keras.runs.folder import find_run, load_model
+from ddim_keras.runs.manifest import sha256
+
+AT_ONCE = 64
+HELD_OUT = 256  # trajectories that measure the loss and do not train
+
+
+def with_trajectories(
+    dataset: Dataset, config: RunConfig, cache_dir: str | Path | None = None
+) -> Dataset:
+    """The data set, for a student with trajectories of its teacher in place of the images.
+
+    These depend on the teacher, the student's rates, the guidance and the seed, and are kept in the
+    cache, as float16: a training that is resumed finds them, and so does another of the same
+    teacher. A killed process loses a batch of them at most.
+
+    Raises:
+        InputError: if the disk is too small.
+    """
+    if not config.distill_from:
+        return dataset
+    weights = find_run(config.distill_from).weights_to_show()
+    recipe, rates = config.training, student_rates(config.model)
+    facts = (sha256(weights), rates, SHORT_STEP, recipe.teacher_guidance, config.model.seed)
+    key = hashlib.sha256(json.dumps([*facts, recipe.precision]).encode()).hexdigest()[:12]
+    count = recipe.trajectories + HELD_OUT
+    folder = Path(cache_dir or default_cache_dir()) / f"trajectories-{key}-{count}"
+    if drawn(folder) < count:
+        keras.config.set_dtype_policy(recipe.precision)
+        draw(folder, load_model(weights), config, rates, count)
+    states = np.load(folder / "states.npy", mmap_mode="r")
+    labels = np.load(folder / "labels.npy")
+    return dataclasses.replace(
+        dataset,
+        train_images=states[HELD_OUT:],
+        train_labels=labels[HELD_OUT:],
+        validation_images=states[:HELD_OUT],
+        validation_labels=labels[:HELD_OUT],
+    )
+
+
+def drawn(folder: Path) -> int:
+    """How many trajectories of a folder are complete."""
+    file = folder / "drawn.json"
+    return json.loads(file.read_text()) if file.exists() else 0
+
+
+def draw(folder: Path, teacher: Any, config: RunConfig, rates: list[float], count: int) -> None:
+    """Draws the trajectories that a folder lacks, and their labels."""
+    height, width, channels = teacher.network.input_shape[0][1:]
+    shape = (count, height, width, len(rates) * channels)
+    done = drawn(folder)
+    if not done:
+        folder.mkdir(parents=True, exist_ok=True)
+        size = 2 * math.prod(shape)
+        if shutil.disk_usage(folder).free < 1.1 * size:
+            raise InputError(
+                f"the trajectories need {size / 1e9:.1f} GB in {folder}, which has less; choose "
+                "fewer --trajectories, or another --cache-dir"
+            )
+    say(f"teacher: {count:,} trajectories in {folder}, {done:,} of them drawn already")
+    open_array = functools.partial(np.lib.format.open_memmap, mode="r+" if done else "w+")
+    all_states = open_array(folder / "states.npy", dtype="float16", shape=shape)
+    all_labels = open_array(folder / "labels.npy", dtype="int32", shape=(count,))
+    progress = progress_bar(-(-(count - done) // AT_ONCE), "batch")
+    for start in range(done, count, AT_ONCE):
+        states, labels = draw_batch(teacher, config, rates, start)
+        end = min(start + AT_ONCE, count)
+        all_states[start:end], all_labels[start:end] = states[: end - start], labels[: end - start]
+        all_states.flush()
+        all_labels.flush()
+        with written_whole(folder / "drawn.json") as part:
+            part.write_text(json.dumps(end))
+        progress.add(1)
+
+
+def draw_batch(
+    teacher: Any, config: RunConfig, rates: list[float], start: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Trajectories from number `start` on, of one size so that they are compiled once; labels."""
+    random = np.random.default_rng([config.model.seed, start])
+    noises = teacher.draw_noise(AT_ONCE, random).astype("float16")  # as they are kept
+    labels = teacher.draw_labels(AT_ONCE, random)
+    # Without a class as often as in the teacher's training: that, too, is learnt.
+    labels[random.random(AT_ONCE) < teacher.config.label_dropout] = -1
+    guidance = config.training.teacher_guidance
+    return draw_trajectories(teacher, noises.astype("float32"), labels, rates, guidance), labels

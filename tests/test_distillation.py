@@ -1,0 +1,234 @@
+import dataclasses
+import signal
+import types
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import evaluate
+import generate
+import train
+from ddim_keras.config import InputError, ModelConfig
+from ddim_keras.data.cache import Dataset
+from ddim_keras.distillation import (
+    Student,
+    draw_trajectories,
+    student_config,
+    student_rates,
+    teacher_rates,
+)
+from ddim_keras.runs.folder import Run, load_model
+from ddim_keras.samplers import Sampler
+from ddim_keras.training import loop, trajectories
+from ddim_keras.training.callbacks import Interrupted
+from tests.helpers import denoiser, make_run, run, standard_normal
+
+DEVIATION = 0.5  # of normally distributed data, per pixel
+
+
+def noisy_variance(rates):
+    return (DEVIATION * rates) ** 2 + 1 - rates**2
+
+
+def perfect(noisy_images, noise_rates, signal_rates):
+    return DEVIATION**2 * signal_rates * noisy_images / noisy_variance(signal_rates)
+
+
+def test_a_trajectory_is_the_solution_of_the_differential_equation():
+    teacher = types.SimpleNamespace(
+        config=ModelConfig(), num_classes=0, compiled_denoise=denoiser(perfect)
+    )
+    rates = student_rates(student_config(teacher.config, 4))
+    noises = standard_normal(50).astype("float32")
+    states = draw_trajectories(teacher, noises, np.full(50, -1), rates, guidance=1.0)
+    states = np.split(states, 5, axis=-1)
+    np.testing.assert_array_equal(states[0], noises)
+    for state, rate in zip(states[:4], rates, strict=False):
+        scale = np.sqrt(noisy_variance(rate) / noisy_variance(rates[0]))
+        np.testing.assert_allclose(state, scale * noises, rtol=0.01)
+    cleanest = np.sqrt(noisy_variance(0.95) / noisy_variance(rates[0])) * noises
+    np.testing.assert_allclose(states[4], perfect(cleanest, None, 0.95), rtol=0.01)
+
+
+def test_the_students_steps_are_those_of_ddim_and_the_teacher_meets_them():
+    config = student_config(ModelConfig(), 4)
+    rates = student_rates(config)
+    np.testing.assert_allclose(rates, [0.02, 0.3638, 0.6629, 0.8805, 1], atol=1e-4)
+    np.testing.assert_allclose(rates, Sampler().signal_rates(Student(config), 4))
+    fine = teacher_rates(rates, 0.95)
+    assert len(fine) == 12
+    assert fine == sorted(fine)
+    assert all(min(abs(rate - each) for each in fine) < 1e-9 for rate in rates)
+    with pytest.raises(InputError, match="choose fewer --student-steps"):
+        teacher_rates(rates, 0.8)
+
+
+def test_a_student_that_makes_the_teachers_steps_has_no_loss(monkeypatch):
+    student = Student(student_config(ModelConfig(), 3))
+    student.compile(loss="mae")
+    gains = (0.9, 0.8, 0.7)
+    states = [standard_normal(4).astype("float32")]
+    for gain in gains:
+        states.append(gain * states[-1])
+    seen = []
+
+    def denoise(noisy_images, noise_rates, signal_rates, training):
+        """Both parts of the noisy images, such that the next step shrinks them by the gain."""
+        step = len(seen)
+        seen.append(ops.convert_to_numpy(noisy_images))
+        signal, next_signal = student.rates[step : step + 2]
+        noise, next_noise = np.sqrt(1 - signal**2), np.sqrt(1 - next_signal**2)
+        parts = np.linalg.solve([[signal, noise], [next_signal, next_noise]], [1, gains[step]])
+        return parts[1] * noisy_images, parts[0] * noisy_images
+
+    monkeypatch.setattr(student, "denoise", denoise)
+    losses = student.follow(
+        np.concatenate(states, axis=-1), lambda compare: compare(None, training=False)[1]
+    )
+    assert {name: float(loss) for name, loss in losses.items()} == pytest.approx(
+        {"trajectory_loss": 0, "image_loss": 0}, abs=1e-6
+    )
+    for state, met in zip(states, seen, strict=False):
+        np.testing.assert_allclose(met, state, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a teacher, and with a student of it that has been trained."""
+    place = tmp_path_factory.mktemp("place")
+    teacher = make_run(place / "teacher", num_classes=3)
+    teacher.save_config(dataclasses.replace(teacher.read_config(), class_names=()))
+    images = np.random.default_rng(0).integers(0, 255, (60, 16, 16, 3), dtype="uint8")
+    np.savez(place / "images.npz", images=images, labels=np.arange(60) % 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trajectories, "HELD_OUT", 16)
+        patch.setattr(trajectories, "AT_ONCE", 16)
+        assert distil(place, "student") == 0
+    return place
+
+
+def distil(place, name, *options):
+    return run(
+        train,
+        *("--distill-from", place / "teacher", "--student-steps", 2, "--trajectories", 64),
+        *("--batch-size", 16, "--epochs", 2, "--warmup-steps", 0, "--precision", "float32"),
+        *("--dataset", place / "images.npz", "--cache-dir", place / "cache", "--no-kid"),
+        *("--output", place / name, *options),
+    )
+
+
+def test_a_student_approaches_its_teacher(place):
+    history = Run(place / "student").read_history()
+    assert [row["images"] for row in history] == [64, 128]
+    for name in ("trajectory_loss", "val_trajectory_loss", "val_image_loss"):
+        assert history[1][name] < history[0][name]
+    report = (place / "student" / "report.md").read_text()
+    assert "noisy images of the teacher teacher at guidance 1, in 2 calls" in report
+    assert "Trajectory loss" in report
+    student = load_model(Run(place / "student").weights_to_show())
+    teacher = load_model(Run(place / "teacher").weights_to_show())
+    np.testing.assert_array_equal(student.pixel_means, teacher.pixel_means)
+    images = student.generate(4, seed=0)
+    np.testing.assert_array_equal(images, student.generate(4, 2, seed=0, guidance=0.0))
+    for options in ({"diffusion_steps": 3}, {"sampler": "ipndm"}, {"guidance": 1.0}):
+        with pytest.raises(InputError, match="draws in 2 steps of ddim without guidance"):
+            student.generate(4, **options)
+
+
+def test_an_interrupted_student_ends_as_an_uninterrupted_one(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(trajectories, "HELD_OUT", 16)
+    config = Run(place / "student").read_config()
+    dataset = Dataset("none", *[np.zeros((0, 16, 16, 3))] * 4, ())
+    lessons = trajectories.with_trajectories(dataset, config, place / "cache")  # as cached
+    stopped = Run(tmp_path / "stopped")
+    stopped.save_config(config)
+
+    def press_ctrl_c(batch, logs):
+        if batch == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    press = keras.callbacks.LambdaCallback(on_train_batch_end=press_ctrl_c)
+    with pytest.raises(Interrupted):
+        loop.train(stopped, config, lessons, callbacks=[press])
+    model = loop.train(stopped, config, lessons)
+    expected = load_model(Run(place / "student").last_weights).ema_network.get_weights()
+    for weight, value in zip(model.ema_network.get_weights(), expected, strict=True):
+        np.testing.assert_array_equal(weight, value)
+
+
+def test_trajectories_are_drawn_on_where_a_process_was_killed(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(trajectories, "HELD_OUT", 16)
+    monkeypatch.setattr(trajectories, "AT_ONCE", 16)
+    config = Run(place / "student").read_config()
+    draw_batch, starts = trajectories.draw_batch, []
+
+    def killed_in_the_third(teacher, config, rates, start):
+        starts.append(start)
+        if len(starts) == 3:
+            raise KeyboardInterrupt
+        return draw_batch(teacher, config, rates, start)
+
+    monkeypatch.setattr(trajectories, "draw_batch", killed_in_the_third)
+    dataset = Dataset("none", *[np.zeros((0, 16, 16, 3))] * 4, ())
+    with pytest.raises(KeyboardInterrupt):
+        trajectories.with_trajectories(dataset, config, tmp_path)
+    lessons = trajectories.with_trajectories(dataset, config, tmp_path)
+    assert starts == [0, 16, 32, 32, 48, 64]
+    whole = trajectories.with_trajectories(dataset, config, place / "cache")
+    np.testing.assert_allclose(lessons.train_images, whole.train_images, atol=2e-3)
+    np.testing.assert_array_equal(lessons.train_labels, whole.train_labels)
+    assert lessons.train_images.shape == (64, 16, 16, 9)
+    assert lessons.validation_images.shape == (16, 16, 16, 9)
+    assert {-1, 0, 1, 2} == {*whole.train_labels.tolist()}  # some without a class
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "refused"),
+    [
+        (generate, ("--steps", 20), "--steps 20"),
+        (generate, ("--sampler", "ipndm"), "--sampler"),
+        (generate, ("--spacing", "rho"), "--spacing"),
+        (generate, ("--eta", 1), "--eta"),
+        (generate, ("--guidance", 1), "--guidance"),
+        (generate, ("--inpaint", "a.png", "b.png"), "--steps 25"),
+        (generate, ("--encode", "a.png"), "--encode"),
+        (generate, ("--from-image", "a.png"), "--from-image"),
+        (evaluate, ("--steps", 2, 20), "--steps 20"),
+        (evaluate, ("--samplers", "ddim", "heun"), "--samplers"),
+        (evaluate, ("--search-steps", 5), "--search-steps"),
+        (evaluate, ("--metrics", "bits_per_dim"), "--metrics"),
+    ],
+)
+def test_what_a_student_has_not_learnt_is_refused(place, command, options, refused):
+    error = run(command, "--run", place / "student", *options)
+    assert f"draws in 2 steps of ddim without guidance, so it has no use for {refused};" in error
+    assert error.endswith(f"take its teacher: --run {place / 'teacher'}")
+
+
+def test_a_student_takes_its_own_steps(place, tmp_path, capsys):
+    options = ("--run", place / "student", "--output", tmp_path / "a.png", "--num-images", 2)
+    assert run(generate, *options) == 0
+    assert "2 steps of ddim" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--student-steps", 4), "needs both --distill-from RUN and --student-steps N"),
+        (("--preset", "student"), "needs both"),
+        (("--distill-from", "flowers", "--student-steps", 4, "--widths", 8), "omit --widths"),
+        (("--distill-from", "flowers", "--student-steps", 4, "--preset", "lab"), "omit --preset"),
+        (("--distill-from", "flowers", "--student-steps", 1, 2), "one number of steps"),
+        (("--distill-from", "{student}", "--student-steps", 2), "a student cannot teach"),
+    ],
+)
+def test_mistakes_of_a_new_student_are_one_line(place, tmp_path, options, message):
+    options = [str(option).format(student=place / "student") for option in options]
+    assert message in run(train, *options, "--output", tmp_path / "new")
+
+
+def test_a_student_is_resumed_with_its_own_settings_alone(place):
+    error = run(train, "--resume", "--output", place / "student", "--student-steps", 4)
+    assert "cannot resume with --student-steps 4: the run uses 2" in error
