@@ -33,6 +33,10 @@ METRICS = ("kid", "frechet", "precision_recall", "bits_per_dim")
 GUIDANCE = 1.0
 
 
+MOST_CLASSES = 100_000
+MOST_LEVELS = 12  # each halves the feature maps: 4096 pixels become 2
+
+
 class InputError(ValueError):
     """A mistake in what the user gave: shown as one line, without a traceback."""
 
@@ -130,11 +134,12 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        _require_at_least(1, channels=self.channels)
-        _require_at_least(0, num_classes=self.num_classes)
-        if not self.widths or len(self.widths) != len(self.depths):
+        _require_between(1, 64, channels=self.channels)
+        _require_between(0, MOST_CLASSES, num_classes=self.num_classes)
+        if not 1 <= len(self.widths) == len(self.depths) <= MOST_LEVELS:
             raise InputError(
-                f"widths {self.widths} and depths {self.depths} must have one entry for each level"
+                f"widths {self.widths} and depths {self.depths} must have one entry for each "
+                f"of 1 to {MOST_LEVELS} levels"
             )
         if self.embedding_dims % 2:
             raise InputError(
@@ -397,7 +402,7 @@ def _describe(annotation: Any) -> str:
     return names.get(annotation, annotation.__name__)
 
 
-def _require_at_least(minimum: float, **values: float) -> None:
+def _require_between(least: int, most: int, **values: int) -> None:
     for name, value in values.items():
-        if not value >= minimum:
-            raise InputError(f"{name} must be at least {minimum}, not {value}")
+        if not least <= value <= most:
+            raise InputError(f"{name} must be from {least} to {most}, not {value}")

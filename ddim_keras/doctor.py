@@ -88,7 +88,7 @@ def diagnose(config: RunConfig, history: list[dict[str, Any]]) -> list[str]:
     findings = (_length, _learning, _average, _validation, _kid, _schedule)
     return [
         sentence
-        for finding in ((_kid,) if config.distill_from else findings)
+        for finding in ((_kid,) if "trajectory_loss" in history[-1] else findings)
         if (sentence := finding(config, history))
     ] or ["Nothing stands out. Look at the samples, and measure with: python evaluate.py"]
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from ddim_keras.atomic import folder_written_whole
 from ddim_keras.config import InputError
-from ddim_keras.data.images import crop_and_resize, first_line
+from ddim_keras.data.images import crop_and_resize
 from ddim_keras.data.parallel import map_in_order
 from ddim_keras.data.sources import (
     DRAWN_FLOWERS,
@@ -28,8 +28,11 @@ from ddim_keras.data.sources import (
     Sample,
     Source,
     Unobtainable,
+    check_labels,
+    checked_names,
     find_source,
 )
+from ddim_keras.foreign import contents_of, read_array, read_json
 from ddim_keras.progress import progress_bar
 
 DEFAULT_DATASET = "oxford_flowers102"
@@ -269,8 +272,8 @@ def _checksum(path: Path) -> str:
 
 def open_cache(cache: Path, name: str) -> Dataset:
     """Maps a prepared data set into memory, after checking it; raises InputError if damaged."""
-    try:
-        contents = json.loads((cache / PREPARED).read_text())
+    with contents_of(cache, "a prepared data set, or it is damaged"):
+        contents = read_json(cache / PREPARED)
         if contents["version"] != CACHE_VERSION:
             raise ValueError(f"version {contents['version']} instead of {CACHE_VERSION}")
         files = [cache / f"{name}.npy" for name in CACHE_ARRAYS]
@@ -278,23 +281,21 @@ def open_cache(cache: Path, name: str) -> Dataset:
             _checksum(file) != contents["sha256"][file.name] for file in files
         ):
             raise ValueError("wrong checksum")
-        arrays = [np.load(file, mmap_mode="r", allow_pickle=False) for file in files]
+        arrays = [read_array(file) for file in files]
         train_images, train_labels, validation_images, validation_labels = arrays
         for images, labels in (arrays[:2], arrays[2:]):
             if (
                 (images.dtype, labels.dtype) != (np.uint8, np.int32)
                 or images.ndim != 4
                 or images.shape[1] != images.shape[2]
+                or images.shape[3] not in (1, 3)
                 or images.shape[1:] != train_images.shape[1:]
                 or labels.shape != images.shape[:1]
                 or len(images) == 0
             ):
                 raise ValueError("arrays that do not fit each other")
-        class_names = tuple(str(name) for name in contents["class_names"])
-    except Exception as error:  # NumPy and JSON raise a dozen kinds for damaged files
-        raise InputError(
-            f"{cache} is damaged, or no prepared data set ({first_line(error)})"
-        ) from error
+            check_labels(labels)
+        class_names = checked_names(contents["class_names"])
     return Dataset(
         name=name,
         train_images=train_images,

@@ -1,11 +1,18 @@
 """Single images: read, cropped to their centre square, and resized."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from ddim_keras.config import InputError
+from ddim_keras.foreign import first_line
+
+# Decoded, an image of so many takes 200 MB; photographs have fewer.
+MOST_PIXELS = 2**26
+# Of half as many pixels as Pillow refuses: ours is the limit that holds.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def crop_and_resize(image: np.ndarray, image_size: int) -> np.ndarray:
@@ -80,14 +87,21 @@ def _grey(pixels: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(pixels).convert("L"))
 
 
+def _opened(file: Path) -> Image.Image:
+    """Opens an image file whose size is reasonable; nothing is decoded yet."""
+    try:
+        image = Image.open(file)
+        if image.width * image.height <= MOST_PIXELS:
+            return image
+        image.close()
+    except Image.DecompressionBombError:
+        pass
+    raise ValueError(f"more than {MOST_PIXELS / 1e6:.0f} megapixels; make it smaller")
+
+
 def read_image(file: Path) -> np.ndarray:
     """Reads an image file, upright: (H, W, 3) uint8; Pillow's errors are raised as they come."""
-    with Image.open(file) as image:
+    with _opened(file) as image:
         if image.mode == "F" or image.mode.startswith("I"):
             raise ValueError("more than 8 bits a channel")  # Pillow would clip them
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-
-
-def first_line(error: Exception) -> str:
-    """First line of another library's error, short enough to be quoted in ours."""
-    return f"{type(error).__name__}: {str(error).strip().split(chr(10))[0][:200]}"

@@ -9,9 +9,8 @@ import difflib
 import functools
 import hashlib
 import itertools
+import os
 import re
-import tempfile
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +20,12 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from ddim_keras.backends.devices import leave_gpu_to_backend
-from ddim_keras.config import InputError
+from ddim_keras.config import MOST_CLASSES, InputError
 from ddim_keras.data.drawn_flowers import SPECIES, draw_flowers
-from ddim_keras.data.images import first_line, read_image
+from ddim_keras.data.images import read_image
 from ddim_keras.data.parallel import map_in_order
+from ddim_keras.foreign import contents_of, first_line, read_arrays
+from ddim_keras.foreign import read_array as read_npy
 
 DRAWN_FLOWERS = "drawn_flowers"
 NUM_DRAWN_FLOWERS = 8000
@@ -185,25 +186,12 @@ def read_array(path: Path) -> Reading:
     `class_names`, and `num_train`: the number of images, the first ones, that are for training. An
     .npy file holds the images alone.
     """
-    try:
-        loaded = np.load(path, allow_pickle=False, mmap_mode="r")
-        if isinstance(loaded, np.ndarray):
-            arrays = {"images": loaded}
-        else:
-            with loaded:
-                names = {"labels", "class_names", "num_train"} & {*loaded}
-                arrays = {name: loaded[name] for name in names}
-                if "images" in loaded:
-                    arrays["images"] = _map_member(path, "images")
-                contents = ", ".join(loaded) or "nothing"
-    except Exception as error:  # NumPy and zipfile raise a dozen kinds for damaged files
-        raise InputError(
-            f"{path} is damaged, or not an array file that loads without pickle "
-            f"({first_line(error)})"
-        ) from error
-
-    if "images" not in arrays:
-        raise InputError(f"{path} must hold an array 'images', but holds {contents}")
+    with contents_of(path, "an array file that loads without pickle, or it is damaged"):
+        arrays = (
+            read_arrays(path, ("images", "labels", "class_names", "num_train"))
+            if path.suffix.lower() == ".npz"
+            else {"images": read_npy(path)}
+        )
     images = arrays["images"]
     if (
         images.dtype != np.uint8
@@ -217,13 +205,9 @@ def read_array(path: Path) -> Reading:
             f"{images.shape}"
         )
     labels = arrays.get("labels", np.full(len(images), -1))
-    if (
-        labels.shape != images.shape[:1]
-        or labels.dtype.kind not in "iu"
-        or not np.array_equal(labels, labels.astype("int32"))
-    ):
+    if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
         raise InputError(
-            f"labels in {path} must be 32-bit integers of shape ({len(images)},), "
+            f"labels in {path} must be integers of shape ({len(images)},), "
             f"not {labels.dtype} of shape {labels.shape}"
         )
     is_validation = _marks()
@@ -232,21 +216,28 @@ def read_array(path: Path) -> Reading:
         if num_train.shape != () or num_train.dtype.kind not in "iu":
             raise InputError(f"num_train in {path} must be an integer, not {num_train}")
         is_validation = iter(np.arange(len(images)) >= num_train)
-    class_names = tuple(str(name) for name in arrays.get("class_names", ()))
+    with contents_of(path, "a data set to train on"):
+        check_labels(labels)
+        class_names = checked_names(arrays.get("class_names", np.array([], "U1")).tolist())
     return Reading(class_names, len(images), zip(images, labels, is_validation, strict=False))
 
 
-def _map_member(path: Path, name: str) -> np.ndarray:
-    """Maps an array of an .npz file, of any size, from a temporary copy on the disk.
+def check_labels(labels: np.ndarray) -> None:
+    """Raises InputError for labels that are neither -1, no class, nor a number of a class."""
+    if len(labels) and not -1 <= labels.min() <= labels.max() < MOST_CLASSES:
+        raise InputError(
+            f"labels must be from -1, which is none, to {MOST_CLASSES - 1}, not from "
+            f"{labels.min()} to {labels.max()}"
+        )
 
-    NumPy itself reads such an array as a whole. Copying checks its sum, and unpacks it if it is
-    compressed. The copy has no name any more, and vanishes with the array.
-    """
-    with (
-        zipfile.ZipFile(path) as archive,
-        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
-    ):
-        return np.load(archive.extract(f"{name}.npy", folder), mmap_mode="r", allow_pickle=False)
+
+def checked_names(names: Any) -> tuple[str, ...]:
+    """Names of classes as they are stored; raises InputError if they are no list of texts."""
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError("class_names must be a list of texts")
+    if len(names) > MOST_CLASSES:
+        raise InputError(f"class_names must be at most {MOST_CLASSES}, not {len(names)}")
+    return tuple(names)
 
 
 def read_folder(folder: Path, files: Sequence[Path]) -> Reading:
@@ -304,4 +295,4 @@ def _fingerprint(files: Sequence[Path]) -> str:
     """A hash of names, sizes and times of files; cheap, since no file is read."""
     status = [(str(file.resolve()), file.stat()) for file in files]
     lines = [f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in status]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()

@@ -1,6 +1,5 @@
 """The table of results: for people, and as evaluation.csv, where earlier results are kept."""
 
-import contextlib
 import csv
 import itertools
 from collections.abc import Mapping, Sequence
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim_keras.atomic import written_whole
-from ddim_keras.config import InputError
+from ddim_keras.foreign import contents_of, read_table
 from ddim_keras.plots import figures
 
 AXES = {
@@ -107,22 +106,9 @@ def read_rows(path: Path) -> list[Row]:
     """The rows of a CSV file of results; none if there is no file."""
     if not path.exists():
         return []
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return [
-                {name: _as_number(text) for name, text in row.items() if text}
-                for row in csv.DictReader(file, strict=True)
-            ]
-    except (ValueError, AttributeError, TypeError, csv.Error) as error:
-        raise InputError(
-            f"{path} is not a table of results ({type(error).__name__}); move it aside, or choose "
-            "another --output"
-        ) from error
-
-
-def _as_number(text: str) -> Any:
-    """The number that a text is, else the text itself."""
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(text)
-    return text
+    with contents_of(path, "a table of results", "; move it aside, or choose another --output"):
+        rows = read_table(path)
+        for name in (*AXES, *COLUMNS):
+            if name != "setting" and any(isinstance(row.get(name), str) for row in rows):
+                raise ValueError(f"{name} is no number")
+        return rows

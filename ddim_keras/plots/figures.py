@@ -12,6 +12,7 @@ from PIL import Image
 
 from ddim_keras.atomic import written_whole
 from ddim_keras.config import InputError, NetworkConfig
+from ddim_keras.foreign import contents_of, read_array
 
 PIXELS_PER_INCH = 100
 
@@ -139,16 +140,15 @@ def read_samples(path: Path) -> np.ndarray:
     Raises:
         InputError: if the file is missing, as for grids of earlier versions, or damaged.
     """
-    try:
-        pixels = np.load(path.with_suffix(".npy"), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(
-            f"there is no array of samples {path.with_suffix('.npy')} ({type(error).__name__}); "
-            "trainings write one beside each grid"
-        ) from error
-    if pixels.ndim != 4 or pixels.dtype != np.uint8:
-        raise InputError(f"{path.with_suffix('.npy')} holds no images")
-    return pixels
+    array = path.with_suffix(".npy")
+    advice = "; trainings write one beside each grid"
+    if not array.is_file():
+        raise InputError(f"there is no array of samples {array}{advice}")
+    with contents_of(array, "an array of samples", advice):
+        pixels = read_array(array)
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] not in (1, 3):
+            raise ValueError(f"{pixels.dtype} of shape {pixels.shape} are no images")
+        return pixels
 
 
 def save_figure(figure: Figure, path: Path) -> None:

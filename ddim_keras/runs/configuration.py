@@ -1,7 +1,6 @@
 """The configuration of a run: what it was started with, in config.json."""
 
 import dataclasses
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from ddim_keras.config import (
     from_dict,
     setting,
 )
+from ddim_keras.foreign import contents_of, read_json
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,5 @@ def read_config(folder: Path) -> RunConfig:
     path = folder / "config.json"
     if not path.is_file():
         raise InputError(f"{folder} is not a run folder: it holds no config.json")
-    try:
-        return RunConfig.from_dict(json.loads(path.read_text()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is not the configuration of a run ({error})") from error
+    with contents_of(path, "the configuration of a run"):
+        return RunConfig.from_dict(read_json(path))

@@ -19,6 +19,7 @@ Files are written beside their final name and renamed, so that each is always wh
 import contextlib
 import csv
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,12 +30,15 @@ import numpy as np
 
 from ddim_keras.atomic import written_whole
 from ddim_keras.config import InputError
+from ddim_keras.foreign import contents_of, read_json, read_table
 from ddim_keras.runs.configuration import RunConfig, read_config
 from ddim_keras.runs.lock import NAME as LOCK
 from ddim_keras.runs.manifest import recorded, sha256, verify
 from ddim_keras.runs.weights import load_weights, require_finite, save_weights
 
 RUNS = Path("runs")
+# Columns of history.csv that every epoch has; the loss of noises, or of trajectories, comes first.
+HISTORY = ("epoch", "images", "seconds", "image_loss", "val_image_loss")
 FEW_IMAGES = 30_000  # seen in training: below, samples of 64 px are mostly coloured noise
 PRETRAINED = Path(__file__).parents[1] / "pretrained" / "flowers"  # comes with the project
 
@@ -141,18 +145,17 @@ class Run:
                 f"no steps have been searched for {self.folder}; first: "
                 f"python evaluate.py --run {self.folder} --search-steps 5 10 20"
             )
-        try:
+        with contents_of(path, "a file of searched steps", "; remove it, and search again"):
             signal_rates = {
                 int(steps): [float(rate) for rate in rates]
-                for steps, rates in json.loads(path.read_text()).items()
+                for steps, rates in read_json(path).items()
             }
-            if any(len(rates) != steps + 1 for steps, rates in signal_rates.items()):
-                raise ValueError("N steps need N + 1 signal rates")
-        except (ValueError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"{path} does not hold searched steps ({error}); remove it, and search again"
-            ) from error
-        return signal_rates
+            for steps, rates in signal_rates.items():
+                if steps < 1 or len(rates) != steps + 1:
+                    raise ValueError("N steps need N + 1 signal rates")
+                if rates[0] <= 0 or rates[-1] != 1 or sorted({*rates}) != rates:
+                    raise ValueError("signal rates must rise from above 0 to 1")
+            return signal_rates
 
     def write_history(self, rows: list[dict[str, Any]]) -> None:
         """Rewrites history.csv: a row per epoch, empty cells where nothing was measured."""
@@ -166,24 +169,23 @@ class Run:
         """Reads history.csv, without its empty cells; an empty list where there is no file."""
         if not self.history_file.exists():
             return []
-        try:
-            with open(self.history_file, newline="") as file:
-                rows = [
-                    {name: _number(cell) for name, cell in row.items() if cell}
-                    for row in csv.DictReader(file, strict=True)
-                ]
-            if not all(isinstance(row["epoch"], int) for row in rows):
-                raise ValueError("an epoch is not an integer")
-        except (ValueError, KeyError, AttributeError, csv.Error) as error:
-            raise InputError(
-                f"{self.history_file} is not the history of a run ({type(error).__name__}: "
-                f"{error}); repair the file, or move it aside to start a new one"
-            ) from error
-        return rows
-
-
-def _number(cell: str) -> int | float:
-    return int(cell) if cell.isdigit() else float(cell)
+        advice = "; repair the file, or move it aside to start a new one"
+        with contents_of(self.history_file, "the history of a run", advice):
+            rows = read_table(self.history_file)
+            first = "trajectory_loss" if rows and "trajectory_loss" in rows[0] else "noise_loss"
+            columns = (*HISTORY, first, f"val_{first}")
+            for row in rows:
+                if missing := [name for name in columns if name not in row]:
+                    raise ValueError(f"a row has no {', '.join(missing)}")
+                if texts := [name for name, cell in row.items() if isinstance(cell, str)]:
+                    raise ValueError(f"{', '.join(texts)} of an epoch is no number")
+                if not all(math.isfinite(float(row[name])) for name in columns):
+                    raise ValueError("a number of an epoch is not finite")
+                if not all(isinstance(row[name], int) for name in ("epoch", "images")):
+                    raise ValueError("an epoch, or its number of images, is no whole number")
+                if float(row["epoch"]) < 1:
+                    raise ValueError("the first epoch is 1")
+            return rows
 
 
 def newest_run(runs: Path = RUNS, with_weights: bool = True) -> Run:

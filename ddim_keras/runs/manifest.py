@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ddim_keras.atomic import written_whole
 from ddim_keras.config import InputError
+from ddim_keras.foreign import contents_of, read_json
 
 NAME = "manifest.json"
 
@@ -53,13 +54,11 @@ def read_manifest(folder: Path) -> dict[str, list[str]]:
     path = folder / NAME
     if not path.exists():
         return {}
-    try:
-        hashes = json.loads(path.read_text(encoding="utf-8"))
+    with contents_of(path, "a manifest", "; remove it to go on"):
+        hashes = read_json(path)
         if not all(isinstance(text, str) for texts in hashes.values() for text in texts):
             raise ValueError("a hash is no text")
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{path} is not a manifest ({error}); remove it to go on") from error
-    return hashes
+        return hashes
 
 
 def _write(folder: Path, hashes: dict[str, list[str]]) -> None:

@@ -312,7 +312,7 @@ class TestCache:
             (cache / name).unlink()
             if damaged is not None:
                 (cache / name).write_bytes(damaged)
-            with pytest.raises(InputError, match="is damaged, or no"):
+            with pytest.raises(InputError, match="is not a prepared data set"):
                 load_dataset(cache, 16, cache_dir=cache_dir)
             capsys.readouterr()
             load_dataset(array_file, 16, cache_dir=cache_dir)
@@ -324,7 +324,7 @@ class TestCache:
         labels = np.load(cache / "train_labels.npy")
         for wrong in (labels[:-1], labels.astype("int64"), labels.astype(object)):
             np.save(cache / "train_labels.npy", wrong)
-            with pytest.raises(InputError, match="is damaged, or no"):
+            with pytest.raises(InputError, match="is not a prepared data set"):
                 load_dataset(cache, 16, cache_dir=cache_dir)
 
     def test_what_else_lies_in_a_damaged_cache_is_kept(self, cache, array_file, cache_dir):

@@ -84,8 +84,8 @@ class TestArray:
             ({"images": noise(4, 8, 8, 2)}, "C one of 1, 3 and 4"),
             ({"images": noise(4, 8, 8), "labels": np.zeros(3, int)}, r"shape \(4,\), not int64"),
             ({"images": noise(4, 8, 8), "labels": np.zeros(4)}, "not float64"),
-            ({"images": noise(4, 8, 8), "labels": ["a"] * 4}, "must be 32-bit integers"),
-            ({"images": noise(4, 8, 8), "labels": np.full(4, 2**40)}, "must be 32-bit integers"),
+            ({"images": noise(4, 8, 8), "labels": ["a"] * 4}, "must be integers"),
+            ({"images": noise(4, 8, 8), "labels": np.full(4, 2**40)}, "labels must be from -1"),
             ({"images": noise(4, 8, 8), "num_train": [1, 2]}, "num_train.*an integer"),
             ({"images": np.array([{}], object)}, "without pickle"),
             ({"images": noise(4, 8, 8), "labels": np.array([{}] * 4, object)}, "without pickle"),
@@ -115,7 +115,7 @@ class TestArray:
         contents = path.read_bytes()
         for length in (0, 10, len(contents) // 2, len(contents) - 1):
             path.write_bytes(contents[:length])
-            with pytest.raises(InputError, match="is damaged, or not an array file"):
+            with pytest.raises(InputError, match="is not an array file"):
                 read(path)
 
     @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])

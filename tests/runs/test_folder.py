@@ -15,6 +15,7 @@ from ddim_keras.model import DiffusionModel
 from ddim_keras.runs.configuration import KIDProtocol, RunConfig, read_config
 from ddim_keras.runs.folder import PRETRAINED, Run, find_run, load_model, newest_run
 from ddim_keras.runs.weights import load_weights, save_weights
+from tests.helpers import EPOCH
 
 CONFIG = RunConfig(
     preset="lab",
@@ -75,7 +76,7 @@ def test_searched_steps_go_with_the_weights_that_they_were_searched_for(run, mod
 @pytest.mark.parametrize("text", ["", "[]", '{"2": [0.1, 1.0]}', '{"one": [0.1, 1]}', '{"1": 3}'])
 def test_broken_searched_steps_are_named(run, text):
     run.sampling_steps_file.write_text(text)
-    with pytest.raises(InputError, match=r"sampling_steps\.json does not hold searched steps"):
+    with pytest.raises(InputError, match=r"sampling_steps\.json is not a file of searched steps"):
         run.read_sampling_steps()
 
 
@@ -147,13 +148,13 @@ def test_a_new_run_needs_an_empty_place(run, tmp_path):
 
 def test_history_survives_its_file(run):
     rows = [
-        {"epoch": 1, "noise_loss": 0.1 + 0.2, "kid": -1e-05},
-        {"epoch": 2, "noise_loss": 1e30},
-        {"epoch": 3, "noise_loss": 0.5, "kid": 2.0, "late": -3.0},
+        {**EPOCH, "noise_loss": 0.1 + 0.2, "kid": -1e-05},
+        {**EPOCH, "epoch": 2, "noise_loss": 1e30},
+        {**EPOCH, "epoch": 3, "kid": 2.0, "late": -3.0},
     ]
     run.write_history(rows)
     assert run.read_history() == rows
-    assert run.history_file.read_text().splitlines()[0] == "epoch,noise_loss,kid,late"
+    assert run.history_file.read_text().splitlines()[0] == ",".join([*EPOCH, "kid", "late"])
     assert {path.name for path in run.folder.iterdir()} == {
         "config.json",
         "history.csv",
@@ -162,10 +163,10 @@ def test_history_survives_its_file(run):
 
 
 def test_history_keeps_what_is_not_finite(run):
-    run.write_history([{"epoch": 1, "loss": math.nan, "other": math.inf}])
-    ((epoch, loss, other),) = (row.values() for row in run.read_history())
-    assert (epoch, other) == (1, math.inf)
-    assert math.isnan(loss)
+    run.write_history([{**EPOCH, "kid": math.inf, "kid_standard_error": math.nan}])
+    ((*_, kid, error),) = (row.values() for row in run.read_history())
+    assert kid == math.inf
+    assert math.isnan(error)
 
 
 def test_no_history(run):
@@ -340,7 +341,7 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(run, tmp_path)
 
 def test_a_resume_keeps_the_best_weights_that_a_kill_prevented(run, model):
     run.save_last(model)
-    run.write_history([{"epoch": 1, "kid": 0.5}, {"epoch": 2, "kid": 0.4}])
+    run.write_history([{**EPOCH, "kid": 0.5}, {**EPOCH, "epoch": 2, "kid": 0.4}])
     run.repair(1)  # weights of an epoch that was not the best
     assert not run.best_weights.exists()
     run.repair(2)
