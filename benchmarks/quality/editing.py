@@ -1,10 +1,11 @@
-"""Seams of inpainting and errors of encoding, on flowers that the provided model generates.
+"""Seams of inpainting, errors of encoding, and likeness of variations, on generated flowers.
 
     python -m benchmarks.quality.editing --steps 25 --resample 1 3 5
 
 fills in the right halves of generated images, and prints the mean difference of neighbouring pixels
 across the border, beside it on both sides, and inside the filled-in half, of 1; with and without
-the class. Then it encodes and decodes whole images with several samplers.
+the class. Then it encodes and decodes whole images with several samplers, and makes variations of
+them with several strengths of --from-image.
 """
 
 import argparse
@@ -30,6 +31,10 @@ ENCODERS = (  # sampler, spacing, steps
 )
 
 
+TABLES = ("seams", "encoding", "variations")
+STRENGTHS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -45,14 +50,15 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=at_least(0), metavar="N", default=0, help="(default: 0)")
     parser.add_argument("--images", metavar="FILE", help="write the filled-in images, a .png file")
+    parser.add_argument(
+        "--tables", nargs="+", choices=TABLES, default=TABLES, help="(default: all three)"
+    )
     add_backend_option(parser)
     arguments = parser.parse_args()
     choose_backend(arguments.backend)
     import_keras()
 
-    from PIL import Image
-
-    from ddim_keras.plots.figures import tiled
+    from ddim_keras.metrics.encoders import choose_encoder
 
     model = load_model(find_run(arguments.run).weights_to_show())
     labels = model.draw_labels(arguments.num_images, np.random.default_rng(arguments.seed))
@@ -60,6 +66,29 @@ def main() -> None:
         arguments.num_images, GENERATING_STEPS, seed=arguments.seed, labels=labels
     )
     flowers = np.round(255 * flowers).astype("uint8")
+    if "seams" in arguments.tables:
+        print_seams(model, flowers, labels, arguments)
+    if "encoding" in arguments.tables:
+        print("| sampler | steps | spacing | error | error of the prediction | deviation |", end="")
+        print(" correlation of neighbours |\n|---|---|---|---|---|---|---|")
+        for sampler, spacing, steps in ENCODERS:
+            print_encoding(model, flowers, sampler, spacing, steps, arguments.seed)
+    if "variations" in arguments.tables:
+        print("| strength | difference | distance of features | nearest to its own original |")
+        print("|---|---|---|---|")
+        encoder = choose_encoder("compact")
+        for strength in STRENGTHS:
+            print_variations(model, encoder, flowers, labels, strength, arguments.seed + 1)
+
+
+def print_seams(
+    model: Any, flowers: np.ndarray, labels: np.ndarray, arguments: argparse.Namespace
+) -> None:
+    """Prints the table of inpainting; writes its images if they are wanted."""
+    from PIL import Image
+
+    from ddim_keras.plots.figures import tiled
+
     rows = [flowers]
     print("| steps | resample | class | across the border | beside it | inside |")
     print("|---|---|---|---|---|---|")
@@ -75,11 +104,6 @@ def main() -> None:
                 rows.append(filled)
     if arguments.images:
         Image.fromarray(tiled(np.concatenate(rows), columns=len(flowers))).save(arguments.images)
-
-    print("\n| sampler | steps | spacing | error | error of the prediction | deviation |", end="")
-    print(" correlation of neighbours |\n|---|---|---|---|---|---|---|")
-    for sampler, spacing, steps in ENCODERS:
-        print_encoding(model, flowers, sampler, spacing, steps, arguments.seed)
 
 
 def filled_in(
@@ -150,6 +174,49 @@ def print_encoding(
     print(
         f"| {sampler} | {steps} | {spacing} | {errors[0]:.1f} | {errors[1]:.1f} | "
         f"{result.noises.std():.3f} | {neighbours(result.noises):.3f} |",
+        flush=True,
+    )
+
+
+def print_variations(
+    model: Any,
+    encoder: Any,
+    images: np.ndarray,
+    labels: np.ndarray,
+    strength: float,
+    seed: int,
+) -> None:
+    """Prints how much of images is kept in their variations, as a row of the table.
+
+    The distance of features, of the encoder that comes with the project, is in mean distances
+    between two of the images.
+    """
+    from scipy.spatial.distance import cdist
+
+    from ddim_keras.generation.editing_jobs import starting_points
+    from ddim_keras.samplers import Sampler
+
+    rates = Sampler().signal_rates(model, GENERATING_STEPS, strength)
+    starts = [
+        starting_points(model, image, 1, seed + number, rates[0])[0]
+        for number, image in enumerate(images)
+    ]
+    variations = model.generate(
+        len(images),
+        GENERATING_STEPS,
+        sampler=Sampler(spacing={GENERATING_STEPS: rates}),
+        labels=labels,
+        initial_noise=np.stack(starts),
+    )
+    variations = np.round(255 * variations).astype("uint8")
+    originals = encoder.features(images)
+    distances = cdist(encoder.features(variations), originals)
+    between = cdist(originals, originals).sum() / (len(images) * (len(images) - 1))
+    difference = np.sqrt(np.mean((variations - images.astype(float)) ** 2))
+    own = np.mean(distances.argmin(axis=1) == np.arange(len(images)))
+    print(
+        f"| {strength} | {difference:.1f} | {distances.diagonal().mean() / between:.2f} | "
+        f"{100 * own:.0f} % |",
         flush=True,
     )
 
