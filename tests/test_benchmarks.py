@@ -11,12 +11,39 @@ import pytest
 from keras import layers
 
 from benchmarks.quality import ablation, compact_encoder
+from benchmarks.reliability import mutants
 from benchmarks.speed import contenders, profile_steps, throughput
 from benchmarks.speed.flops import forward_flops
 from ddim_keras.config import NetworkConfig
 from ddim_keras.network import residual_unet
 from ddim_keras.presets import PRESETS
 from tests.helpers import TINY, run
+
+
+def test_mistakes_that_are_put_in_on_purpose_can_be_made():
+    """So that the list goes with the code: what it replaces is there once, and stays Python."""
+    mistakes = list(mutants.read_mistakes(mutants.MISTAKES.read_text()))
+    assert len({mistake.name for mistake in mistakes}) == len(mistakes) > 100
+    for mistake in mistakes:
+        compile(mistake.mutated(mutants.PROJECT), mistake.file, "exec")
+        assert all((mutants.PROJECT / "tests" / each).exists() for each in mistake.tests)
+
+
+def test_the_score_of_mistakes_counts_those_noticed(tmp_path, capsys):
+    text = "# data, a.py: test_a.py\nx + 1 ==> x - 1\nx = 2\\n ==>\n"
+    first, second = mutants.read_mistakes(text)
+    assert (first.old, first.new, second.old, second.new) == ("x + 1", "x - 1", "x = 2\n", "")
+    results = [
+        mutants.Result("data", first.name, "test_a.py::test_b", 1.5, "0"),
+        mutants.Result("data", second.name, "", 1.5, "0"),
+    ]
+    mutants.write_results(tmp_path / "new" / "mutants.csv", results)
+    read = mutants.read_results(tmp_path / "new" / "mutants.csv")
+    assert [each.noticed_by for each in read.values()] == ["test_a.py::test_b", ""]
+    mutants.print_table([first, second], read)
+    printed = capsys.readouterr().out
+    assert "not noticed: a.py: x = 2\\n ==> nothing" in printed
+    assert "| data | 2 | 1 | 50.0% |" in printed
 
 
 def test_flops_of_convolutions():

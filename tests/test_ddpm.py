@@ -10,6 +10,7 @@ import pytest
 import scipy.special
 from keras import ops
 
+from ddim_keras import backends
 from ddim_keras.config import ModelConfig, NetworkConfig
 from ddim_keras.ddpm import (
     alpha_bars_of,
@@ -390,6 +391,19 @@ def test_ancestral_sampling_clips_and_calls_back():
     )
     assert calls == list(range(10))
     assert 0.2 <= numpy(samples).min() <= numpy(samples).max() <= 0.5
+
+
+def test_the_hybrid_loss_trains_the_means_by_the_noises_alone(betas):
+    images, noises, pred_noises = (tensor(normal(3, 4, 4, 1, seed=seed)) for seed in range(3))
+    fractions = ops.full((3, 4, 4, 1), 0.5)
+
+    def loss(pred_noises):
+        return hybrid_loss(images, noises, pred_noises, fractions, [2, 9, 40], betas)
+
+    one = ops.ones(())
+    _, gradients = backends.vector_jacobian_product(loss, pred_noises, one)
+    expected = 2 * (numpy(pred_noises) - numpy(noises)) / (3 * 4 * 4)
+    np.testing.assert_allclose(numpy(gradients), expected, rtol=1e-4, atol=1e-6)
 
 
 # The variational bound.

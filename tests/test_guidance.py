@@ -144,7 +144,7 @@ def test_there_is_guidance_in_the_interval_alone():
 
 def test_images_of_classes_are_guided_unless_asked_otherwise():
     model = randomised()
-    options = {"seed": 0, "labels": [0, 1]}
+    options = {"seed": 0, "labels": [0, -1]}  # class 0 is one as well
     by_default = model.generate(2, 2, **options)
     np.testing.assert_array_equal(by_default, model.generate(2, 2, guidance=GUIDANCE, **options))
     assert np.abs(by_default - model.generate(2, 2, guidance=0, **options)).max() > 0.001
@@ -152,6 +152,19 @@ def test_images_of_classes_are_guided_unless_asked_otherwise():
         model.generate(2, 2, seed=0, labels=[-1, -1], guidance=guidance) for guidance in (None, 0)
     ]
     np.testing.assert_array_equal(*of_any)
+
+
+def test_classes_that_are_not_given_depend_on_the_seed():
+    drawn = []
+
+    def guidance(denoise, labels):
+        drawn.append(labels.tolist())
+        return Guidance(0.0)(denoise, labels)
+
+    model = randomised()
+    for seed in (1, 1, 2):
+        model.generate(6, 1, seed=seed, guidance=guidance)
+    assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_a_function_guides():

@@ -267,6 +267,24 @@ def test_hybrid_loss_is_that_of_the_formula(learned):
     )
 
 
+def test_hybrid_loss_trains_the_means_by_the_noises_alone(learned, monkeypatch):
+    images = ops.convert_to_tensor(pixels(8))
+    state = numpy(learned.seed_generator.state)
+    learned.draw_steps(8, by_importance=False)
+    noises = numpy(backends.draw(learned, keras.random.normal, images.shape))
+    prediction = tensor(np.random.default_rng(1).standard_normal(images.shape))
+
+    def loss(pred_noises):
+        learned.seed_generator.state.assign(state)
+        results = pred_noises, pred_noises, ops.zeros_like(pred_noises)
+        monkeypatch.setattr(learned, "predict_step", lambda *_: results)
+        return learned.compute_losses(images, training=True)[0]
+
+    _, gradients = backends.vector_jacobian_product(loss, prediction, ops.ones(()))
+    expected = 2 * (numpy(prediction) - noises) / noises.size
+    np.testing.assert_allclose(numpy(gradients), expected, rtol=1e-4, atol=1e-6)
+
+
 def test_importance_sampling_is_even_until_each_step_has_had_10_losses(learned):
     learned.loss_counts.assign([0, *[10] * (STEPS - 1), 9])
     learned.past_losses.assign(np.ones((STEPS + 1, 10)) * np.arange(STEPS + 1)[:, None])

@@ -189,7 +189,9 @@ def test_weights_for_equal_steps_integrate_polynomials_exactly(order):
 # Fresh noise.
 
 
-@pytest.mark.parametrize(("eta", "variance"), [(0.5, "small"), (1.0, "small"), (1.0, "large")])
+@pytest.mark.parametrize(
+    ("eta", "variance"), [(0.5, "small"), (0.5, "large"), (1.0, "small"), (1.0, "large")]
+)
 def test_fresh_noise_keeps_mean_and_covariance(eta, variance):
     mean, covariance = np.array([0.5, -1.0]), np.array([[0.4, 0.25], [0.25, 0.8]])
 
@@ -447,6 +449,8 @@ def test_where_the_steps_lie_unless_asked_for(model):
     assert Sampler("ipndm").signal_rates(model, 1) == pytest.approx([0.02, 1])
     assert Sampler("heun", "log_snr").signal_rates(model, 5) == sampling_signal_rates(5, "log_snr")
     assert Sampler("heun", None, 0.8).signal_rates(model, 5)[-2] == pytest.approx(0.8)
+    _, expected = model.schedule(np.array([0.4, 0.2]), np)
+    assert Sampler("heun").signal_rates(model, 2, first_time=0.4) == pytest.approx([*expected, 1])
 
 
 # The object.

@@ -6,7 +6,7 @@ from keras import ops
 
 from ddim_keras import config
 from ddim_keras.config import ModelConfig
-from ddim_keras.schedules import SCHEDULES, Linear, OffsetCosine, offset_cosine
+from ddim_keras.schedules import SCHEDULES, Linear, OffsetCosine, UpTo, offset_cosine
 
 LIMITS = [(0.95, 0.02), (0.995, 0.01), (1.0, 0.1)]
 
@@ -75,6 +75,12 @@ def test_double_precision_agrees(name):
     for tensor, array in zip(tensors, SCHEDULES[name](times, np), strict=True):
         assert array.dtype == "float64"
         np.testing.assert_allclose(ops.convert_to_numpy(tensor), array, rtol=1e-5, atol=1e-6)
+
+
+def test_a_part_of_a_schedule_ends_where_it_says():
+    times = np.array([0.0, 0.5, 1.0])
+    part = UpTo(Linear(), 0.6)(times, np)
+    np.testing.assert_allclose(part, Linear()(0.6 * times, np))
 
 
 def test_only_the_offset_cosine_has_limits_to_choose():

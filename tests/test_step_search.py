@@ -1,6 +1,7 @@
 """The search for steps: the cheapest path indeed, and better than even steps on known data."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -110,6 +111,28 @@ def test_a_model_is_searched_in_batches_and_generates_along_the_result():
     assert model.generate(2, 3, sampler=sampler).shape == (2, 16, 16, 3)
     with pytest.raises(InputError, match=r"python evaluate\.py --search-steps 5"):
         model.generate(2, 5, sampler=sampler)
+
+
+def test_a_search_generates_as_it_is_told():
+    asked = []
+
+    def generate(num_images, steps, **options):
+        asked.append((num_images, options["seed"], options["batch_size"], options["guidance"]))
+        for seed in range(2):
+            options["sampler"](
+                denoiser(mixture), standard_normal(5, seed), CANDIDATE_RATES, callback=None
+            )
+
+    model = SimpleNamespace(generate=generate, schedule=OffsetCosine(), searched_steps={})
+    searched = search_steps(model, [3], num_images=7, batch_size=5, seed=9, guidance=2.5)
+    assert asked == [(7, 9, 5, 2.5)]
+    costs = [
+        step_costs(denoiser(mixture), standard_normal(5, seed), CANDIDATE_RATES)
+        for seed in range(2)
+    ]
+    path = cheapest_path(np.mean(costs, axis=0), 3)
+    rates = Sampler().signal_rates(model, CANDIDATES)
+    assert searched[3] == [rates[point] for point in path]
 
 
 def test_a_coordinate_search_finds_the_minimum_of_a_smooth_measure():

@@ -426,7 +426,9 @@ class TestTrainingBatches:
             assert sum(counts) == len(shown)
             assert sum(counts) + 4 > 23 * repetitions  # what is left out is less than a batch
 
-    def test_epochs_and_seeds_differ(self, images):
+    def test_passes_epochs_and_seeds_differ(self, images):
+        passes = self.batches(images, 2, batch_size=23, repetitions=2)
+        assert not (passes[0] == passes[1]).all()
         first, second = self.batches(images, 2, batch_size=23)
         (other,) = self.batches(images, 1, batch_size=23, seed=1)
         assert not (first == images).all()

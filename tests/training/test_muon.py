@@ -31,11 +31,19 @@ def first_step(shape, **options):
     return -ops.convert_to_numpy(variable), gradient
 
 
-def test_step_of_a_kernel_is_orthogonal_and_as_long_as_those_of_adamw():
-    step, _ = first_step((3, 3, 16, 24))
+@pytest.mark.parametrize("shape", [(3, 3, 16, 24), (1, 1, 16, 24)])  # tall and wide matrices
+def test_step_of_a_kernel_is_orthogonal_and_as_long_as_those_of_adamw(shape):
+    step, _ = first_step(shape)
     values = np.linalg.svd(step.reshape(-1, 24), compute_uv=False)
     assert values.max() / values.min() < 2
     assert np.sqrt(np.mean(step**2)) == pytest.approx(0.2 * 0.1, rel=0.2)
+
+
+def test_products_are_as_precise_as_asked_for():
+    exact, rounded = (
+        first_step((1, 1, 16, 24), product_dtype=dtype)[0] for dtype in ("float32", "bfloat16")
+    )
+    assert 1e-5 < np.abs(exact - rounded).max() < 0.1 * np.abs(exact).max()
 
 
 def test_second_step_looks_ahead_along_the_average_and_decays():

@@ -1,4 +1,4 @@
-"""What a training decides before its first step: how its KID is measured."""
+"""What a training decides before its first step: what its data must be, how its KID is measured."""
 
 import dataclasses
 
@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 
 from ddim_keras.config import GUIDANCE, InputError
+from ddim_keras.data.batches import random_images
+from ddim_keras.data.cache import Dataset
+from ddim_keras.data.drawn_flowers import draw_flowers
 from ddim_keras.metrics.kid import KernelInceptionDistance
 from ddim_keras.runs.configuration import KIDProtocol, RunConfig
-from ddim_keras.training.preparation import with_protocol
+from ddim_keras.training import preparation
+from ddim_keras.training.preparation import complete_config, prepare_kid, with_protocol
 from tests.helpers import TINY
 
 
@@ -38,6 +42,31 @@ def test_a_resumed_run_keeps_its_protocol_and_refuses_another_encoder(kid):
     assert with_protocol(config(3, before), None, is_resumed=True).protocol == before
     with pytest.raises(InputError, match='measured "KID, other", which does not compare with'):
         with_protocol(config(3, KIDProtocol("KID, other")), kid, is_resumed=True)
+
+
+def test_a_resumed_run_needs_the_images_and_classes_that_it_had():
+    images, labels = draw_flowers(40, 16)
+    names = ("rose", "lily")
+    dataset = Dataset("drawn", images[:30], labels[:30] % 2, images[30:], labels[30:] % 2, names)
+    whole = complete_config(config(2), dataset, is_resumed=False)
+    assert (whole.num_images, whole.class_names, whole.dataset) == (30, names, "drawn")
+    assert complete_config(whole, dataset, is_resumed=True) == whole
+    fewer = dataclasses.replace(dataset, train_images=images[:29])
+    renamed = dataclasses.replace(dataset, class_names=("rose", "lotus"))
+    for other, message in ((fewer, "30 images of 3"), (renamed, "or other names")):
+        with pytest.raises(InputError, match=message):
+            complete_config(whole, other, is_resumed=True)
+    grey = dataclasses.replace(dataset, train_images=images[:30, ..., :1])
+    assert complete_config(config(0), grey, is_resumed=False).model.network.channels == 1
+
+
+def test_kid_compares_with_the_validation_images(encoder, monkeypatch):
+    monkeypatch.setattr(preparation, "choose_encoder", lambda weights: encoder)
+    images, labels = draw_flowers(70, 16)
+    dataset = Dataset("drawn", images[20:], labels[20:], images[:20], labels[:20], ())
+    kid, floor = prepare_kid(None, dataset)
+    np.testing.assert_allclose(kid.real_features, encoder.features(images[:20]), rtol=1e-5)
+    assert floor.value == pytest.approx(kid(random_images(images[20:], 20)).value)
 
 
 def test_a_protocol_in_words():
