@@ -43,6 +43,7 @@ def pixels(path):
 
 
 class TestSwissRoll:
+    @pytest.mark.slow
     def test_a_picture(self, monkeypatch):
         network = {"image_size": 1, "channels": 2, "depths": (1,), "block": "adaptive"}
         monkeypatch.setattr(swiss_roll, "NETWORK", NetworkConfig(widths=(8,), **network))
@@ -128,6 +129,7 @@ class TestClassConditional:
 
 
 class TestGuidance:
+    @pytest.mark.slow
     def test_curves_and_samples(self, trained, place, capsys):
         arguments = ("--run", place / "run", "--cache-dir", place / "cache", *SETTINGS)
         strengths = ("--guidance", 2, "--classifier-guidance", 3)

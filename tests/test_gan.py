@@ -44,6 +44,7 @@ def command(*arguments):
 def tiny_gan(seed=0, learning_rate=2e-4):
     model = dcgan.DCGAN(SIZE, 3, 4, seed)
     model.compile(learning_rate)
+    model.run_eagerly = True
     return model
 
 

@@ -29,12 +29,6 @@ def assert_same_results(results):
 
 
 @needs_devices
-def test_two_devices_end_as_one_what_one_began(tmp_path):
-    results = benchmark.results_of(BACKEND, "plain", ["1 then 2"])
-    assert_same_results({"1": benchmark.train_case("plain", "1", tmp_path), **results})
-
-
-@needs_devices
 @pytest.mark.slow
 @pytest.mark.parametrize("block", ["plain", "adaptive"])
 def test_any_number_of_devices_trains_alike(block):

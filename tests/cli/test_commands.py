@@ -23,7 +23,7 @@ from ddim_keras.presets import PRESETS
 from ddim_keras.runs.folder import Run
 from ddim_keras.training import callbacks
 from ddim_keras.training.preparation import complete_config
-from tests.helpers import TINY, run
+from tests.helpers import TINY, run, without_steps
 
 ROOT = Path(__file__).parents[2]
 DESCRIPTIONS = ("config.json", "manifest.json")
@@ -76,6 +76,13 @@ def finished(options, place):
     """A run that was never interrupted."""
     assert run(train, *options, "--output", place / "runs" / "finished") == 0
     return Run(place / "runs" / "finished")
+
+
+@pytest.fixture
+def at_once():
+    """Trainings that are over at once."""
+    with without_steps():
+        yield
 
 
 @pytest.fixture
@@ -150,7 +157,7 @@ class TestTrain:
         assert len(steps) == 5
         assert_same_course(stopped, finished)
 
-    def test_a_longer_run_goes_on(self, copy, options):
+    def test_a_longer_run_goes_on(self, at_once, copy, options):
         before = copy.read_history()
         arguments = ("--no-kid", "--cache-dir", options[-1], "--resume", "--output", copy.folder)
         assert run(train, *arguments, "--epochs", 3) == 0
@@ -203,7 +210,7 @@ class TestTrain:
         error = run(train, "--resume", "--output", "none")
         assert error.startswith("error: there is no run none: neither the folder none")
 
-    def test_a_full_disk_keeps_what_was_saved(self, copy, options, monkeypatch):
+    def test_a_full_disk_keeps_what_was_saved(self, at_once, copy, options, monkeypatch):
         before = copy.last_weights.read_bytes()
         usage = SimpleNamespace(free=1000)
         monkeypatch.setattr("ddim_keras.runs.weights.shutil.disk_usage", lambda folder: usage)
@@ -234,7 +241,7 @@ class TestTrain:
         assert "\n" not in error
         assert list(tmp_path.iterdir()) == []
 
-    def test_the_recipe_can_be_that_of_ddpm(self, options, tmp_path):
+    def test_the_recipe_can_be_that_of_ddpm(self, at_once, options, tmp_path):
         recipe = ("--schedule", "linear", "--discrete-steps", 1000, "--prediction", "noise")
         output = ("--output", tmp_path / "run")
         assert run(train, *options, "--epochs", 1, *recipe, *output) == 0
@@ -242,7 +249,7 @@ class TestTrain:
         assert (model.schedule, model.discrete_steps, model.prediction) == ("linear", 1000, "noise")
 
     def test_a_run_does_not_depend_on_where_it_was_begun(
-        self, options, flowers_file, tmp_path, monkeypatch
+        self, at_once, options, flowers_file, tmp_path, monkeypatch
     ):
         monkeypatch.chdir(flowers_file.parent)
         relative = ("--dataset", flowers_file.name, "--epochs", 1)
@@ -251,7 +258,7 @@ class TestTrain:
         more = ("--resume", "--output", "run", "--epochs", 2, *options[-3:])
         assert run(train, *more, "--dataset", flowers_file) == 0
 
-    def test_labels_are_learned_on_demand(self, options, flowers_file, tmp_path):
+    def test_labels_are_learned_on_demand(self, at_once, options, flowers_file, tmp_path):
         output = ("--output", tmp_path / "run")
         assert run(train, *options, "--epochs", 1, "--class-conditional", *output) == 0
         num_classes = len(set(np.load(flowers_file)["labels"]))
@@ -355,7 +362,7 @@ class TestGenerate:
         difference = pixels_of(tmp_path / "here").astype(int) - pixels_of(tmp_path / "there")
         assert np.abs(difference).max() <= 1
 
-    def test_grey_images(self, copy, place, tmp_path, flowers_file):
+    def test_grey_images(self, at_once, copy, place, tmp_path, flowers_file):
         with np.load(flowers_file) as arrays:
             np.save(tmp_path / "grey.npy", arrays["images"][..., 0])
         options = ("--preset", "tiny", "--dataset", tmp_path / "grey.npy", "--image-size", 16)

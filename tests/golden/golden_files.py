@@ -51,6 +51,7 @@ from ddim_keras import (
     load_model,
     train,
 )
+from ddim_keras.training.muon import ConvolutionMuon
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(__file__).parent
@@ -159,6 +160,53 @@ def twenty_steps(place: Path) -> Measured:
     return {"losses": np.array(losses.losses), "images": images}
 
 
+class SameNoises(DiffusionModel):
+    """Draws noises and times as functions of the images: the same on every backend."""
+
+    def draw_noises_and_times(self, images: object) -> tuple[object, object]:
+        times = 0.5 + 0.5 * ops.sin(20.0 * ops.mean(images, axis=(1, 2, 3), keepdims=True))
+        return ops.flip(images, axis=(1, 2)), times
+
+
+def agreed_steps(block: str, place: Path) -> Measured:
+    """Four steps, an evaluation and three steps of DDIM, in which nothing is drawn at random."""
+    random = np.random.default_rng(0)
+    is_plain = block == "plain"
+    network = NetworkConfig(
+        image_size=8,
+        widths=(8 if is_plain else 16,),
+        depths=(1,),
+        block=block,
+        attention_sizes=() if is_plain else (8,),
+    )
+    prediction = "noise" if is_plain else "velocity"
+    model = SameNoises(ModelConfig(network=network, prediction=prediction, ema=0.9))
+    for weight in model.network.trainable_weights:
+        weight.assign(0.1 * random.standard_normal(weight.shape))
+    model.ema_network.set_weights(model.network.get_weights())
+    # A large epsilon: dividing tiny gradients by their size would amplify rounding.
+    optimizer = keras.optimizers.AdamW if is_plain else ConvolutionMuon
+    loss = "mse" if is_plain else "mae"
+    model.compile(optimizer(1e-2, weight_decay=1e-2, epsilon=1e-3), loss=loss)
+    images = random.integers(0, 256, (32, 8, 8, 3)).astype("uint8")
+    model.adapt(images)
+    batches = ((images[start : start + 8],) for start in range(0, 32, 8))
+    history = model.fit(batches, steps_per_epoch=4, shuffle=False, verbose=0).history
+    evaluation = model.evaluate(images, batch_size=8, verbose=0, return_dict=True)
+    noises = random.standard_normal((4, 8, 8, 3)).astype("float32")
+    return {
+        "losses": np.array(
+            [[history[name][0] for name in LOSSES[:2]], [evaluation[name] for name in LOSSES[:2]]]
+        ),
+        "weights": [
+            ops.convert_to_numpy(weight)
+            for each in (model.network, model.ema_network)
+            for weight in each.weights
+        ],
+        "images": ops.convert_to_numpy(model.denormalize(model.reverse_diffusion(noises, 3))),
+    }
+
+
 def resumed_run(name: str, place: Path) -> Measured:
     """The second epoch of a run that stopped after its first."""
     folder = place / name
@@ -197,6 +245,8 @@ def provided_model(place: Path) -> Measured:
 CASES: dict[str, Callable[[Path], Measured]] = {
     "initial_weights": initial_weights,
     "twenty_steps": twenty_steps,
+    "agreed_plain": functools.partial(agreed_steps, "plain"),
+    "agreed_adaptive": functools.partial(agreed_steps, "adaptive"),
     "adaptive_run": functools.partial(resumed_run, "adaptive_run"),
     "plain_run": functools.partial(resumed_run, "plain_run"),
     "export": functools.partial(exported_model, "export"),

@@ -9,7 +9,17 @@ TOLERANCES = {"losses": {"rtol": 1e-4}, "weights": {"rtol": 1e-4, "atol": 1e-4}}
 A_LEVEL = {"atol": 1 / 255, "rtol": 0}  # of a pixel's 256
 
 
-@pytest.mark.parametrize("case", golden_files.CASES)
+# Which the others show in parts: an adaptive block that trains, a run that is resumed.
+SLOW = ("adaptive_run",)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=pytest.mark.slow if case in SLOW else ())
+        for case in golden_files.CASES
+    ],
+)
 def test_what_was_recorded_comes_out_again(case, tmp_path):
     measured = golden_files.CASES[case](tmp_path)
     if "weights" in measured:

@@ -127,6 +127,7 @@ def expected_features(arrays, pixels):
     return x.mean(dim=(2, 3)).numpy()
 
 
+@pytest.mark.slow
 def test_features_are_those_of_the_checkpoint(arrays, checkpoint, tmp_path):
     output = tmp_path / "fid.weights.h5"
     assert run(convert_inception, checkpoint, "--output", output) == 0

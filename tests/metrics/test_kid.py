@@ -84,7 +84,7 @@ def sorted_flowers(tmp_path_factory):
     return load_dataset(place / "flowers.npz", 16, cache_dir=place)
 
 
-@pytest.mark.parametrize("is_sorted", [False, True])
+@pytest.mark.parametrize("is_sorted", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_perfect_generator_on_sorted_data_scores_the_floor(
     sorted_flowers, fresh_flowers, is_sorted
 ):
