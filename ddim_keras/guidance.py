@@ -132,3 +132,33 @@ class Guidance:
         if self.interval is not None:
             text += f" at signal rates {self.interval[0]:g} to {self.interval[1]:g}"
         return text
+
+
+def between_classes(first: int, second: int, strength: float = GUIDANCE) -> Guide:
+    """Guidance of `DiffusionModel.generate` from images of one class to images of another.
+
+    Mixes the predictions for both (Liu et al. 2022, https://arxiv.org/abs/2206.01714, equation 11,
+    with weights that sum to 1), with a share of the second that rises from 0 in the first image of
+    a batch to 1 in the last. Costs the network calls of both.
+
+    Args:
+        first, second: the classes; the labels that `generate` is given do not matter.
+        strength: of the guidance of each.
+    """
+
+    def guide(denoise: Callable[..., tuple[Tensor, Tensor]], labels: Tensor) -> Denoise:
+        shares = np.linspace(0, 1, len(labels), dtype="float32").reshape(-1, 1, 1, 1)
+        sides = [
+            Guidance(strength)(denoise, np.full(len(labels), label)) for label in (first, second)
+        ]
+
+        def mixed(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+            pred_noises, pred_images = (
+                (1.0 - shares) * start + shares * end
+                for start, end in zip(*(side(*inputs) for side in sides), strict=True)
+            )
+            return pred_noises, pred_images
+
+        return mixed
+
+    return guide

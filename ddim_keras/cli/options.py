@@ -169,6 +169,11 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         default=64,
         help="images per network call; bounds the memory (default: 64)",
     )
+    add_precision_option(parser)
+
+
+def add_precision_option(parser: argparse.ArgumentParser) -> None:
+    """Adds --precision, for generating."""
     parser.add_argument(
         "--precision",
         choices=("float32", "mixed_bfloat16"),

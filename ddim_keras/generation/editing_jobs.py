@@ -3,6 +3,7 @@
 Images are uint8, (H, W, C), of the model's size; results are float32 in [0, 1].
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from keras import ops
 from ddim_keras.editing import add_noise, decode, encode, inpaint, interpolate
 from ddim_keras.guidance import Guidance
 from ddim_keras.samplers import Sampler, image_noises
-from ddim_keras.types import Callback, Denoise
+from ddim_keras.types import Callback, Denoise, Tensor
 
 # Encoding begins no nearer to the image than this, whatever the model's schedule: with less noise,
 # more of its steps would go to detail that no one sees.
@@ -26,9 +27,25 @@ def encoded_signal_rate(model: Any) -> float:
     return min(float(signal_rate), LARGEST_ENCODED_RATE)
 
 
-def denoiser(model: Any, labels: np.ndarray, guidance: Guidance) -> Denoise:
-    """The model's denoiser for images of these classes; -1 is any class."""
-    return guidance(model.compiled_denoise, labels if model.num_classes else None)
+def denoiser(
+    model: Any, labels: np.ndarray, guidance: Guidance, callback: Callback | None = None
+) -> Denoise:
+    """The model's denoiser for images of these classes; -1 is any class.
+
+    Args:
+        callback: called as `callback(call, noisy_images, pred_images)` in each call.
+    """
+    denoise = guidance(model.compiled_denoise, labels if model.num_classes else None)
+    if callback is None:
+        return denoise
+    calls = itertools.count()
+
+    def watched(noisy_images: Tensor, *rates: Tensor) -> tuple[Tensor, Tensor]:
+        pred_noises, pred_images = denoise(noisy_images, *rates)
+        callback(next(calls), noisy_images, pred_images)
+        return pred_noises, pred_images
+
+    return watched
 
 
 def inpainted(

@@ -8,6 +8,7 @@ import numpy as np
 from ddim_keras.cli.generate import GenerateOptions
 from ddim_keras.editing import interpolate
 from ddim_keras.generation import editing_jobs
+from ddim_keras.generation.editing_jobs import EncodedImages
 from ddim_keras.generation.files import write_images
 from ddim_keras.generation.given import GivenImages
 from ddim_keras.guidance import Guidance
@@ -75,17 +76,30 @@ class Job:
             initial_noise=initial_noise,
         )
 
+    def encoded(self, given: GivenImages, callback: Callback | None = None) -> EncodedImages:
+        """Encodes one image or two, and decodes them again, see `editing_jobs.encoded`."""
+        denoise = self._denoiser(len(given.images), callback)
+        return editing_jobs.encoded(
+            self.model, denoise, given.images, self.sampler, self.signal_rates, self.options.seed
+        )
+
+    def between(self, encoded: EncodedImages, callback: Callback | None = None) -> np.ndarray:
+        """Images on the way from one encoded image to the other: (num_images, H, W, C)."""
+        num_images = self.options.num_images
+        denoise = self._denoiser(num_images, callback)
+        return editing_jobs.path_between(
+            self.model, denoise, encoded.noises, num_images, self.sampler, self.signal_rates
+        )
+
+    def _denoiser(self, num_images: int, callback: Callback | None) -> Denoise:
+        labels = np.full(num_images, self.labels[0])
+        return editing_jobs.denoiser(self.model, labels, self.guidance, callback)
+
     def encode_and_decode(self, given: GivenImages) -> None:
         """Encodes one image or two, and shows what they, or the path between them, decode to."""
-        options, model, rates = self.options, self.model, self.signal_rates
-
-        def denoise(num_images: int) -> Denoise:
-            return editing_jobs.denoiser(model, np.full(num_images, self.labels[0]), self.guidance)
-
+        options, model = self.options, self.model
+        encoded = self.encoded(given)
         how = f"{options.steps} steps of {self.sampler} each way"
-        encoded = editing_jobs.encoded(
-            model, denoise(len(given.images)), given.images, self.sampler, rates, options.seed
-        )
         print(f"{how}; of true noise the standard deviation is 1, and the correlation 0")
         for path, line in zip(options.inputs, encoded.describe(), strict=True):
             print(f"{path}: {line}")
@@ -94,14 +108,7 @@ class Job:
             pictures = [given.images[0] / 255, noise, encoded.decoded[0], encoded.predicted[0]]
             title = "image, its noise, decoded, predicted"
         else:
-            between = editing_jobs.path_between(
-                model,
-                denoise(options.num_images),
-                encoded.noises,
-                options.num_images,
-                self.sampler,
-                rates,
-            )
+            between = self.between(encoded)
             if options.images_dir:
                 write_images(between, options.images_dir)
             pictures = [given.images[0] / 255, *between, given.images[1] / 255]

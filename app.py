@@ -1,0 +1,96 @@
+"""Demo in the browser: generate, paint, from one image to another, and a look inside.
+
+The story: options, models, a page of tabs, and the server. The tabs are in `ddim_keras/demo/`, the
+options in `ddim_keras/cli/demo.py`.
+"""
+
+import os
+import signal
+import sys
+import tempfile
+from typing import Any
+
+from ddim_keras.cli.demo import DemoOptions, parse_arguments
+from ddim_keras.cli.startup import choose_backend, import_keras, run_command
+from ddim_keras.config import InputError
+
+HOST = "127.0.0.1"
+
+
+def main() -> None:
+    options = parse_arguments()
+    choose_backend(options.backend)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder is removed
+    with tempfile.TemporaryDirectory(prefix="ddim_keras_demo_") as folder:
+        # Read when these are imported: no statistics, and all files in this folder.
+        os.environ |= {
+            "GRADIO_ANALYTICS_ENABLED": "False",
+            "GRADIO_TEMP_DIR": folder,
+            "HF_HUB_OFFLINE": "1",
+            "KERAS_HOME": folder,
+            "MPLCONFIGDIR": folder,
+        }
+        try:
+            import gradio  # noqa: F401
+        except ImportError as error:
+            raise InputError("the demo needs Gradio: pip install -e .[demo]") from error
+        import_keras()
+        serve(options)
+
+
+def serve(options: DemoOptions) -> None:
+    """Starts the server, and waits until it is interrupted."""
+    from ddim_keras.demo.models import Models
+    from ddim_keras.demo.page import CSS, THEME
+    from ddim_keras.demo.server import MIDDLEWARE
+
+    models = Models(options.precision, options.check_hashes, options.run)
+    print("starting ...", flush=True)
+    warm_up(models)
+    page(models).queue(max_size=options.queue, api_open=False).launch(
+        server_name=HOST,
+        server_port=options.port,
+        theme=THEME,
+        css=CSS,
+        app_kwargs={"middleware": MIDDLEWARE},
+        max_file_size="20mb",
+        state_session_capacity=100,
+        share=False,
+        ssr_mode=False,
+        footer_links=[],
+    )
+
+
+def page(models: Any) -> Any:
+    """The page: a tab for each way to use a model."""
+    import gradio as gr
+
+    from ddim_keras.demo.between_tab import between_tab
+    from ddim_keras.demo.generate_tab import generate_tab
+    from ddim_keras.demo.inside_tab import inside_tab
+    from ddim_keras.demo.paint_tab import paint_tab
+
+    tabs = {
+        "Generate": generate_tab,
+        "Paint": paint_tab,
+        "Between": between_tab,
+        "Inside": inside_tab,
+    }
+    with gr.Blocks(title="ddim_keras", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
+        gr.Markdown("# Images out of noise")
+        for name, build in tabs.items():
+            with gr.Tab(name, render_children=True):
+                build(models)
+    return blocks
+
+
+def warm_up(models: Any) -> None:
+    """Makes the first picture once, so that its visitor does not wait for the compiler."""
+    from ddim_keras.demo.generate_tab import words
+
+    job = models.job(words(models, models.first, steps=1))
+    job.make_images(lambda *frame: None)
+
+
+if __name__ == "__main__":
+    run_command(main)
