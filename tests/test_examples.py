@@ -6,6 +6,7 @@ import guidance
 import keras
 import numpy as np
 import pytest
+import reverse_step
 import swiss_roll
 from keras import ops
 from PIL import Image
@@ -40,6 +41,32 @@ def trained(flowers_file, place):
 
 def pixels(path):
     return np.asarray(Image.open(path).convert("RGB"))
+
+
+class TestReverseStep:
+    def test_it_is_bayes_rule(self):
+        """Ratios of densities: those of x_{t-1} times those of the forward step."""
+        alpha_bar, beta, x_t = 0.35, 0.4, np.array([0.3, -0.5])
+        step = reverse_step.reverse_step(reverse_step.DATA, alpha_bar, beta, x_t)
+        earlier = reverse_step.noisy(reverse_step.DATA, alpha_bar / (1 - beta))
+        points = np.array([[0.0, 0.0], [-0.9, -0.3], [0.4, 0.8]])
+        errors = np.sum((x_t - np.sqrt(1 - beta) * points) ** 2, axis=1)
+        expected = earlier.density(points) * np.exp(-errors / (2 * beta))
+        density = step.density(points)
+        np.testing.assert_allclose(density / density[0], expected / expected[0], rtol=1e-9)
+
+    def test_small_steps_are_gaussian(self):
+        small, large = (
+            reverse_step.bits_from_gaussian(
+                reverse_step.reverse_step(reverse_step.DATA, 0.35, beta, np.array([0.15, 0.1]))
+            )
+            for beta in (0.05, 0.6)
+        )
+        assert 0 <= small < 1e-4 < 0.5 < large
+
+    def test_a_picture(self):
+        assert run(reverse_step, "--output", "reverse_step.png") == 0
+        assert np.any(np.ptp(pixels("reverse_step.png").astype(int), axis=-1) > 60)
 
 
 class TestSwissRoll:
