@@ -59,6 +59,16 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
+def reserve(path: Path, size: int) -> None:
+    """Raises OSError if a file of so many bytes cannot be written: a disk, or a quota, is full.
+
+    For libraries that do not survive a failed write, as HDF5, which ends the process in a crash.
+    """
+    with open(path, "wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+
+
 def remove_parts(folder: Path) -> None:
     """Removes what killed processes left in a folder; nobody else may be writing to it."""
     for part in folder.glob(f"{PART}*"):

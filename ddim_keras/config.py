@@ -254,7 +254,7 @@ class TrainingConfig:
         64, "images per step, on all devices together", least=1, most=2**20, metavar="N"
     )
     repetitions: int = setting(
-        5, "passes over the training images that make one epoch", least=1, most=10**6, metavar="N"
+        5, "passes over the training images that make one epoch", least=1, most=10**4, metavar="N"
     )
     loss: str = setting(
         "mse",
@@ -273,12 +273,16 @@ class TrainingConfig:
     optimizer: str = setting(
         "adamw", "optimizer; muon: for convolutions, with AdamW for the rest", choices=OPTIMIZERS
     )
-    learning_rate: float = setting(1e-3, "peak learning rate", above=0, metavar="RATE")
+    learning_rate: float = setting(1e-3, "peak learning rate", above=0, most=1e6, metavar="RATE")
     weight_decay: float = setting(
-        1e-4, "share of a weight lost per step, times the learning rate", least=0, metavar="W"
+        1e-4,
+        "share of a weight lost per step, times the learning rate",
+        least=0,
+        most=1e6,
+        metavar="W",
     )
     warmup_steps: int = setting(
-        0, "steps of linear warm-up to the learning rate", least=0, metavar="N"
+        0, "steps of linear warm-up to the learning rate", least=0, most=10**9, metavar="N"
     )
     cosine_decay: bool = setting(
         False, "decay of the learning rate to 0 along a cosine over the whole run"
@@ -288,6 +292,7 @@ class TrainingConfig:
         None,
         "images generated for the KID of each epoch; all: as many as there are for validation",
         least=1,
+        most=10**6,
         metavar="N",
     )
     trajectories: int = setting(

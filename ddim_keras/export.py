@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from ddim_keras.atomic import written_whole
+from ddim_keras.atomic import reserve, written_whole
 from ddim_keras.cli.options import add_run_option
 from ddim_keras.cli.startup import choose_backend, import_keras, run_command
 from ddim_keras.config import InputError
@@ -88,6 +88,7 @@ def _write_average(source_file: Path, target_file: Path) -> None:
     """Copies what generating needs out of a weights file, large arrays in half precision."""
     import h5py  # a part of Keras, which --help should not wait for
 
+    reserve(target_file, source_file.stat().st_size)
     with hdf5.opened(source_file) as source, h5py.File(target_file, "w") as target:
 
         def copy(name: str, item: h5py.HLObject) -> None:

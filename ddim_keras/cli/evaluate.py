@@ -8,6 +8,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ddim_keras.cli.options import (
+    MOST_IMAGES,
+    MOST_IN_FIGURE,
+    MOST_STEPS,
     Parser,
     add_backend_option,
     add_data_options,
@@ -175,7 +178,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> EvaluateOptions:
     task.add_argument(
         "--search-steps",
         nargs="+",
-        type=at_least(1),
+        type=at_least(1, MOST_IN_FIGURE),
         metavar="N",
         help="search the best places of N steps instead of measuring, and store them in the run "
         "folder for --spacing searched",
@@ -192,7 +195,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> EvaluateOptions:
     add(
         "--steps",
         nargs="+",
-        type=at_least(1),
+        type=at_least(1, MOST_STEPS),
         metavar="N",
         help=f"numbers of sampling steps (default: {' '.join(map(str, DEFAULT_STEPS))}; for a "
         "student those that it learnt)",
@@ -210,7 +213,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> EvaluateOptions:
     )
     add(
         "--likelihood-images",
-        type=at_least(2),
+        type=at_least(2, MOST_IMAGES),
         metavar="N",
         default=64,
         help="real images for bits_per_dim; each needs as many network calls as the model has "
@@ -218,7 +221,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> EvaluateOptions:
     )
     add(
         "--num-images",
-        type=at_least(128),
+        type=at_least(128, MOST_IMAGES),
         metavar="N",
         default=1024,
         help="images to generate for each measurement (default: 1024)",

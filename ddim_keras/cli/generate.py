@@ -7,6 +7,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ddim_keras.cli.options import (
+    MOST_IMAGES,
+    MOST_IN_FIGURE,
+    MOST_STEPS,
     Parser,
     add_backend_option,
     add_guidance_options,
@@ -149,14 +152,14 @@ def make_parser() -> Parser:
     add = parser.add_argument
     add(
         "--steps",
-        type=at_least(1),
+        type=at_least(1, MOST_STEPS),
         metavar="N",
         help="sampling steps, one network call each; more are slower and finer (default: "
         f"{DEFAULT_STEPS}; {INPAINTING_STEPS} with --inpaint; for a student those that it learnt)",
     )
     add(
         "--num-images",
-        type=at_least(1),
+        type=at_least(1, MOST_IMAGES),
         metavar="N",
         help=f"number of images, of each class with --class; above {MOST_IN_GRID} in all only with "
         f"--images-dir (default: 32; 8 with --class; {NUM_EDITED} with "
@@ -247,7 +250,7 @@ def add_editing_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--resample",
-        type=at_least(1),
+        type=at_least(1, MOST_IN_FIGURE),
         metavar="N",
         help="repetitions of each step of --inpaint, one network call each; more join better, and "
         f"draw smoother (default: {RESAMPLE})",

@@ -12,6 +12,10 @@ from ddim_keras.cli.startup import BACKENDS
 from ddim_keras.config import FRESH_NOISE_VARIANCES, SAMPLERS, SPACINGS, InputError, settings_of
 
 LARGEST = 2**31 - 1  # whole number of an argument
+MOST_IMAGES = 10**7  # of one command; more, with another seed
+MOST_STEPS = 10**5
+MOST_AT_ONCE = 2**20  # images
+MOST_IN_FIGURE = 100  # rows, or columns; more take minutes, and cannot be told apart
 
 
 class Parser(argparse.ArgumentParser):
@@ -31,16 +35,17 @@ class Parser(argparse.ArgumentParser):
             raise
 
 
-def at_least(minimum: int) -> Callable[[str], int]:
-    """An argparse type: whole numbers from `minimum` on, of 32 bits, as seeds must be."""
+def at_least(minimum: int, most: int = LARGEST) -> Callable[[str], int]:
+    """An argparse type: whole numbers from `minimum` to `most`, by default of 32 bits as seeds."""
 
     def whole_number(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-        if not minimum <= value <= LARGEST:
-            bound = f"least {minimum}" if value < minimum else f"most {LARGEST}"
+            shown = repr(text[:20])
+            raise argparse.ArgumentTypeError(f"{shown} is not a whole number") from None
+        if not minimum <= value <= most:
+            bound = f"least {minimum}" if value < minimum else f"most {most}"
             raise argparse.ArgumentTypeError(f"must be at {bound}, not {value}")
         return value
 
@@ -66,7 +71,7 @@ def class_index(text: str, class_names: Sequence[str], num_classes: int) -> int:
         raise InputError(f"class {text!r} may be any of {any_of}; write it exactly as one of these")
     if same:
         return same[0]
-    if text.isdecimal():
+    if text.isdecimal() and len(text) < 10:
         if int(text) < num_classes:
             return int(text)
         raise InputError(
@@ -117,7 +122,9 @@ def add_settings(
         elif annotation is float:
             options["type"] = finite
         else:
-            options["type"] = at_least(max(rules["least"], -LARGEST))
+            options["type"] = at_least(
+                max(rules["least"], -LARGEST), int(min(rules["most"], LARGEST))
+            )
         if typing.get_origin(annotation) is tuple:
             options["nargs"] = "+" if settings[name].default else "*"
         parser.add_argument(flag, metavar=rules["metavar"], **options)
@@ -164,7 +171,7 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--batch-size",
-        type=at_least(1),
+        type=at_least(1, MOST_AT_ONCE),
         metavar="N",
         default=64,
         help="images per network call; bounds the memory (default: 64)",
@@ -210,7 +217,7 @@ def add_sampler_options(parser: argparse._ActionsContainer, several: bool = Fals
     parser.add_argument(
         "--last-signal-rate",
         nargs=nargs,
-        type=float,
+        type=finite,
         default=[None] if several else None,
         metavar="RATE",
         help="largest signal rate at which the network is called, below 1; larger is finer "
@@ -219,7 +226,7 @@ def add_sampler_options(parser: argparse._ActionsContainer, several: bool = Fals
     )
     parser.add_argument(
         "--eta",
-        type=float,
+        type=finite,
         default=0.0,
         metavar="ETA",
         help="fresh noise in each step of ddim, 0 to 1; 1 is the ancestral sampling of DDPM, for "

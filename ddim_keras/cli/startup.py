@@ -1,9 +1,13 @@
 """Start of a command: the backend is chosen before Keras is imported; errors are one line."""
 
+import contextlib
 import importlib.util
+import io
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 
 from ddim_keras.config import InputError
 
@@ -11,19 +15,67 @@ BACKENDS = ("tensorflow", "jax", "torch")
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Runs a command; a user's mistake or a failing disk becomes one line and exit status 1."""
+    """Runs a command; a user's mistake or a failing disk becomes one line and exit status 1.
+
+    So does a lack of memory, or a reader of the output that has gone.
+    """
+    _open_streams()
     try:
         main()
+        sys.stdout.flush()
     except InputError as error:
         message = str(error)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         message = f"{where}{error.strerror or error}; what was saved before is kept"
+        _drop_output()
     except KeyboardInterrupt:
         sys.exit(130)  # as a shell reports SIGINT
+    except Exception as error:
+        if not _is_lack_of_memory(error):
+            raise
+        message = (
+            "the memory does not suffice; choose fewer images at once (--batch-size) or a smaller "
+            "network. What was saved before is kept"
+        )
     else:
         return
     sys.exit("error: " + " ".join(message.split()))
+
+
+def _open_streams() -> None:
+    """Lets closed streams lead nowhere, and writes names that they cannot encode as numbers.
+
+    Otherwise the next file that is opened would get the number of a closed stream, and its output.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the smallest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _drop_output() -> None:
+    """Lets the output lead nowhere if it cannot be written: Python would try again at the end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    """Whether Python, or a backend in its own way, says that the memory does not suffice."""
+    texts = ("RESOURCE_EXHAUSTED", "OutOfMemory", "out of memory", "not enough memory")
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "ResourceExhaustedError"
+        or any(text in f"{type(error).__name__}: {error}" for text in texts)
+    )
 
 
 def choose_backend(backend: str | None) -> str:
@@ -58,8 +110,25 @@ def import_keras() -> None:
     """Imports Keras and its backend, without TensorFlow's notes about a GPU that is not there.
 
     These are written by C++ code before any setting of the log level can apply. An import that
-    fails still raises.
+    fails still raises. Ctrl-C ends the process at once: an import would make another error of it.
     """
+    with _interrupted_at_once():
+        _import_keras()
+
+
+@contextlib.contextmanager
+def _interrupted_at_once() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _import_keras() -> None:
     sys.stderr.flush()
     stderr = os.dup(2)
     try:

@@ -10,6 +10,7 @@ file. It can be copied to another machine and given as a data set itself.
 import hashlib
 import json
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -184,6 +185,13 @@ def write_cache(cache: Path, name: str, image_size: int, reading: Reading) -> No
     """
     print(f"preparing {name} at {image_size} px, once, into {cache}", flush=True)
     cache.parent.mkdir(parents=True, exist_ok=True)
+    size, free = 3 * reading.num_samples * image_size**2, shutil.disk_usage(cache.parent).free
+    if size > free:
+        raise InputError(
+            f"{reading.num_samples} images of {image_size} px need up to {size / 1e9:.1f} GB in "
+            f"{cache.parent}, of which {free / 1e9:.1f} GB are free; choose a smaller "
+            "--image-size, or another --cache-dir"
+        )
     with (
         folder_written_whole(cache) as part,
         # Unnamed files in the target's folder: they vanish with this process, however it ends.

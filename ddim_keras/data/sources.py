@@ -85,7 +85,7 @@ def find_source(source: str | Path, image_size: int, data_dir: str | Path | None
         read = functools.partial(read_folder, path, files)
         return Source(path.resolve().name, _fingerprint(files), read)
     if name == DRAWN_FLOWERS:
-        first_flowers, _ = draw_flowers(len(SPECIES), image_size)
+        first_flowers, _ = draw_flowers(len(SPECIES), min(image_size, 64))
         fingerprint = hashlib.sha256(first_flowers.tobytes()).hexdigest()
         return Source(name, fingerprint, functools.partial(read_drawn_flowers, image_size))
     if TFDS_NAME.fullmatch(name):

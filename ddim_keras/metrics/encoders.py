@@ -16,6 +16,7 @@ from keras import layers
 from PIL import Image
 
 from ddim_keras.config import InputError
+from ddim_keras.runs import hdf5
 
 INCEPTION_IMAGE_SIZE = 75  # pixels, the smallest that Inception v3 takes
 FID_LAYER = "mixed7"  # the last one at which the Inception of FID is that of Keras
@@ -90,7 +91,10 @@ def inception_encoder(weights: str | Path | None = None) -> Encoder:
     try:
         network = inception_network(source, "mixed10" if weights is None else FID_LAYER)
         if weights is not None:
-            network.load_weights(weights)
+            with hdf5.opened(Path(weights)):
+                network.load_weights(weights)
+    except InputError:
+        raise
     except Exception as error:  # Keras raises bare Exception for a failed download
         if weights is None:
             message = "Keras's InceptionV3 weights cannot be downloaded; --kid-weights takes a file"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ddim_keras.cli.options import (
+    MOST_IN_FIGURE,
     Parser,
     add_backend_option,
     add_data_options,
@@ -16,8 +17,12 @@ from ddim_keras.cli.options import (
 )
 from ddim_keras.cli.startup import choose_backend, import_keras, run_command
 from ddim_keras.config import SCHEDULES, InputError
+from ddim_keras.memory import require_memory_for
 from ddim_keras.plots import figures
 from ddim_keras.runs.folder import find_run, load_model
+
+MOST_PIXELS = 1024  # each way, of an image in a figure
+MOST_DRAWN = 1000  # flowers, of which each needs all before it
 
 EXAMPLES = """examples:
   python -m ddim_keras.plots forward                                    a drawn flower
@@ -90,14 +95,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     forward.add_argument(
         "--image-size",
-        type=at_least(8),
+        type=at_least(8, MOST_PIXELS),
         default=64,
         metavar="N",
         help="height and width in pixels (default: 64)",
     )
     forward.add_argument(
         "--columns",
-        type=at_least(2),
+        type=at_least(2, MOST_IN_FIGURE),
         default=9,
         metavar="N",
         help="number of images in a row, at even times from 0 to 1 (default: 9)",
@@ -119,21 +124,21 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add_data_options(data, data_dir="~/tensorflow_datasets")
     data.add_argument(
         "--image-size",
-        type=at_least(8),
+        type=at_least(8, MOST_PIXELS),
         default=64,
         metavar="N",
         help="height and width in pixels (default: 64)",
     )
     data.add_argument(
         "--rows",
-        type=at_least(1),
+        type=at_least(1, MOST_IN_FIGURE),
         default=8,
         metavar="N",
         help="number of classes, one row each; rows of any images without classes (default: 8)",
     )
     data.add_argument(
         "--columns",
-        type=at_least(1),
+        type=at_least(1, MOST_IN_FIGURE),
         default=10,
         metavar="N",
         help="number of images per row (default: 10)",
@@ -144,21 +149,21 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         )
     reverse.add_argument(
         "--steps",
-        type=at_least(1),
+        type=at_least(1, MOST_IN_FIGURE),
         default=10,
         metavar="N",
         help="number of sampling steps, one column each (default: 10)",
     )
     evolution.add_argument(
         "--rows",
-        type=at_least(1),
+        type=at_least(1, MOST_IN_FIGURE),
         default=4,
         metavar="N",
         help="number of noises, one row each (default: 4)",
     )
     evolution.add_argument(
         "--columns",
-        type=at_least(2),
+        type=at_least(2, MOST_IN_FIGURE),
         default=10,
         metavar="N",
         help="number of epochs to show, denser at the start (default: 10)",
@@ -182,6 +187,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "network": network_figure,
         "data": data_figure,
     }
+    options.output.parent.mkdir(parents=True, exist_ok=True)  # now, before the work
+    if options.output.is_dir():
+        raise InputError(f"{options.output} is a folder; give the name of a file")
     figure = commands[options.command](options)
     figures.save_figure(figure, options.output)
     print(f"wrote {options.output}")
@@ -246,6 +254,8 @@ def evolution_figure(options: argparse.Namespace) -> figures.Figure:
     chosen = np.unique(np.round(np.geomspace(1, len(grids), options.columns)).astype(int)) - 1
     epochs = [grids[index] for index in chosen]
     columns = [figures.read_samples(grid)[: options.rows] for grid in epochs]
+    if len({column.shape for column in columns}) != 1 or not len(columns[0]):
+        raise InputError(f"the samples of {run.folder} differ in number or size between epochs")
     rows = np.stack(columns, axis=1)
     numbers = ", ".join(str(int(grid.stem.removeprefix("epoch_"))) for grid in epochs)
     title = f"after epochs {numbers}, from the same noises"
@@ -257,6 +267,7 @@ def network_figure(options: argparse.Namespace) -> figures.Figure:
     from ddim_keras.network import residual_unet
 
     config = find_run(options.run, with_weights=False).read_config().model.network
+    require_memory_for(config)
     return figures.network_diagram(config, residual_unet(config).count_params())
 
 
@@ -322,6 +333,8 @@ def find_image(options: argparse.Namespace) -> np.ndarray:
         return np.asarray(dataset.train_images[options.index])
     from ddim_keras.data.drawn_flowers import draw_flowers
 
+    if options.index >= MOST_DRAWN:
+        raise InputError(f"--index of drawn flowers must be below {MOST_DRAWN}")
     return draw_flowers(options.index + 1, options.image_size)[0][-1]
 
 

@@ -31,6 +31,7 @@ import numpy as np
 from ddim_keras.atomic import written_whole
 from ddim_keras.config import InputError
 from ddim_keras.foreign import contents_of, read_json, read_table
+from ddim_keras.memory import require_memory_for
 from ddim_keras.runs.configuration import RunConfig, read_config
 from ddim_keras.runs.lock import NAME as LOCK
 from ddim_keras.runs.manifest import recorded, sha256, verify
@@ -251,10 +252,13 @@ def load_model(weights: Path = PRETRAINED / "best.weights.h5", check_hashes: boo
     """
     from ddim_keras.likelihood import new_model  # not before: run folders are read without Keras
 
+    weights = Path(weights)
     if check_hashes:
         verify(weights.with_name("config.json"))
         verify(weights)
-    model = new_model(read_config(weights.parent).model, only_average=True)
+    config = read_config(weights.parent).model
+    require_memory_for(config.network)
+    model = new_model(config, only_average=True)
     load_weights(model, weights)
     if (run := Run(weights.parent)).sampling_steps_file.exists():
         model.searched_steps = run.read_sampling_steps()

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ddim_keras.atomic import reserve
 from ddim_keras.config import InputError
 from ddim_keras.runs import hdf5
 from ddim_keras.runs.manifest import recorded
@@ -31,10 +32,10 @@ def save_weights(model: Any, path: Path) -> None:
     optimizer = getattr(model, "optimizer", None)
     variables = [*model.variables, *(optimizer.variables if optimizer else ())]
     size = sum(4 * math.prod(variable.shape) + 4096 for variable in variables)  # bytes, generously
-    # HDF5 does not survive a full disk: after a failed write the process ends in a crash.
     if shutil.disk_usage(path.parent).free < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     with recorded(path) as part:
+        reserve(part, size)
         model.save_weights(part, overwrite=True)
 
 
@@ -59,6 +60,8 @@ def load_weights(model: Any, path: Path) -> None:
     """
     if not path.is_file():
         raise InputError(f"there is no weights file {path}")
+    if not path.name.endswith(".weights.h5"):
+        raise InputError(f"{path} is not named as a weights file, which ends in .weights.h5")
     try:
         with warnings.catch_warnings():
             # What Keras would skip, and leave at its initial values.
@@ -73,6 +76,19 @@ def load_weights(model: Any, path: Path) -> None:
             f"describes another architecture ({type(error).__name__})"
         ) from error
     require_finite(model, f"{path} cannot be used")
+    _require_statistics(model, path)
+
+
+def _require_statistics(model: Any, path: Path) -> None:
+    """Raises InputError if no images can have the pixels and classes that a model was told of."""
+    import numpy as np  # not before: --help should not wait for it
+
+    variances, frequencies = (
+        np.asarray(getattr(model, name, np.ones(1)))
+        for name in ("pixel_variances", "class_frequencies")
+    )
+    if variances.min() <= 0 or frequencies.min() < 0 or not 0 < frequencies.sum() < np.inf:
+        raise InputError(f"{path} cannot be used: its pixel variances or class frequencies are odd")
 
 
 @contextlib.contextmanager

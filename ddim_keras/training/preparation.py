@@ -10,6 +10,7 @@ from ddim_keras.backends.devices import process_id
 from ddim_keras.config import InputError
 from ddim_keras.data.batches import random_images, steps_per_epoch
 from ddim_keras.data.cache import Dataset
+from ddim_keras.memory import FLOAT, require_memory, require_memory_for
 from ddim_keras.metrics.encoders import choose_encoder
 from ddim_keras.metrics.kid import Distance, KernelInceptionDistance
 from ddim_keras.presets import PRESETS
@@ -91,6 +92,14 @@ def refuse_early(config: RunConfig) -> None:
     recipe = config.training
     images = recipe.trajectories if config.distill_from else config.num_images or 0
     steps_per_epoch(images, recipe.batch_size, recipe.repetitions)
+    network = config.model.network
+    on_cpu = describe_device() == "CPU"
+    require_memory_for(network, config.training.batch_size if on_cpu else 0, training=True)
+    require_memory(
+        FLOAT * (config.training.kid_images or 0) * network.channels * network.image_size**2,
+        f"the KID of {config.training.kid_images} images",
+        "choose fewer --kid-images",
+    )
     if config.start_from:
         require_same_network(find_run(config.start_from), config.model)
 
