@@ -9,7 +9,7 @@ from pathlib import Path
 from ddim_keras.cli.generate import GenerateOptions, parse_arguments
 from ddim_keras.cli.startup import choose_backend, import_keras, run_command
 from ddim_keras.config import InputError
-from ddim_keras.generation.files import check_files
+from ddim_keras.generation.files import check_files, images_made
 from ddim_keras.generation.given import read_given
 from ddim_keras.generation.labels import chosen_labels, chosen_strength
 from ddim_keras.runs.configuration import read_config
@@ -59,10 +59,11 @@ def main() -> None:
 
     # Images.
     how = options.describe()
-    print(f"{len(labels)} images, {how}, from {weights}")
+    start = images_made(options, weights)
+    print(f"{len(labels) - start} images, {how}, from {weights}")
     say_if_hardly_trained(Run(weights.parent))
-    progress = Progress(options, model, len(labels))
-    images = job.make_images(progress)
+    progress = Progress(options, model, len(labels) - start)
+    images = job.batches(progress, start)
 
     # Files.
     title = f"{weights.resolve().parent.name}: {how}, seed {options.seed}"
@@ -70,7 +71,7 @@ def main() -> None:
         title += f" to {options.interpolate}"
     if strength:
         title += f", {guidance}"
-    save_pictures(options, config, images, labels, given, title)
+    save_pictures(options, config, images, labels, given, title, start)
     progress.save(options)
 
 

@@ -192,6 +192,7 @@ class DiffusionModel(BaseModel):
         labels: np.ndarray | None = None,
         guidance: Guidance | float | Callable[..., Any] | None = None,
         initial_noise: np.ndarray | None = None,
+        first_image: int = 0,
         reverse_process: Callable[..., Any] | None = None,
     ) -> np.ndarray:
         """Generates images with the moving average of the weights.
@@ -211,6 +212,7 @@ class DiffusionModel(BaseModel):
                 called as `guidance(denoise, labels)` and returns a `denoise`. By default
                 `config.GUIDANCE` if any image has a class, otherwise none.
             initial_noise: (num_images, H, W, C) to start from, in place of the seed's.
+            first_image: number of the first image, on which its fresh noise in each step depends.
             reverse_process: deprecated, a function with the signature of `reverse_diffusion`.
 
         Returns:
@@ -248,7 +250,7 @@ class DiffusionModel(BaseModel):
             if sampler is None:
                 pred_images = self.reverse_diffusion(*arguments)
             else:
-                fresh_noises = image_noises_of_steps(noises.shape[1:], seed, chosen)
+                fresh_noises = image_noises_of_steps(noises.shape[1:], seed, first_image + chosen)
                 pred_images = Sampler.of(sampler).reverse_diffusion(self, *arguments, fresh_noises)
             images.append(ops.convert_to_numpy(self.denormalize(pred_images)))
         return np.concatenate(images)[:num_images]

@@ -1,7 +1,10 @@
 """Files that generating writes: checked before the work, each written whole."""
 
+import dataclasses
+import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -9,6 +12,10 @@ from PIL import Image
 from ddim_keras.atomic import written_whole
 from ddim_keras.cli.generate import MOST_IN_GRID, GenerateOptions
 from ddim_keras.config import InputError
+from ddim_keras.foreign import contents_of, read_json
+from ddim_keras.runs.manifest import sha256
+
+RECORD = "generating.json"  # in a folder of images, while they are made
 
 
 def check_files(options: GenerateOptions, num_images: int) -> None:
@@ -24,7 +31,7 @@ def check_files(options: GenerateOptions, num_images: int) -> None:
             raise InputError(f"{path} is a folder; give the name of a file")
     outputs = [options.output, *filter(None, [options.trajectory])]
     if options.images_dir:
-        outputs += [options.images_dir / f"{index:05d}.png" for index in range(num_images)]
+        outputs += options.images_dir.glob("[0-9]*.png")
     refuse_overwriting(options.inputs, outputs)
     if num_images > MOST_IN_GRID and not options.images_dir:
         raise InputError(f"a grid shows {MOST_IN_GRID} images at most; for more, add --images-dir")
@@ -55,9 +62,60 @@ def refuse_overwriting(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
             raise InputError(f"{path} would replace an image that was given; choose another name")
 
 
-def write_images(images: np.ndarray, folder: Path) -> None:
-    """Writes each of (N, H, W, C) images in [0, 1] as a file 00000.png, ..."""
-    for index, image in enumerate(np.round(255 * images).astype("uint8")):
-        with written_whole(folder / f"{index:05d}.png") as part:
-            Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(part)
-    print(f"wrote {len(images)} images into {folder}")
+def write_images(images: np.ndarray, folder: Path, first: int = 0) -> None:
+    """Writes each of (N, H, W, C) uint8 images as a file 00000.png, ..., from a number on."""
+    for index, image in enumerate(images, start=first):
+        with written_whole(image_file(folder, index)) as part:
+            Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(part, "png")
+
+
+def image_file(folder: Path, index: int) -> Path:
+    """Where an image of a set is."""
+    return folder / f"{index:05d}.png"
+
+
+def images_made(options: GenerateOptions, weights: Path) -> int:
+    """How many images of --images-dir an earlier call, which was interrupted, has made already.
+
+    The folder holds a record of what is being made, until all is; see `note_made`.
+
+    Raises:
+        InputError: if other images were being made.
+    """
+    if not options.images_dir or options.is_editing:
+        return 0
+    apart = ("run", "weights", "check_hashes", "batch_size", "output", "images_dir", "trajectory")
+    values = {name: x for name, x in dataclasses.asdict(options).items() if name not in apart}
+    what = json.loads(json.dumps(values | {"sha256": sha256(weights)}, default=str))
+    made, record = 0, options.images_dir / RECORD
+    if record.exists():
+        with contents_of(record, "the record of a generation", "; remove it to begin again"):
+            before, made = read_json(record)
+            if not isinstance(made, int) or not 0 <= made < 10**9:
+                raise ValueError("its number of images is none")
+        if made and before != what:
+            raise InputError(
+                f"{options.images_dir} holds a part of other images; repeat that command to "
+                f"complete them, remove {RECORD} to replace them, or choose another folder"
+            )
+    if options.trajectory:  # of the first images
+        made = 0
+    _write_record(record, what, made)
+    return made
+
+
+def note_made(folder: Path, made: int) -> None:
+    """Notes how many images there are, so that a call that is interrupted can go on from them."""
+    if (folder / RECORD).exists():
+        what, _ = read_json(folder / RECORD)
+        _write_record(folder / RECORD, what, made)
+
+
+def _write_record(record: Path, what: Any, made: int) -> None:
+    with written_whole(record) as part:
+        part.write_text(json.dumps([what, made], indent=1) + "\n", encoding="utf-8")
+
+
+def forget_record(folder: Path) -> None:
+    """Removes the record of a generation that is complete."""
+    (folder / RECORD).unlink(missing_ok=True)

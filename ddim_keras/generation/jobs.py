@@ -1,10 +1,12 @@
 """Jobs of generate.py: what the options ask for, done with a model."""
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from ddim_keras.backends import describe_device
 from ddim_keras.cli.generate import GenerateOptions
 from ddim_keras.editing import interpolate
 from ddim_keras.generation import editing_jobs
@@ -12,6 +14,7 @@ from ddim_keras.generation.editing_jobs import EncodedImages
 from ddim_keras.generation.files import write_images
 from ddim_keras.generation.given import GivenImages
 from ddim_keras.guidance import Guidance
+from ddim_keras.memory import FLOAT, require_memory, require_memory_for
 from ddim_keras.model import DiffusionModel
 from ddim_keras.plots import figures
 from ddim_keras.samplers import Sampler
@@ -34,8 +37,48 @@ class Job:
         """Where the network is called; raises InputError for steps that do not exist."""
         return self.sampler.signal_rates(self.model, self.options.steps, self.options.strength)
 
+    def batches(self, callback: Callback, start: int = 0) -> Iterator[np.ndarray]:
+        """Images (B, H, W, C) in [0, 1] from number `start` on, so that many need little memory.
+
+        Edited ones come at once. The others are those of `DiffusionModel.generate`.
+        """
+        options, model, num_images = self.options, self.model, len(self.labels)
+        network = model.config.network
+        size = -(-num_images // -(-num_images // options.batch_size))
+        require_memory_for(network, size if describe_device() == "CPU" else 0)
+        if options.is_editing:
+            require_memory(
+                3 * FLOAT * num_images * network.channels * network.image_size**2,
+                f"editing {num_images} images",
+                "choose fewer --num-images",
+            )
+            yield self.make_images(callback)
+            return
+        generator = np.random.default_rng(options.seed)
+        labels = self.labels
+        if options.classes is None:
+            labels = model.draw_labels(num_images, generator.spawn(1)[0])
+        for first in range(0, num_images, size):
+            noises = model.draw_noise(min(size, num_images - first), generator)
+            if first + len(noises) <= start:
+                continue
+            chosen = np.resize(np.arange(len(noises)), size)  # compiled for one size
+            images = model.generate(
+                size,
+                options.steps,
+                sampler=self.sampler,
+                seed=options.seed,
+                batch_size=size,
+                callback=callback,
+                labels=labels[first:][chosen],
+                guidance=self.guidance,
+                initial_noise=noises[chosen],
+                first_image=first,
+            )
+            yield images[max(0, start - first) : len(noises)]
+
     def make_images(self, callback: Callback) -> np.ndarray:
-        """Generates images, or fills in or redraws the given one: (N, H, W, C) in [0, 1]."""
+        """Fills in or redraws the given image, or interpolates: (N, H, W, C) in [0, 1]."""
         options, model, sampler = self.options, self.model, self.sampler
         if self.given and self.given.mask is not None:
             return editing_jobs.inpainted(
@@ -63,7 +106,6 @@ class Job:
             sampler = dataclasses.replace(
                 sampler, spacing={options.steps: self.signal_rates}, last_signal_rate=None
             )
-        is_drawn = options.classes is None and not options.is_editing
         return model.generate(
             len(self.labels),
             options.steps,
@@ -71,7 +113,7 @@ class Job:
             seed=options.seed,
             batch_size=options.batch_size,
             callback=callback,
-            labels=None if is_drawn else self.labels,
+            labels=self.labels,
             guidance=self.guidance,
             initial_noise=initial_noise,
         )
@@ -110,7 +152,8 @@ class Job:
         else:
             between = self.between(encoded)
             if options.images_dir:
-                write_images(between, options.images_dir)
+                write_images(np.round(255 * between).astype("uint8"), options.images_dir)
+                print(f"wrote {len(between)} images into {options.images_dir}")
             pictures = [given.images[0] / 255, *between, given.images[1] / 255]
             title = "image, on the way between the noises of both, image"
         pixels = np.stack([np.asarray(picture) for picture in pictures])

@@ -1,11 +1,14 @@
 """Pictures of what was generated: the grid, and the animation of its steps."""
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from ddim_keras.cli.generate import MOST_IN_ANIMATION, MOST_IN_GRID, GenerateOptions
-from ddim_keras.generation.files import write_images
+from ddim_keras.generation.files import forget_record, image_file, note_made, write_images
 from ddim_keras.generation.given import GivenImages
 from ddim_keras.generation.labels import name_of
 from ddim_keras.model import DiffusionModel
@@ -53,30 +56,56 @@ class Progress:
             print(f"wrote {options.trajectory}")
 
 
+def collect(batches: Iterable[np.ndarray], folder: Path | None, start: int) -> np.ndarray:
+    """Writes images into a folder, if there is one; returns those for the grid, uint8."""
+    shown = []
+    if folder and start:
+        made = [
+            np.asarray(Image.open(image_file(folder, n))) for n in range(min(start, MOST_IN_GRID))
+        ]
+        shown.append(np.stack(made).reshape(len(made), *made[0].shape[:2], -1))
+    for images in batches:
+        pixels = np.round(255 * images).astype("uint8")
+        start += len(pixels)
+        if folder:
+            write_images(pixels, folder, start - len(pixels))
+            note_made(folder, start)
+        if sum(map(len, shown)) < MOST_IN_GRID:
+            shown.append(pixels)
+    return np.concatenate(shown)
+
+
 def save_pictures(
     options: GenerateOptions,
     config: RunConfig,
-    images: np.ndarray,
+    batches: Iterable[np.ndarray],
     labels: np.ndarray,
     given: GivenImages | None,
     title: str,
+    start: int = 0,
 ) -> None:
-    """Writes the grid of images (N, H, W, C) in [0, 1], and each image if that was asked for."""
-    pixels = np.round(255 * images).astype("uint8")
+    """Writes each image if that was asked for, as they come, and the grid of the first.
+
+    Args:
+        batches: images (B, H, W, C) in [0, 1].
+        start: number of the first; those before it are in --images-dir.
+    """
+    pixels = collect(batches, options.images_dir, start)
+    total, of_each = len(labels), options.num_images
     if given is not None:
         rows = np.split(pixels, len(options.classes or [None]))
         pixels = np.concatenate([part for row in rows for part in (given.shown()[None], row)])
     columns, names = None, []
     if options.classes:
-        # So that no row holds two classes.
-        of_each = len(pixels) // len(options.classes)
+        of_each += given is not None
         columns = max(number for number in range(1, 21) if of_each % number == 0)
-        if len(pixels) <= MOST_IN_GRID:
+        if total <= MOST_IN_GRID:
             names = [name_of(label, config) for label in labels[:: options.num_images]]
-    if len(pixels) > MOST_IN_GRID:
-        title += f", the first {MOST_IN_GRID} of {len(pixels)}"
+    if total > MOST_IN_GRID:
+        title += f", the first {MOST_IN_GRID} of {total}"
     if options.images_dir:
-        write_images(images, options.images_dir)
+        forget_record(options.images_dir)
+        print(f"wrote {total - start} images into {options.images_dir}")
     figure = figures.image_grid(pixels[:MOST_IN_GRID], title, columns, names=names)
     figures.save_figure(figure, options.output)
     print(f"wrote {options.output}")

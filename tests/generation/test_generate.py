@@ -11,7 +11,7 @@ from ddim_keras.cli.generate import NUM_EDITED
 from ddim_keras.cli.options import class_index
 from ddim_keras.config import GUIDANCE, InputError
 from ddim_keras.data.images import crop_and_resize
-from ddim_keras.generation import editing_jobs
+from ddim_keras.generation import editing_jobs, pictures
 from ddim_keras.runs.weights import load_weights, save_weights
 from tests.helpers import NAMES, SIZE, make_run, run
 
@@ -356,6 +356,40 @@ def test_images_of_another_call_do_not_stay_among_the_new_ones(unlabelled, tmp_p
     status = run(generate, *options, "--images-dir", folder, "--num-images", 2)
     assert "holds 00002.png of another set" in status
     assert len(list(folder.iterdir())) == 3
+
+
+def test_an_interrupted_generation_goes_on_where_it_stopped(unlabelled, tmp_path, monkeypatch):
+    def generate_into(name, *more):
+        return run(
+            generate,
+            *("--run", unlabelled.folder, "--steps", 2, "--batch-size", 3, "--num-images", 8),
+            *("--eta", 1, "--images-dir", tmp_path / name, "--output", tmp_path / f"{name}.png"),
+            *more,
+        )
+
+    assert generate_into("whole") == 0
+    write, calls = pictures.write_images, []
+
+    def write_twice(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        write(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pictures, "write_images", write_twice)
+        assert generate_into("part") == 130
+    assert "holds a part of other images" in generate_into("part", "--seed", 1)
+    images_before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "part").iterdir()}
+    assert generate_into("part") == 0
+    for path in (tmp_path / "whole").iterdir():
+        other = tmp_path / "part" / path.name
+        assert other.read_bytes() == path.read_bytes()
+        kept = path.name in ("00000.png", "00001.png", "00005.png")
+        assert not kept or other.stat().st_mtime_ns == images_before[path.name]
+    assert len(list((tmp_path / "part").iterdir())) == 8
+    grids = [np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("whole", "part")]
+    np.testing.assert_array_equal(*grids)
 
 
 def test_names_of_folders_are_no_formulas(tmp_path):
