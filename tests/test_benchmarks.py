@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from benchmarks.quality import ablation, compact_encoder
+from benchmarks.quality import ablation, compact_encoder, few_steps
 from benchmarks.reliability import mutants
 from benchmarks.speed import contenders, profile_steps, throughput
 from benchmarks.speed.flops import forward_flops
@@ -321,3 +321,20 @@ def test_batches_of_the_compact_encoder_keep_images_and_targets_together():
         np.testing.assert_array_equal(targets["features"], 2 * targets["species"])
         seen.extend(targets["species"])
     assert sorted(seen) == labels.tolist()
+
+
+def test_the_free_first_call_is_the_guided_mean_of_the_class():
+    random = np.random.default_rng(0)
+    means, noisy_images = random.random((4, 2, 2, 3)), random.standard_normal((3, 2, 2, 3))
+    calls = []
+
+    def denoise(*inputs, labels):
+        calls.append(labels)
+        return noisy_images, noisy_images
+
+    labels = np.array([2, 0, -1])  # the last one of any class
+    guided = few_steps.free_first(means)(denoise, labels)
+    pred_noises, pred_images = guided(noisy_images, np.float64(0.8), np.float64(0.6))
+    np.testing.assert_allclose(pred_images, 2 * means[labels] - means[-1])
+    np.testing.assert_allclose(0.6 * pred_images + 0.8 * pred_noises, noisy_images)
+    assert not calls

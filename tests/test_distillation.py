@@ -137,6 +137,7 @@ def test_a_student_approaches_its_teacher(place):
             student.generate(4, **options)
 
 
+@pytest.mark.slow
 def test_an_interrupted_student_ends_as_an_uninterrupted_one(place, tmp_path, monkeypatch):
     monkeypatch.setattr(trajectories, "HELD_OUT", 16)
     config = Run(place / "student").read_config()

@@ -11,6 +11,10 @@ hardly more than noise, by a table of the mean image of each class. That is an a
 
 adds the student, DDIM in more steps, and a grid of all from the same noises. Rows of earlier calls
 stay in the file. All have the same noises, classes and validation images.
+
+    python -m benchmarks.quality.few_steps --csv few_steps.csv --figure few_steps.png
+
+draws the KID against the evaluations of the network, two for each call with guidance.
 """
 
 import argparse
@@ -53,6 +57,9 @@ def main() -> None:
     from ddim_keras.metrics.kid import KernelInceptionDistance
     from ddim_keras.plots.figures import image_grid, save_figure
 
+    if arguments.figure:
+        draw(arguments.csv, arguments.figure)
+        return
     keras.config.set_dtype_policy(arguments.precision)
     run = find_run(arguments.run)
     config = run.read_config()
@@ -65,12 +72,15 @@ def main() -> None:
     kid = KernelInceptionDistance(choose_encoder(arguments.kid_weights), dataset.validation_images)
     model = load_model(run.weights_to_show())
     settings = settings_of(arguments, model, mean_images(model, dataset))
+    print("| setting | calls | evaluations | KID | precision | recall | images/s | CPU s/image |")
+    print("|---|---|---|---|---|---|---|---|")
     rows, grid = [], []
     for name, calls, evaluations, generate in settings:
         generate(arguments.batch_size)  # compiles
-        start = time.perf_counter()
+        start, processor_start = time.perf_counter(), time.process_time()
         images = generate(arguments.num_images)
         seconds = time.perf_counter() - start
+        processor_seconds = time.process_time() - processor_start
         features = kid.encoder.features(images)
         distance = kid.of_all_pairs(features)
         precision, recall = precision_and_recall(kid.real_features, features)
@@ -81,14 +91,15 @@ def main() -> None:
         print(
             f"| {name} | {calls} | {evaluations} | {distance.value:.4f} ± "
             f"{distance.standard_error:.4f} | {precision:.2f} | {recall:.2f} | "
-            f"{len(images) / seconds:.1f} |",
+            f"{len(images) / seconds:.1f} | {processor_seconds / len(images):.4f} |",
             flush=True,
         )
         if arguments.csv:
             add_row(arguments.csv, rows[-1])
     if arguments.grid:
-        titles = ", ".join(f"{row['setting']} in {row['calls']}" for row in rows)
-        figure = image_grid(np.concatenate(grid), f"calls, from above: {titles}", columns=SHOWN)
+        names = [f"{row['setting']}, {row['calls']} calls" for row in rows]
+        title = f"the same noises, seed {arguments.seed}"
+        figure = image_grid(np.concatenate(grid), title, columns=SHOWN, names=names)
         save_figure(figure, arguments.grid)
 
 
@@ -109,6 +120,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--num-images", **whole, default=1638, help="(default: 1638)")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="file to which rows are added")
+    parser.add_argument(
+        "--figure", type=Path, metavar="FILE", help="figure of the rows, a .png file"
+    )
     parser.add_argument("--grid", type=Path, metavar="FILE", help="grid of images, a .png file")
     add_sampling_options(parser)
     add_data_options(parser, data_dir="the run's")
@@ -179,6 +193,29 @@ def add_row(path: Path, row: dict[str, Any]) -> None:
         if is_new:
             writer.writeheader()
         writer.writerow({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()})
+
+
+def draw(source: Path, path: Path) -> None:
+    """Draws the rows of a CSV file."""
+    from matplotlib.figure import Figure
+
+    from ddim_keras.plots.figures import PIXELS_PER_INCH, save_figure
+
+    with source.open(newline="", encoding="utf-8") as file:
+        rows = sorted(csv.DictReader(file), key=lambda row: int(row["evaluations"]))
+    figure = Figure(figsize=(7, 4.5), dpi=PIXELS_PER_INCH, layout="constrained")
+    axes = figure.add_subplot()
+    for name in sorted({row["setting"] for row in rows}):
+        line = [row for row in rows if row["setting"] == name]
+        values = [[float(row[key]) for row in line] for key in COLUMNS[2:6] if key != "images"]
+        axes.errorbar(*values[:2], yerr=values[2], marker="o", capsize=2, label=name)
+    axes.set(xlabel="evaluations of the network per image", ylabel="KID", xscale="log")
+    axes.set_xticks(ticks := sorted({int(row["evaluations"]) for row in rows}), labels=ticks)
+    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

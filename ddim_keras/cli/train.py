@@ -98,7 +98,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> TrainOptions:
     groups = {name: parser.add_argument_group(name) for name in SETTINGS}
     presets = "; ".join(f"{name}: {preset.summary}" for name, preset in PRESETS.items())
     groups["run"].add_argument(
-        "--preset", choices=PRESETS, help=f"recipe; {presets} (default: lab on a GPU, else fast)"
+        "--preset",
+        choices=PRESETS,
+        help=f"recipe; {presets} (default: lab on a GPU, else fast; student with --distill-from)",
     )
     for name, group in groups.items():
         add_settings(group, RunConfig, SETTINGS[name], default_of)
@@ -147,17 +149,21 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> TrainOptions:
 def check_distillation(parsed: argparse.Namespace) -> None:
     """Raises InputError for options of a new student that do not belong together."""
     if not (parsed.distill_from and parsed.student_steps):
-        if parsed.distill_from or parsed.student_steps or parsed.preset == "student":
+        given = [
+            parsed.preset == "student",
+            *(getattr(parsed, x) for x in SETTINGS["distillation"]),
+        ]
+        if any(value not in (None, False) for value in given):
             raise InputError("a student needs both --distill-from RUN and --student-steps N")
         return
     parsed.preset = parsed.preset or "student"
     if parsed.preset != "student":
         raise InputError(f"--distill-from has a preset of its own; omit --preset {parsed.preset}")
-    for name in (*SETTINGS["diffusion"], *SETTINGS["network"], "start_from", "image_size"):
-        if getattr(parsed, name) is not None:
-            raise InputError(
-                f"a student takes over its teacher's model; omit --{name.replace('_', '-')}"
-            )
+    of_teacher = (*SETTINGS["diffusion"], *SETTINGS["network"], "image_size", "class_conditional")
+    for name in (*of_teacher, "start_from", "loss_on"):
+        if getattr(parsed, name) not in (None, False):
+            flag = name.replace("_", "-")
+            raise InputError(f"a student takes over its teacher's model; omit --{flag}")
 
 
 def default_of(name: str) -> str:

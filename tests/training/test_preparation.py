@@ -36,6 +36,13 @@ def test_new_runs_with_classes_measure_guided_images(kid, num_classes, is_resume
     assert protocol == KIDProtocol("KID, random convolution, 64", 70, guidance=guidance)
 
 
+def test_a_student_is_measured_in_its_own_steps(kid):
+    student = config(3)
+    model = dataclasses.replace(student.model, student_steps=(4,))
+    protocol = with_protocol(dataclasses.replace(student, model=model), kid, False).protocol
+    assert (protocol.steps, protocol.guidance) == (4, 0)
+
+
 def test_a_resumed_run_keeps_its_protocol_and_refuses_another_encoder(kid):
     before = KIDProtocol(kid.protocol, 70, "ipndm", 10, 2.0, True)
     assert with_protocol(config(3, before), kid, is_resumed=True).protocol == before
