@@ -7,7 +7,7 @@ from PIL import Image
 
 import generate
 from ddim_keras.cli.startup import run_command
-from ddim_keras.runs.folder import PRETRAINED, Run
+from ddim_keras.runs.folder import PRETRAINED, Run, load_model
 
 
 def test_it_stands_in_where_nothing_was_trained(tmp_path, monkeypatch, capsys):
@@ -28,4 +28,17 @@ def test_it_knows_the_flowers_by_name_and_is_small():
     assert len(config.class_names) == config.model.network.num_classes == 102
     assert config.data_dir is None
     assert {5, 10, 20} <= run.read_sampling_steps().keys()
-    assert sum(path.stat().st_size for path in PRETRAINED.rglob("*")) < 16e6
+    assert sum(path.stat().st_size for path in PRETRAINED.parent.rglob("*")) <= 21e6
+
+
+def test_the_student_draws_sunflowers_in_its_four_calls():
+    run = Run(PRETRAINED.parent / "flowers-few")
+    config = run.read_config()
+    assert config.model.student_steps == (4,)
+    assert config.distill_from == PRETRAINED.name
+    assert config.class_names == Run(PRETRAINED).read_config().class_names
+    assert run.best_weights.stat().st_size <= 6e6
+    model = load_model(run.best_weights)
+    images = model.generate(2, 4, seed=0, labels=np.full(2, config.class_names.index("sunflower")))
+    red, _, blue = images.mean(axis=(0, 1, 2))
+    assert red > blue + 0.15
