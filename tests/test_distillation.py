@@ -193,7 +193,7 @@ def test_trajectories_are_drawn_on_where_a_process_was_killed(place, tmp_path, m
         (generate, ("--spacing", "rho"), "--spacing"),
         (generate, ("--eta", 1), "--eta"),
         (generate, ("--guidance", 1), "--guidance"),
-        (generate, ("--inpaint", "a.png", "b.png"), "--steps 25"),
+        (generate, ("--inpaint", "a.png", "b.png"), "--inpaint"),
         (generate, ("--encode", "a.png"), "--encode"),
         (generate, ("--from-image", "a.png"), "--from-image"),
         (evaluate, ("--steps", 2, 20), "--steps 20"),

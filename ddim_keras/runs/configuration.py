@@ -110,8 +110,8 @@ class RunConfig:
         if not self.model.student_steps:
             return
         (taught,) = self.model.student_steps
-        wrong = [f"--steps {count}" for count in steps if count != taught]
-        wrong += [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
+        wrong = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
+        wrong += [f"--steps {count}" for count in steps if count != taught]
         if wrong:
             raise InputError(
                 f"this student draws in {taught} steps of ddim without guidance, so it has no use "
