@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from ddim_keras import backends
-from ddim_keras.config import COMPARED, ModelConfig
+from ddim_keras.config import COMPARED, InputError, ModelConfig
 from ddim_keras.types import Tensor
 
 
@@ -68,14 +68,19 @@ class BaseModel(keras.Model):
             labels: (N,), whose frequencies `generate` draws classes with, by default equal ones.
 
         Raises:
-            ValueError: if the images are of another range.
+            InputError: if there are no images, or they are of another range or shape.
         """
+        channels = self.pixel_means.shape[0]
+        if np.ndim(images) != 4 or not len(images) or np.shape(images)[-1] != channels:
+            raise InputError(
+                f"images must be one or more of shape (N, H, W, {channels}), not {np.shape(images)}"
+            )
         count, sums, squares = 0, 0.0, 0.0
         for start in range(0, len(images), 1024):  # bounds the memory of a memory-mapped array
             pixels = np.asarray(images[start : start + 1024])
             pixels = pixels.astype("float64") / (255 if pixels.dtype == np.uint8 else 1)
             if not 0 <= pixels.min() <= pixels.max() <= 1:
-                raise ValueError("images must be uint8, or float in [0, 1]")
+                raise InputError("images must be uint8, or float in [0, 1]")
             count += pixels[..., 0].size
             sums += pixels.sum(axis=(0, 1, 2))
             squares += (pixels**2).sum(axis=(0, 1, 2))

@@ -108,8 +108,8 @@ def _write_average(source_file: Path, target_file: Path) -> None:
                     lambda name, item, group=group: copy(f"{group}/{name}", item)
                 )
             (network,) = source["layers"]
-        except (KeyError, ValueError) as error:
-            raise InputError(f"{source_file} holds no DiffusionModel") from error
+        except (KeyError, ValueError, RuntimeError, OSError) as error:
+            raise InputError(f"{source_file} holds no DiffusionModel, or is damaged") from error
         target[f"layers/{network}"] = target["ema_network"]
 
 

@@ -536,3 +536,10 @@ def test_the_lab_preset_is_the_assignment():
     assert (lab.model.prediction, lab.model.ema) == ("noise", 0.999)
     assert (lab.training.learning_rate, lab.training.batch_size) == (1e-3, 64)
     assert lab.training.loss == "mse"
+
+
+@pytest.mark.parametrize("shape", [(0, 16, 16, 3), (4, 16, 16, 1), (16, 16, 3)])
+def test_images_of_another_shape_are_not_adapted_to(shape):
+    model = DiffusionModel(ModelConfig(network=NetworkConfig(16, widths=(8,), depths=(1,))))
+    with pytest.raises(InputError, match="images must be one or more of shape"):
+        model.adapt(np.zeros(shape, "uint8"))

@@ -25,6 +25,7 @@ from ddim_keras.runs.configuration import RunConfig
 
 MOST_IN_GRID = 400  # images; a larger figure takes minutes and gigabytes
 MOST_IN_ANIMATION = 32  # images
+MOST_FRAMES = 1000
 NUM_EDITED = 7  # images, beside the given one
 DEFAULT_STEPS = 20
 INPAINTING_STEPS, RESAMPLE = 25, 5

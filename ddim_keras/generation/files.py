@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ddim_keras.atomic import written_whole
-from ddim_keras.cli.generate import MOST_IN_GRID, GenerateOptions
+from ddim_keras.cli.generate import MOST_FRAMES, MOST_IN_GRID, GenerateOptions
 from ddim_keras.config import InputError
 from ddim_keras.foreign import contents_of, read_json
 from ddim_keras.runs.manifest import sha256
@@ -29,6 +29,8 @@ def check_files(options: GenerateOptions, num_images: int) -> None:
     for path in filter(None, (options.output, options.trajectory)):
         if path.is_dir():
             raise InputError(f"{path} is a folder; give the name of a file")
+    if options.trajectory and options.network_steps > MOST_FRAMES:
+        raise InputError(f"--trajectory shows {MOST_FRAMES} steps at most; choose fewer --steps")
     outputs = [options.output, *filter(None, [options.trajectory])]
     if options.images_dir:
         outputs += options.images_dir.glob("[0-9]*.png")

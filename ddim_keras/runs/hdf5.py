@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim_keras.config import InputError
+from ddim_keras.foreign import first_line
 
 
 @contextlib.contextmanager
@@ -26,8 +27,11 @@ def opened(path: Path) -> Iterator[Any]:
     with h5py.File(path) as file:
         try:
             _check(file, path.stat().st_size)
-        except _Refused as error:
-            raise InputError(f"{path} is not a weights file that can be trusted: {error}") from None
+        except Exception as error:  # h5py raises several kinds for damaged files
+            reason = str(error) if isinstance(error, _Refused) else f"damaged, {first_line(error)}"
+            raise InputError(
+                f"{path} is not a weights file that can be trusted: {reason}"
+            ) from None
         yield file
 
 
