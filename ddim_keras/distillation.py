@@ -11,9 +11,8 @@ SFD, "Simple and Fast Distillation of Diffusion Models", Zhou et al. 2024
                  y_{i+1} = y_i after one step of DDIM from s_i to s_{i+1}, without guidance
                  one optimizer step that lowers |y_{i+1} - x_{i+1}|, with y_i held constant
 
-The student meets its own errors, and learns to correct them. Guidance, too, is learnt, and costs it
-nothing afterwards. The rates are those of DDIM in N steps even in time, on the student's schedule:
-so `DiffusionModel.reverse_diffusion(noise, N)` is how a student draws.
+So the student learns to correct its own errors, and guidance, which then costs nothing. Its rates
+are those of DDIM in N steps: `DiffusionModel.reverse_diffusion(noise, N)` is how it draws.
 """
 
 import dataclasses
@@ -38,15 +37,10 @@ from ddim_keras.types import Tensor
 
 CLEANEST_RATE = 0.99  # of the student's schedule: with 4 calls, the last one is at 0.88
 SHORT_STEP = math.radians(7)  # of the teacher, as an angle of (signal, noise)
-TEACHER_ORDER = 3
 
 
 def student_config(teacher: ModelConfig, *steps: int) -> ModelConfig:
-    """The configuration of a student: the teacher's network, with a schedule for its few steps.
-
-    Raises:
-        InputError: if such a teacher cannot be distilled.
-    """
+    """The configuration of a student: the teacher's network, with a schedule for its few steps."""
     if teacher.student_steps:
         raise InputError("a student cannot teach; distil from its teacher")
     if teacher.variance == "learned":
@@ -72,15 +66,7 @@ def student_rates(config: ModelConfig) -> list[float]:
 
 
 def teacher_rates(student_rates: Sequence[float], cleanest_rate: float) -> list[float]:
-    """Signal rates of the teacher: short steps between those of the student, and on to the end.
-
-    Args:
-        student_rates: N + 1 rising numbers, the last of them 1.
-        cleanest_rate: the largest signal rate that the teacher knows, its last before 1.
-
-    Returns:
-        Rising numbers, the last of them 1; the student's are among them.
-    """
+    """Signal rates of the teacher: the student's, short steps between, and on to the cleanest."""
     if cleanest_rate <= student_rates[-2]:
         raise InputError(
             f"the teacher knows signal rates up to {cleanest_rate:.4g}, the student's last call is "
@@ -95,7 +81,6 @@ def teacher_rates(student_rates: Sequence[float], cleanest_rate: float) -> list[
 
 
 def _signal_rate(config: ModelConfig, time: float) -> float:
-    """The signal rate of a configured schedule at a diffusion time."""
     schedule = SCHEDULES[config.schedule].between(config.max_signal_rate, config.min_signal_rate)
     return float(schedule(np.array(time), np)[1])
 
@@ -114,14 +99,13 @@ def draw_trajectories(
     Args:
         noises: (B, H, W, C), standard normal.
         labels: (B,), -1 for any class, which has no guidance.
-        student_rates: N + 1 rising numbers, the last of them 1.
-        guidance: strength.
 
     Returns:
         (B, H, W, (N + 1) * C), normalised: the noises, and after them the noisy images at each of
         the student's rates, for rate 1 the predicted ones.
     """
-    rates = teacher_rates(student_rates, _signal_rate(teacher.config, 0.0))
+    cleanest_rate = min(_signal_rate(teacher.config, 0.0), CLEANEST_RATE)
+    rates = teacher_rates(student_rates, cleanest_rate)
     kept = {int(np.abs(np.array(rates) - rate).argmin()) for rate in student_rates}
     states: list[Tensor] = []
 
@@ -129,10 +113,9 @@ def draw_trajectories(
         if step in kept:
             states.append(ops.convert_to_numpy(noisy_images))
 
-    denoise = Guidance(guidance if teacher.num_classes else 0.0)(
-        teacher.compiled_denoise, labels if teacher.num_classes else None
-    )
-    images = adams_bashforth(denoise, noises, rates, order=TEACHER_ORDER, callback=keep)
+    told = (guidance, labels) if teacher.num_classes else (0.0, None)
+    denoise = Guidance(told[0])(teacher.compiled_denoise, told[1])
+    images = adams_bashforth(denoise, noises, rates, order=3, callback=keep)
     return np.concatenate([*states, ops.convert_to_numpy(images)], axis=-1)
 
 
@@ -140,10 +123,7 @@ def draw_trajectories(
 class Student(DiffusionModel):
     """A diffusion model that draws in the steps that it was taught, without guidance.
 
-    It is trained on trajectories in place of images, see `draw_trajectories`.
-
-    Args:
-        config: with `student_steps`, see `student_config`.
+    Its configuration is a `student_config`. It is trained on `draw_trajectories`, not on images.
     """
 
     def __init__(self, config: ModelConfig, only_average: bool = False, **kwargs: Any) -> None:
@@ -153,20 +133,11 @@ class Student(DiffusionModel):
         self.trajectory_loss_tracker = keras.metrics.Mean(name="trajectory_loss")
 
     def generate(
-        self,
-        num_images: int,
-        diffusion_steps: int | None = None,
-        *,
-        sampler: Any = None,
-        guidance: Any = None,
-        **options: Any,
+        self, num_images: int, diffusion_steps: int | None = None, **options: Any
     ) -> np.ndarray:
-        """As `DiffusionModel.generate`, in the steps that it was taught.
-
-        Raises:
-            InputError: for other steps, another sampler than DDIM, or guidance.
-        """
+        """As `DiffusionModel.generate`; InputError for other steps, a sampler or guidance."""
         steps = self.steps if diffusion_steps is None else diffusion_steps
+        sampler, guidance = (options.pop(name, None) for name in ("sampler", "guidance"))
         has_guidance = getattr(guidance, "strength", guidance)
         if steps != self.steps or Sampler.of(sampler or "ddim") != Sampler() or has_guidance:
             raise InputError(
@@ -193,13 +164,9 @@ class Student(DiffusionModel):
     def follow(
         self, trajectories: Tensor, evaluate: Callable[..., dict[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """Goes the student's way along trajectories (B, H, W, (N + 1) * C).
+        """The student's way: mean distance of all steps, and that of the images.
 
-        Args:
-            evaluate: takes a function that compares one step, and returns what that reports.
-
-        Returns:
-            The scalars to report: the mean distance of all steps, and that of the images.
+        `evaluate` takes a function that compares one step, and returns what that reports.
         """
         states = ops.split(ops.cast(trajectories, "float32"), self.steps + 1, axis=-1)
         noisy_images, distances = states[0], []
@@ -220,10 +187,9 @@ class Student(DiffusionModel):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The distance from the teacher's noisy images after one step, and the student's own."""
         like = ops.ones((ops.shape(noisy_images)[0], 1, 1, 1))
-        (noise_rate, next_noise_rate) = (math.sqrt(1 - rate**2) for rate in rates)
-        told = {"labels": labels} if self.num_classes else {}
+        noise_rate, next_noise_rate = (math.sqrt(1 - rate**2) for rate in rates)
         pred_noises, pred_images = self.denoise(
-            noisy_images, noise_rate * like, rates[0] * like, training, **told
+            noisy_images, noise_rate * like, rates[0] * like, training, labels
         )
         noisy_images = rates[1] * pred_images + next_noise_rate * pred_noises
         distance = self.mean_error(target, noisy_images)

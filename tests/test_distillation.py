@@ -74,7 +74,7 @@ def test_a_student_that_makes_the_teachers_steps_has_no_loss(monkeypatch):
         states.append(gain * states[-1])
     seen = []
 
-    def denoise(noisy_images, noise_rates, signal_rates, training):
+    def denoise(noisy_images, noise_rates, signal_rates, training, labels):
         """Both parts of the noisy images, such that the next step shrinks them by the gain."""
         step = len(seen)
         seen.append(ops.convert_to_numpy(noisy_images))
