@@ -1,5 +1,7 @@
 """Likelihood: learned variances train, and bits per dimension are right where they are known."""
 
+import dataclasses
+import functools
 import math
 
 import keras
@@ -199,6 +201,21 @@ def test_bits_of_a_mixture_by_flow_and_bound():
     assert gaps[1] < 0.1
 
 
+@pytest.mark.parametrize("bits_of", [flow_bits, functools.partial(bound_terms, num_steps=3)])
+def test_bits_are_those_of_the_classes_that_are_given(bits_of, monkeypatch):
+    seen = set()
+
+    def denoise(noisy_images, noise_rates, signal_rates, labels):
+        seen.update(numpy(labels).tolist())
+        return noise_rates * noisy_images, signal_rates * noisy_images
+
+    monkeypatch.setattr(backends, "compile_denoise", lambda *_, **__: denoise)
+    network = dataclasses.replace(LEARNED.network, num_classes=3)
+    model = DiffusionModel(ModelConfig(network=network, schedule="cosine"))
+    bits_of(model, pixels(2), labels=np.array([2, 1]), batch_size=1)
+    assert seen == {1, 2}
+
+
 # Learned variances.
 
 
@@ -285,6 +302,23 @@ def test_hybrid_loss_trains_the_means_by_the_noises_alone(learned, monkeypatch):
     np.testing.assert_allclose(numpy(gradients), expected, rtol=1e-4, atol=1e-6)
 
 
+def test_classes_are_dropped_in_training_alone(monkeypatch):
+    network = dataclasses.replace(LEARNED.network, num_classes=3)
+    model = new_model(dataclasses.replace(LEARNED, network=network, label_dropout=1.0))
+    model.compile()
+    seen = {}
+
+    def predict_step(noisy_images, noise_rates, signal_rates, training, labels):
+        seen[training] = numpy(labels).tolist()
+        return noisy_images, noisy_images, noisy_images
+
+    monkeypatch.setattr(model, "predict_step", predict_step)
+    for training in (True, False):
+        labels = ops.convert_to_tensor([0, 1, 2], dtype="int32")
+        model.compute_losses(ops.convert_to_tensor(pixels(3)), training, labels)
+    assert seen == {True: [-1, -1, -1], False: [0, 1, 2]}
+
+
 def test_importance_sampling_is_even_until_each_step_has_had_10_losses(learned):
     learned.loss_counts.assign([0, *[10] * (STEPS - 1), 9])
     learned.past_losses.assign(np.ones((STEPS + 1, 10)) * np.arange(STEPS + 1)[:, None])
@@ -292,8 +326,12 @@ def test_importance_sampling_is_even_until_each_step_has_had_10_losses(learned):
     np.testing.assert_allclose(numpy(weights), 1, rtol=1e-5)
 
     learned.loss_counts.assign([0, *[10] * STEPS])
+    past_losses = numpy(learned.past_losses).copy()
+    past_losses[::2, 1:] = 0.0  # one of ten that is not zero: the root mean square is not the mean
+    learned.past_losses.assign(past_losses)
     steps, weights = map(numpy, learned.draw_steps(20_000, by_importance=True))
-    shares = np.arange(1, STEPS + 1) / np.arange(1, STEPS + 1).sum()
+    sizes = np.sqrt(np.mean(past_losses[1:] ** 2, axis=1))
+    shares = sizes / sizes.sum()
     shares = 0.999 * shares + 0.001 / STEPS
     np.testing.assert_allclose(
         np.bincount(steps, minlength=STEPS + 1)[1:] / 20_000, shares, atol=0.012
@@ -301,6 +339,30 @@ def test_importance_sampling_is_even_until_each_step_has_had_10_losses(learned):
     np.testing.assert_allclose(weights, 1 / (STEPS * shares[steps - 1]), rtol=1e-4)
     losses = np.arange(STEPS + 1.0) ** 2
     assert np.mean(weights * losses[steps]) == pytest.approx(losses[1:].mean(), rel=0.02)
+
+
+def test_the_bound_weighs_the_steps_that_are_drawn_by_importance(learned):
+    learned.compile(keras.optimizers.Adam(1e-3), loss="bound")
+    learned.loss_counts.assign([0, *[10] * STEPS])
+    past_losses = np.ones((STEPS + 1, 10)) * np.arange(STEPS + 1)[:, None]
+    learned.past_losses.assign(past_losses)
+    images = ops.convert_to_tensor(pixels(32))
+    state = numpy(learned.seed_generator.state)
+    loss, _ = learned.compute_losses(images, training=True)
+    learned.seed_generator.state.assign(state)
+    learned.past_losses.assign(past_losses)
+    learned.loss_counts.assign([0, *[10] * STEPS])
+    steps, weights = learned.draw_steps(32, by_importance=True)
+    noises = backends.draw(learned, keras.random.normal, images.shape)
+    normalized = learned.normalize(images)
+    rates = rates_at(steps, learned.alpha_bars, normalized)
+    noisy_images = rates[1] * normalized + rates[0] * noises
+    pred_noises, _, fractions = learned.predict_step(noisy_images, *rates, training=True)
+    arguments = (steps, learned.betas, learned.pixel_range)
+    bits = bound_bits(normalized, noises, pred_noises, fractions, *arguments)
+    assert numpy(weights).std() > 0.1
+    expected = STEPS * np.mean(numpy(weights) * numpy(bits))
+    assert float(numpy(loss)) == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_last_10_losses_of_each_step_are_remembered(learned):
