@@ -121,12 +121,9 @@ class TestTrain:
         config = finished.read_config()
         assert (config.preset, config.epochs, config.num_images) == ("tiny", 2, 80)
 
-    def test_a_killed_and_interrupted_run_ends_as_any_other(
-        self, finished, options, place, monkeypatch, capsys
-    ):
-        output = ("--output", "stopped")
+    def test_a_killed_run_ends_as_any_other(self, finished, options, place):
         killed = subprocess.run(
-            [sys.executable, "-c", KILLED_IN_SECOND_EPOCH, *options, *output],
+            [sys.executable, "-c", KILLED_IN_SECOND_EPOCH, *options, "--output", "stopped"],
             check=False,
             capture_output=True,
             text=True,
@@ -136,26 +133,28 @@ class TestTrain:
         stopped = Run(place / "stopped")
         # Besides, the curves may have been half drawn, by the thread that draws.
         assert len(list(stopped.folder.glob("part-*-last.weights.h5"))) == 1
+        assert run(train, "--resume", "--output", "stopped", *options[-3:]) == 0
+        assert_same_course(stopped, finished)
+        assert not list(stopped.folder.glob("part-*"))
 
-        steps = []
-        original = callbacks.TimeEstimate.on_train_batch_end
+    def test_an_interrupted_run_says_how_to_continue_it(
+        self, at_once, options, place, monkeypatch, capsys
+    ):
+        original = callbacks.RunRecord.on_epoch_end
 
-        def press_control_c(self, batch, logs=None):
-            original(self, batch, logs)
-            steps.append(batch)
-            if len(steps) == 3:
+        def press_control_c(self, epoch, logs=None):
+            original(self, epoch, logs)
+            if epoch == 0:
                 signal.raise_signal(signal.SIGINT)
 
-        monkeypatch.setattr(callbacks.TimeEstimate, "on_train_batch_end", press_control_c)
-        assert run(train, *options, *output, "--resume") == 130
-        assert len(steps) == 3
+        monkeypatch.setattr(callbacks.RunRecord, "on_epoch_end", press_control_c)
+        assert run(train, *options, "--output", "pressed") == 130
+        assert len(Run(place / "pressed").read_history()) == 1
         (line,) = [s for s in capsys.readouterr().out.splitlines() if s.startswith("saved;")]
         command = shlex.split(line.removeprefix("saved; continue with: "))
         assert command[:2] == ["python", "train.py"]
-
         assert run(train, *command[2:]) == 0
-        assert len(steps) == 5
-        assert_same_course(stopped, finished)
+        assert len(Run(place / "pressed").read_history()) == 2
 
     def test_a_longer_run_goes_on(self, at_once, copy, options):
         before = copy.read_history()
