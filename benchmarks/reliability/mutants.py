@@ -6,7 +6,7 @@
 
 The mistakes are the lines of `mistakes.txt`, in rooms of the project; each names the tests that
 should notice. They are made in a copy of the project, and a mistake counts as noticed if one of
-those tests fails or is not done after five minutes. Tests run in forks of one process that has
+those tests fails or takes five minutes of processor time. Tests run in forks of one process that has
 imported Keras already, so Linux or macOS is needed. Results are written down one by one, and a
 second start goes on from there: what was noticed is not run again, what was not is run again once
 its tests have changed.
@@ -19,6 +19,7 @@ import importlib
 import multiprocessing
 import multiprocessing.connection
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -31,7 +32,8 @@ from typing import NamedTuple
 
 PROJECT = Path(__file__).parents[2]
 MISTAKES = Path(__file__).with_name("mistakes.txt")
-TIME_LIMIT = 300.0  # seconds
+CPU_LIMIT = 300  # seconds of processor time that the tests of a mistake get
+HANG_LIMIT = 1200  # seconds
 
 
 class Mistake(NamedTuple):
@@ -105,9 +107,9 @@ def first_failure(tree: Path, tests: Iterable[str]) -> str:
     process.start()
     sender.close()
     try:
-        return receiver.recv() if receiver.poll(TIME_LIMIT) else "time limit"
+        return receiver.recv() if receiver.poll(HANG_LIMIT) else "hang"
     except EOFError:
-        return "crash"
+        return "crash, or time limit"
     finally:
         process.kill()
         process.join()
@@ -115,6 +117,8 @@ def first_failure(tree: Path, tests: Iterable[str]) -> str:
 
 def _run_pytest(tree: Path, tests: tuple[str, ...], sender: multiprocessing.connection.Connection):
     import pytest
+
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT, CPU_LIMIT))
 
     class FirstFailure:
         name = ""
