@@ -6,10 +6,10 @@
 
 The mistakes are the lines of `mistakes.txt`, in rooms of the project; each names the tests that
 should notice. They are made in a copy of the project, and a mistake counts as noticed if one of
-those tests fails or takes five minutes of processor time. Tests run in forks of one process that has
-imported Keras already, so Linux or macOS is needed. Results are written down one by one, and a
-second start goes on from there: what was noticed is not run again, what was not is run again once
-its tests have changed.
+those tests fails, or if they take five minutes of processor time. Tests run in forks of one process
+that has imported Keras already, so Linux or macOS is needed. Results are written down one by one,
+and a second start goes on from there: what was noticed is not run again, what was not is run again
+once its tests have changed.
 """
 
 import argparse
