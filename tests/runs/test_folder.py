@@ -284,8 +284,24 @@ def test_a_model_is_loaded_to_generate(run, model):
     np.testing.assert_allclose(
         loaded.generate(2, 2, seed=0), model.generate(2, 2, seed=0), atol=1e-5
     )
+    assert loaded.searched_steps == {}
+    run.save_sampling_steps({1: [0.02, 1.0]})
+    assert load_model(run.last_weights).searched_steps == {1: [0.02, 1.0]}
     with pytest.raises(InputError, match="not a run folder"):
         load_model(run.folder / "elsewhere" / "best.weights.h5")
+
+
+def test_weights_without_the_state_of_the_optimizer_do_not_resume(model, tmp_path):
+    """Keras would skip it with a warning, and the training would go on from a state of zeros."""
+    other = DiffusionModel(CONFIG.model)
+    other.compile("sgd")
+    other.optimizer.build(other.trainable_variables)
+    save_weights(other, tmp_path / "other.weights.h5")
+    resumed = DiffusionModel(CONFIG.model)
+    resumed.compile("adamw")
+    resumed.optimizer.build(resumed.trainable_variables)
+    with pytest.raises(InputError, match="does not hold the weights of this model"):
+        load_weights(resumed, tmp_path / "other.weights.h5")
 
 
 def test_a_full_disk_leaves_the_weights_of_before(model, weights_file, monkeypatch):
