@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from ddim_keras import backends
@@ -84,7 +85,10 @@ def build_optimizer(training: TrainingConfig, total_steps: int) -> keras.optimiz
 
 
 def require_same_network(source: Run, config: ModelConfig) -> None:
-    """Raises InputError if the network of a run, or what it predicts, is not the configured one."""
+    """Raises InputError if the network of a run, or what it predicts, is not the configured one.
+
+    A network with classes may start from one with others, or without: see `take_weights`.
+    """
     trained = source.read_config().model
     values = [
         {
@@ -95,7 +99,8 @@ def require_same_network(source: Run, config: ModelConfig) -> None:
         for each in (trained, config)
     ]
     for name, value in values[0].items():
-        if value != values[1][name]:
+        may_differ = name == "num_classes" and config.network.num_classes
+        if value != values[1][name] and not may_differ:
             hint = "; see --class-conditional" if name == "num_classes" else ""
             raise InputError(
                 f"cannot start from {source.folder}: its {name} is {value}, but the new run "
@@ -103,20 +108,57 @@ def require_same_network(source: Run, config: ModelConfig) -> None:
             )
 
 
-def take_weights(model: DiffusionModel, source: Run) -> None:
+def take_weights(model: DiffusionModel, source: Run, class_names: Sequence[str] = ()) -> None:
     """Gives a new model the averaged weights of a trained one, and the pixel scale they know.
+
+    Where the classes differ, a class of the same name keeps its embedding. Any other begins with
+    that of "any class", or with zeros where the trained model has no classes: it is drawn as that
+    model draws without a class, until it has learnt more.
+
+    Args:
+        class_names: of the new model, if they are known.
 
     Raises:
         InputError: if the two differ in their network, or in what it predicts.
     """
     require_same_network(source, model.config)
     trained = load_model(source.weights_to_show())
+    rows = embedding_rows(source.read_config(), model.num_classes, class_names)
     for network in (model.network, model.ema_network):
-        network.set_weights(trained.ema_network.get_weights())
+        network.set_weights(fitting_weights(network, trained.ema_network, rows))
     model.pixel_means.assign(trained.pixel_means)
     model.pixel_variances.assign(trained.pixel_variances)
     if model.config.student_steps and model.num_classes:
         model.class_frequencies.assign(trained.class_frequencies)
+
+
+def embedding_rows(source: RunConfig, num_classes: int, class_names: Sequence[str]) -> list[int]:
+    """The row of a trained model's label embedding for each class, and last for any class."""
+    trained = source.model.network.num_classes
+    if class_names and source.class_names:
+        rows = {name: row for row, name in enumerate(source.class_names)}
+        return [*(rows.get(name, trained) for name in class_names), trained]
+    known = range(trained) if trained == num_classes else [trained] * num_classes
+    return [*known, trained]
+
+
+def fitting_weights(
+    network: keras.Model, trained: keras.Model, rows: Sequence[int]
+) -> list[np.ndarray]:
+    """The weights of a trained network for one that differs in its label embedding alone."""
+    embeddings: list[np.ndarray] = []
+    others: list[np.ndarray] = []
+    for variable in trained.weights:
+        (embeddings if variable.name == "embeddings" else others).append(np.array(variable))
+    remaining = iter(others)
+    return [
+        next(remaining)
+        if variable.name != "embeddings"
+        else embeddings[0][rows]
+        if embeddings
+        else np.zeros(variable.shape)
+        for variable in network.weights
+    ]
 
 
 def train(
@@ -193,7 +235,7 @@ def prepare_model(
         return model
     model.adapt(dataset.train_images, dataset.train_labels)
     if config.start_from:
-        take_weights(model, find_run(config.start_from))
+        take_weights(model, find_run(config.start_from), config.class_names)
     return model
 
 

@@ -23,7 +23,7 @@ from ddim_keras.presets import PRESETS
 from ddim_keras.runs.folder import Run
 from ddim_keras.training import callbacks
 from ddim_keras.training.preparation import complete_config
-from tests.helpers import TINY, run, without_steps
+from tests.helpers import TINY, make_run, run, without_steps
 
 ROOT = Path(__file__).parents[2]
 DESCRIPTIONS = ("config.json", "manifest.json")
@@ -278,7 +278,8 @@ class TestTrain:
         output = ("--output", tmp_path / "run")
         other = ("--start-from", copy.folder, "--prediction", "image")
         assert "its prediction is" in run(train, *options, *other, *output)
-        other = ("--start-from", copy.folder, "--class-conditional")
+        make_run(tmp_path / "classes", num_classes=3)
+        other = ("--start-from", tmp_path / "classes", "--prediction", "velocity")
         assert "see --class-conditional" in run(train, *options, *other, *output)
         assert not (tmp_path / "run").exists()
 

@@ -18,7 +18,7 @@ from ddim_keras.model import DiffusionModel
 from ddim_keras.runs.configuration import RunConfig
 from ddim_keras.runs.folder import Run, load_model
 from ddim_keras.training.callbacks import FinishEpoch, RunRecord, TimeEstimate
-from ddim_keras.training.loop import train
+from ddim_keras.training.loop import build_model, take_weights, train
 from ddim_keras.training.preparation import with_protocol
 from tests.helpers import SIZE, make_run
 
@@ -312,6 +312,39 @@ def test_a_start_from_takes_averages_and_pixel_statistics(begin, tmp_path):
     other = dataclasses.replace(config, model=dataclasses.replace(model, prediction="image"))
     with pytest.raises(InputError, match="prediction"):
         begin(other)
+
+
+def embeddings_of(model):
+    (variable,) = (each for each in model.ema_network.weights if each.name == "embeddings")
+    return np.array(variable)
+
+
+@pytest.mark.parametrize(
+    ("trained_names", "names", "rows"),
+    [
+        (("sunflower", "sweet pea", "rose"), ("rose", "tulip"), [2, 3, 3]),
+        (("sunflower", "sweet pea", "rose"), ("a", "b", "c", "d"), [3, 3, 3, 3, 3]),
+        ((), ("a", "b"), None),  # of a model without classes
+    ],
+)
+def test_a_start_from_other_classes_keeps_all_but_their_embeddings(
+    tmp_path, trained_names, names, rows
+):
+    source = make_run(tmp_path / "source", num_classes=len(trained_names))
+    config = source.read_config().model
+    network = dataclasses.replace(config.network, num_classes=len(names))
+    model = build_model(dataclasses.replace(config, network=network), TrainingConfig(), 1)
+    take_weights(model, source, names)
+    trained = load_model(source.last_weights)
+    expected = np.zeros((3, 32)) if rows is None else embeddings_of(trained)[rows]
+    np.testing.assert_array_equal(embeddings_of(model), expected)
+    # Without a class it predicts what the trained model does.
+    given = (
+        keras.random.normal((2, 16, 16, 3), seed=0),
+        *(ops.full((2, 1, 1, 1), x) for x in (0.6, 0.8)),
+    )
+    predictions = [each.denoise(*given, training=False) for each in (model, trained)]
+    np.testing.assert_allclose(*(ops.convert_to_numpy(each[0]) for each in predictions), atol=1e-5)
 
 
 @pytest.mark.parametrize(("done", "pieces"), [(STEPS, [(1, 6)]), (8, [(1, 4), (2, 6)])])
