@@ -2,13 +2,14 @@
 # make test    set up and run the tests
 # make check   also under JAX and PyTorch, with the linters and the type checker
 # make style   the linters and the type checker alone
+# make api     the API reference, from the docstrings, in build/api/index.html
 
 PYTHON ?= python3
 VENV ?= .venv
 EPOCHS ?= 50
 RUN = $(VENV)/bin/python
 
-.PHONY: train test check style
+.PHONY: train test check style api
 
 train: $(VENV)/installed
 	$(RUN) train.py --epochs $(EPOCHS)
@@ -26,6 +27,12 @@ style:
 	$(RUN) -m ruff format --check .
 	$(RUN) -m codespell_lib
 	$(RUN) -m mypy
+
+# The library; not the parts of single commands, the checker and the demo.
+MODULES = $(wildcard ddim_keras/*.py $(patsubst %,ddim_keras/%/*.py,data metrics training runs evaluation generation plots))
+api: $(VENV)/installed-dev
+	$(RUN) -m pdoc --docformat google --output-directory build/api \
+		$(subst /,.,$(basename $(filter-out %/__init__.py %/__main__.py,$(MODULES))))
 
 $(VENV)/installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
