@@ -89,7 +89,7 @@ def warm_up(models: Any) -> None:
     from ddim_keras.demo.generate_tab import words
 
     job = models.job(words(models, models.first, steps=1))
-    job.make_images(lambda *frame: None)
+    job.images(lambda *frame: None)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def making_of_seeds(
         interpolate=other_seed,
     )
     job = models.job(line)
-    return page.Making(job, job.make_images, STEPS), page.command(models, line)
+    return page.Making(job, job.images, STEPS), page.command(models, line)
 
 
 def making_of_classes(

@@ -90,7 +90,7 @@ def generate_tab(models: Models) -> None:
     def generate(history: list[Any], *choices: Any) -> Iterator[dict[Any, Any]]:
         line = words(models, *choices)
         job = models.job(line)
-        making = page.Making(job, job.make_images, job.options.network_steps)
+        making = page.Making(job, job.images, job.options.network_steps)
         text = page.command(models, line)
         for html in making:
             yield {live: html, command: gr.Code(text, visible=True), download: ""}

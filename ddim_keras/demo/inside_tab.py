@@ -69,7 +69,7 @@ def inside_tab(models: Models) -> None:
             name, class_=class_name, num_images=1, steps=steps, sampler=sampler, seed=seed
         )
         job = models.job(line)
-        making = page.Making(job, job.make_images, steps)
+        making = page.Making(job, job.images, steps)
         for text in making:
             yield {live: text, slider: gr.Slider(visible=False)}
         levels = zip(making.frames, job.signal_rates, strict=False)
@@ -104,7 +104,7 @@ def inside_tab(models: Models) -> None:
                 seed=seed,
             )
             job = models.job(line)
-            making = page.Making(job, job.make_images, STEPS_OF_EACH)
+            making = page.Making(job, job.images, STEPS_OF_EACH)
             for _ in making:
                 yield done + page.empty(f"guidance {strength:g} ...")
             source = page.source_of(page.picture(making.result, IMAGES_OF_EACH))

@@ -107,7 +107,7 @@ def paint_tab(models: Models) -> None:
     @page.in_a_sentence
     def draw_one(name: str, class_name: str, seed: int) -> tuple[Any, ...]:
         job = models.job(page.words_of(name, class_=class_name, num_images=1, steps=10, seed=seed))
-        (image,) = np.round(255 * job.make_images(lambda *frame: None)).astype("uint8")
+        (image,) = np.round(255 * job.images(lambda *frame: None)).astype("uint8")
         return image, canvas_of(image)
 
     @page.in_a_sentence
@@ -134,7 +134,7 @@ def paint_tab(models: Models) -> None:
             seed=seed,
         )
         job = models.job(line, GivenImages(image[None], mask))
-        making = page.Making(job, job.make_images, job.options.network_steps, columns=2)
+        making = page.Making(job, job.images, job.options.network_steps, columns=2)
         text = page.command(models, line)
         for html in making:
             yield {live: html, command: gr.Code(text, visible=True), download: ""}

@@ -77,6 +77,10 @@ class Job:
             )
             yield images[max(0, start - first) : len(noises)]
 
+    def images(self, callback: Callback) -> np.ndarray:
+        """All images of `batches`: (N, H, W, C) in [0, 1]."""
+        return np.concatenate(list(self.batches(callback)))
+
     def make_images(self, callback: Callback) -> np.ndarray:
         """Fills in or redraws the given image, or interpolates: (N, H, W, C) in [0, 1]."""
         options, model, sampler = self.options, self.model, self.sampler

@@ -26,6 +26,7 @@ pytest.importorskip("gradio", reason="needs Gradio: pip install -e .[demo]")
 
 from ddim_keras.demo import between_tab, generate_tab, inside_tab, paint_tab
 from ddim_keras.demo.models import Models
+from ddim_keras.demo.page import ANY_CLASS
 from ddim_keras.demo.streaming import streamed
 
 ROOT = Path(__file__).parents[2]
@@ -48,11 +49,12 @@ class TestModels:
         assert "flowers" in models.names()
         assert not {"runs/empty", "__pycache__"} & {*models.names()}
 
-    def test_the_command_makes_the_same(self, models):
-        line = generate_tab.words(models, "runs/tiny", "rose", 2, 3, "heun", 2.0, 7)
-        images = models.job(line).make_images(lambda *frame: None)
-        assert run(generate, *line, "--images-dir", "images") == 0
-        written = [np.asarray(Image.open(path)) for path in sorted(Path("images").iterdir())]
+    @pytest.mark.parametrize("class_name", ["rose", ANY_CLASS])
+    def test_the_command_makes_the_same(self, models, class_name):
+        line = generate_tab.words(models, "runs/tiny", class_name, 2, 3, "heun", 2.0, 7)
+        images = models.job(line).images(lambda *frame: None)
+        assert run(generate, *line, "--images-dir", class_name) == 0
+        written = [np.asarray(Image.open(path)) for path in sorted(Path(class_name).glob("0*.png"))]
         np.testing.assert_allclose(np.stack(written), 255 * images, atol=1)
 
     def test_students_generate_alone_with_their_own_steps(self, models):
