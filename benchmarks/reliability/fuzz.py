@@ -212,6 +212,8 @@ def commands() -> dict[str, Callable[[Path], Any]]:
     """The command that reads each kind of file, in this process."""
     import keras  # noqa: F401 (imported once, not for each case)
 
+    from ddim_keras.config import InputError
+
     def run(words: list[str]) -> Callable[[Path], Any]:
         def in_folder(folder: Path) -> None:
             os.chdir(folder)
@@ -223,7 +225,9 @@ def commands() -> dict[str, Callable[[Path], Any]]:
                     sys.argv = [str(ROOT / words[0]), *words[1:]]
                     runpy.run_path(sys.argv[0], run_name="__main__")
             except SystemExit as ending:
-                if ending.code not in (0, 1, 2, None) and not str(ending.code).startswith("error"):
+                if str(ending.code).startswith("error: ") or ending.code == 2:
+                    raise InputError("one line") from ending
+                if ending.code:
                     raise RuntimeError(f"exit status {ending.code}") from ending
 
         return in_folder
@@ -253,7 +257,7 @@ def child(numbers: list[int], arguments: argparse.Namespace, seed: Path, pipe: A
 
     sys.addaudithook(watch)
     read = (commands if arguments.whole else readers)()
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent prints the figures so far
     nowhere = open(os.devnull, "w")  # noqa: SIM115
     for number in numbers:
         kind, chance = case_of(number, list(read))
