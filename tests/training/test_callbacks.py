@@ -16,7 +16,9 @@ from ddim_keras.samplers import Sampler
 from ddim_keras.training import callbacks
 from ddim_keras.training.callbacks import KIDCallback, RunRecord, StopCleanly, TimeEstimate
 from ddim_keras.training.preparation import callbacks_for
-from tests.helpers import SIZE, TINY
+from tests.helpers import EPOCH, SIZE, TINY
+
+LOSSES = {name: value for name, value in EPOCH.items() if name.endswith("loss")}
 
 
 @pytest.fixture
@@ -36,13 +38,13 @@ def test_the_best_weights_are_those_of_the_least_kid(record):
     best = []
     for epoch, kid in enumerate((0.5, 0.6, 0.3, 0.4, 0.35)):
         record.on_epoch_begin(epoch)
-        record.on_epoch_end(epoch, {"noise_loss": 0.1, "kid": kid})
+        record.on_epoch_end(epoch, {**LOSSES, "kid": kid})
         best.append(record.run.best_weights.read_text())
     assert best == ["1", "1", "3", "3", "3"]
     assert record.run.last_weights.read_text() == "5"
     assert [row["images"] for row in record.run.read_history()] == [30, 60, 90, 120, 150]
     record.on_epoch_begin(3)  # again, since a kill lost the fourth and fifth
-    record.on_epoch_end(3, {"noise_loss": 0.1})
+    record.on_epoch_end(3, LOSSES)
     assert [row.get("kid") for row in record.run.read_history()] == [0.5, 0.6, 0.3, None]
 
 

@@ -24,6 +24,7 @@ from ddim_keras.runs.losses import loss_of_no_prediction
 from ddim_keras.runs.report import write_report
 from ddim_keras.training.callbacks import Interrupted, KIDCallback, SampleGrid
 from ddim_keras.training.loop import build_model, build_optimizer, even_part
+from tests.helpers import EPOCH
 
 CONFIG = RunConfig(
     preset="lab",
@@ -118,7 +119,7 @@ def test_a_run_that_was_stopped_anywhere_ends_bit_identically(run, dataset, unin
         train(run, CONFIG, dataset, callbacks=[KillAt(killed_at)])
     assert [row["epoch"] for row in run.read_history()] == [*range(1, saved + 1)]
     # Killed after the history was written, before the checkpoint: a row too many.
-    run.write_history([*run.read_history(), {"epoch": saved + 1, "noise_loss": 123.0}])
+    run.write_history([*run.read_history(), {**EPOCH, "epoch": saved + 1, "noise_loss": 123.0}])
     with pytest.raises(Interrupted):
         train(run, CONFIG, dataset, callbacks=[InterruptAt(pressed_at)])
     model = train(run, CONFIG, dataset)

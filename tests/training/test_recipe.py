@@ -20,7 +20,7 @@ from ddim_keras.runs.folder import Run, load_model
 from ddim_keras.training.callbacks import FinishEpoch, RunRecord, TimeEstimate
 from ddim_keras.training.loop import build_model, take_weights, train
 from ddim_keras.training.preparation import with_protocol
-from tests.helpers import SIZE, make_run
+from tests.helpers import EPOCH, SIZE, make_run
 
 NETWORK = NetworkConfig(image_size=SIZE, widths=(8,), depths=(1,))
 # No batch size that divides the 40 images, no value that is a default somewhere.
@@ -355,7 +355,7 @@ def test_a_resumed_training_begins_where_it_was(begin, dataset, tmp_path, done, 
     model.optimizer.iterations.assign(done)
     model.noise_loss_tracker.update_state(7.0)
     run.save_last(model)
-    run.write_history([{"epoch": 1, "kid": 0.5}, {"epoch": 2, "kid": 0.9}])
+    run.write_history([{**EPOCH, "kid": 0.5}, {**EPOCH, "epoch": 2, "kid": 0.9}])
     resumed, *given = begin(CONFIG)
     assert [(each.initial_epoch, each.steps_per_epoch) for each in given] == pieces
     step = done
