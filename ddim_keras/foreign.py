@@ -6,6 +6,7 @@ have `data/images.py`.
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import math
@@ -35,6 +36,8 @@ def contents_of(path: Path, what: str, advice: str = "") -> Iterator[None]:
     try:
         yield
     except Exception as error:  # parsers raise a dozen kinds for damaged files
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG):
+            raise  # of the disk that it was unpacked to
         reason = str(error) if isinstance(error, InputError) else first_line(error)
         raise InputError(f"{path} is not {what} ({reason}){advice}") from error
 

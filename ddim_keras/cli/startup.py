@@ -70,7 +70,10 @@ def _drop_output() -> None:
 
 def _is_lack_of_memory(error: Exception) -> bool:
     """Whether Python, or a backend in its own way, says that the memory does not suffice."""
-    texts = ("RESOURCE_EXHAUSTED", "OutOfMemory", "out of memory", "not enough memory")
+    texts = (
+        *("RESOURCE_EXHAUSTED", "OutOfMemory", "out of memory", "not enough memory"),
+        *("failed to map segment", "Cannot allocate memory"),  # of a library
+    )
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "ResourceExhaustedError"
