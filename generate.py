@@ -87,8 +87,9 @@ def chosen_weights(options: GenerateOptions) -> Path:
 def say_if_hardly_trained(run: Run) -> None:
     """Says so if the training of a run has hardly begun, and names a model that is trained."""
     history = run.read_history()
-    is_student = run.read_config().distill_from
-    if not is_student and history and history[-1]["images"] < FEW_IMAGES:
+    config = run.read_config()
+    is_trained_further = config.distill_from or config.start_from
+    if not is_trained_further and history and history[-1]["images"] < FEW_IMAGES:
         print(
             f"this model has seen {history[-1]['images']:,} images only, so expect noise; for "
             f"flowers: --run {PRETRAINED.name}"

@@ -95,7 +95,7 @@ def diagnose(config: RunConfig, history: list[dict[str, Any]]) -> list[str]:
 
 def _length(config: RunConfig, history: list[dict[str, Any]]) -> str | None:
     images = history[-1]["images"]
-    if images >= FEW_IMAGES:
+    if images >= FEW_IMAGES or config.start_from:  # trained weights
         return None
     return (
         f"The training has seen {images:,} images. Below about {FEW_IMAGES:,} images of 64 px, "

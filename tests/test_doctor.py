@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -19,6 +21,15 @@ def rows(*changes):
         {**GOOD, "epoch": epoch, "images": 32_704 * epoch, **change}
         for epoch, change in enumerate(changes, start=1)
     ]
+
+
+def test_a_short_training_of_trained_weights_is_no_fault():
+    started = dataclasses.replace(config(), start_from="flowers")
+    assert "Train longer." in doctor.diagnose(config(), rows({"images": 3200}, {"images": 6400}))[0]
+    assert (
+        "Nothing stands out"
+        in doctor.diagnose(started, rows({"images": 3200}, {"images": 6400}))[0]
+    )
 
 
 @pytest.mark.parametrize(
