@@ -54,7 +54,10 @@ def at_least(minimum: int, most: int = LARGEST) -> Callable[[str], int]:
 
 def finite(text: str) -> float:
     """An argparse type: numbers, neither infinite nor "nan"."""
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text[:20]!r} is not a number") from None
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"must be finite, not {text}")
     return value

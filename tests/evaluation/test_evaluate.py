@@ -256,7 +256,7 @@ def test_mistakes_are_named_before_the_work(measure, finished, arguments, messag
         (["--metrics", "fid"], "--metrics: invalid choice: 'fid'"),
         (["--samplers", "ddim", "dpmsolver"], "; did you mean 'dpm_solver'?"),
         (["--spacing", "logsnr"], "; did you mean 'log_snr'?"),
-        (["--last-signal-rate", "high"], "--last-signal-rate: invalid float value: 'high'"),
+        (["--last-signal-rate", "high"], "--last-signal-rate: 'high' is not a number"),
     ],
 )
 def test_bad_arguments(measure, arguments, message, capsys):
