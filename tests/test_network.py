@@ -142,7 +142,7 @@ def test_half_precision_keeps_embedding_and_output_in_float32(config):
 
 
 def test_bad_architectures_are_refused():
-    with pytest.raises(InputError, match="one entry for each level"):
+    with pytest.raises(InputError, match="one entry for each of"):
         NetworkConfig(widths=(32, 64), depths=(2,))
     with pytest.raises(InputError, match="block must be one of"):
         NetworkConfig(block="fancy")
