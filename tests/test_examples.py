@@ -1,10 +1,13 @@
 """The examples end to end, on the tiniest settings, and the mathematics that they add."""
 
+import dataclasses
+
 import class_conditional
 import classifier
 import guidance
 import keras
 import numpy as np
+import progressive
 import pytest
 import reverse_step
 import swiss_roll
@@ -13,7 +16,8 @@ from PIL import Image
 
 from ddim_keras.config import NetworkConfig
 from ddim_keras.presets import Preset
-from tests.helpers import TINY, run
+from ddim_keras.runs.folder import Run, load_model
+from tests.helpers import TINY, make_run, run
 
 SETTINGS = ("--steps", 2, "--samples", 2, "--classifier-epochs", 1)
 
@@ -67,6 +71,44 @@ class TestReverseStep:
     def test_a_picture(self):
         assert run(reverse_step, "--output", "reverse_step.png") == 0
         assert np.any(np.ptp(pixels("reverse_step.png").astype(int), axis=-1) > 60)
+
+
+class TestProgressive:
+    @pytest.fixture(scope="class")
+    def model(self, place, flowers_file):
+        made = make_run(place / "progressive", num_classes=0)
+        made.save_config(dataclasses.replace(made.read_config(), dataset=str(flowers_file)))
+        return place / "progressive"
+
+    def test_samples_share_what_is_left_of_an_image(self, model):
+        loaded = load_model(Run(model).weights_to_show())
+        rows = progressive.shared(loaded, steps=8, seed=0)
+        assert len(rows) == len(progressive.LEVELS)
+        spreads = [row[1:].std(axis=0).mean() for row in rows]
+        assert spreads[-1] < spreads[0]  # less noise, fewer differences
+
+    def test_between_two_images(self, model):
+        loaded = load_model(Run(model).weights_to_show())
+        shape = loaded.network.output_shape[1:]
+        ends = np.zeros(shape, "uint8"), np.full(shape, 255, "uint8")
+        *_, row = progressive.between(loaded, *ends, steps=8, seed=0)
+        np.testing.assert_array_equal(row[[0, -1]], np.stack(ends) / 255)
+        brightness = row[1:-1].mean(axis=(1, 2, 3))
+        assert brightness[0] < brightness[-1]
+
+    def test_more_bits_for_smaller_errors(self, model, place, capsys):
+        options = ("--run", model, "--steps", 4, "--num-images", 4, "--cache-dir", place / "cache")
+        assert run(progressive, "rates", *options, "--output", "rates.png") == 0
+        table = [line.split() for line in capsys.readouterr().out.splitlines()]
+        bits = [float(line[1]) for line in table if line and line[0].isdigit()]
+        assert len(bits) == 4
+        assert 0 <= bits[0] < bits[1] < bits[2] < bits[3]
+        assert pixels("rates.png").std() > 5
+
+    def test_images_that_are_missing(self, capsys):
+        assert run(progressive, "between", "one.png") == (
+            "error: between takes two image files, the other figures none"
+        )
 
 
 class TestSwissRoll:
