@@ -156,8 +156,8 @@ def model_of(begin, config):
     labels = ops.convert_to_numpy(model.drop_labels(None, ops.zeros((400,))))
     kernel = ops.convert_to_numpy(model.network.trainable_weights[0])
     weight, average = model.network.weights[0], model.ema_network.weights[0]
-    weight.assign(ops.ones_like(weight))
-    average.assign(ops.zeros_like(average))
+    weight.assign(np.ones(weight.shape))
+    average.assign(np.zeros(average.shape))
     model.optimizer.iterations.assign(5)
     model.update_ema()
     return {
