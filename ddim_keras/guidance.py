@@ -147,7 +147,7 @@ def between_classes(first: int, second: int, strength: float = GUIDANCE) -> Guid
     """
 
     def guide(denoise: Callable[..., tuple[Tensor, Tensor]], labels: Tensor) -> Denoise:
-        shares = np.linspace(0, 1, len(labels), dtype="float32").reshape(-1, 1, 1, 1)
+        shares = ops.reshape(ops.linspace(0.0, 1.0, len(labels)), (-1, 1, 1, 1))
         sides = [
             Guidance(strength)(denoise, np.full(len(labels), label)) for label in (first, second)
         ]

@@ -147,6 +147,8 @@ def rate_distortion(model: Any, images: np.ndarray, steps: int, seed: int) -> Fi
     The rate at a step is the KL of all steps so far, in bits per dimension (the terms L_T, L_{T-1},
     ... of the bound); the distortion the root mean square error of the predicted image, of 255.
     """
+    from keras import ops
+
     from ddim_keras.editing import add_noise
     from ddim_keras.likelihood import bound_terms
 
@@ -156,9 +158,9 @@ def rate_distortion(model: Any, images: np.ndarray, steps: int, seed: int) -> Fi
     errors = []
     for step in range(steps, 0, -1):
         noise_rate, signal_rate = (float(x) for x in model.schedule(step / steps, np))
-        rates = (np.full((len(images), 1, 1, 1), x, "float32") for x in (noise_rate, signal_rate))
+        rates = (ops.full((len(images), 1, 1, 1), x) for x in (noise_rate, signal_rate))
         _, pred_images = model.compiled_denoise(add_noise(normalized, noises, signal_rate), *rates)
-        difference = 255 * np.asarray(model.denormalize(pred_images)) - images
+        difference = 255 * ops.convert_to_numpy(model.denormalize(pred_images)) - images
         errors.append(np.sqrt(np.mean(difference**2)))
     rates_so_far = np.cumsum(terms[:0:-1])  # before each prediction: L_T, then with L_{T-1}, ...
     print("step  bits per dimension  error of 255")
