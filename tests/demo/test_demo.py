@@ -149,7 +149,7 @@ def test_between_two_classes_begins_and_ends_with_each(models):
 
 def test_what_was_measured(models):
     assert "| KID |" not in inside_tab.measured("flowers")
-    assert "| DDIM |" in inside_tab.measured("flowers")
+    assert "| DDIM, no guidance |" in inside_tab.measured("flowers")
     assert "evaluate.py --run runs/tiny" in inside_tab.measured("runs/tiny")
     Path("runs/tiny/evaluation.csv").write_text("setting,steps,kid\nDDIM,5,0.25\n")
     assert inside_tab.measured("runs/tiny").splitlines()[-1] == "| DDIM | 5 | 0.2500 |"
