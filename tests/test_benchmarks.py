@@ -21,7 +21,7 @@ from tests.helpers import TINY, run
 
 
 def test_mistakes_that_are_put_in_on_purpose_can_be_made():
-    """So that the list goes with the code: what it replaces is there once, and stays Python."""
+    """The list fits the code: each text to replace occurs once, and the result is valid Python."""
     mistakes = list(mutants.read_mistakes(mutants.MISTAKES.read_text()))
     assert len({mistake.name for mistake in mistakes}) == len(mistakes) > 100
     for mistake in mistakes:

@@ -64,7 +64,10 @@ class InterruptAt(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         self.steps_left -= 1
         if not self.steps_left:
-            signal.raise_signal(signal.SIGINT)
+            self.stop()
+
+    def stop(self):
+        signal.raise_signal(signal.SIGINT)
 
 
 @pytest.fixture(scope="module")
@@ -91,17 +94,11 @@ class Killed(Exception):
     """Ends a training at once, and nothing is saved any more, as with kill -9."""
 
 
-class KillAt(keras.callbacks.Callback):
+class KillAt(InterruptAt):
     """Kills in some step."""
 
-    def __init__(self, steps):
-        super().__init__()
-        self.steps_left = steps
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.steps_left -= 1
-        if not self.steps_left:
-            raise Killed
+    def stop(self):
+        raise Killed
 
 
 # Seed 9 kills in step 10 of 15, the last of an epoch, and interrupts in step 14.
