@@ -295,6 +295,14 @@ class TrainingConfig:
         most=10**6,
         metavar="N",
     )
+    evaluate_every: int = setting(
+        1,
+        "epochs from one KID and grid of samples to the next; the last epoch always has them",
+        least=1,
+        most=10**6,
+        metavar="N",
+        may_change=True,
+    )
     trajectories: int = setting(
         9216,
         "trajectories of the teacher that a student is trained on; a pass over them is its epoch",

@@ -29,6 +29,11 @@ class Interrupted(Exception):
     """Training was asked to stop, and has stopped after a whole step."""
 
 
+def is_due(epoch: int, every: int, epochs: int) -> bool:
+    """Whether an epoch, counted from 0, is one of every so many, or the last."""
+    return (epoch + 1) % every == 0 or epoch + 1 == epochs
+
+
 class KIDCallback(keras.callbacks.Callback):
     """Measures the KID of the EMA network, always from the same initial noise.
 
@@ -39,6 +44,7 @@ class KIDCallback(keras.callbacks.Callback):
         num_images: generated for each measurement.
         diffusion_steps: of the sampler; 5 in the Keras example.
         sampler, guidance: as for `DiffusionModel.generate`.
+        every: epochs from one measurement to the next; the last is always measured.
     """
 
     def __init__(
@@ -48,14 +54,18 @@ class KIDCallback(keras.callbacks.Callback):
         diffusion_steps: int = 5,
         sampler: Sampler | None = None,
         guidance: float | None = None,
+        every: int = 1,
     ) -> None:
         super().__init__()
         self.options = {"sampler": sampler, "guidance": guidance}
+        self.every = every
         self.kid = kid
         self.num_images = num_images
         self.diffusion_steps = diffusion_steps
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if not is_due(epoch, self.every, self.params["epochs"]):
+            return
         images = self.model.generate(self.num_images, self.diffusion_steps, seed=0, **self.options)
         distance = self.kid(images)
         if logs is None:
@@ -87,11 +97,12 @@ class DrawingCallback(keras.callbacks.Callback):
 
 
 class SampleGrid(DrawingCallback):
-    """Draws a grid of generated images each epoch, always from the same initial noise.
+    """Draws a grid of generated images, always from the same initial noise.
 
     Args:
         run: the folder, created.
         num_images, diffusion_steps, guidance: as for `DiffusionModel.generate`.
+        every: epochs from one grid to the next; the last epoch always has one.
     """
 
     def __init__(
@@ -100,14 +111,18 @@ class SampleGrid(DrawingCallback):
         num_images: int = GRID_IMAGES,
         diffusion_steps: int = 20,
         guidance: float | None = None,
+        every: int = 1,
     ) -> None:
         super().__init__()
         self.run = run
+        self.every = every
         self.guidance = guidance
         self.num_images = num_images
         self.diffusion_steps = diffusion_steps
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if not is_due(epoch, self.every, self.params["epochs"]):
+            return
         images = self.model.generate(
             self.num_images, self.diffusion_steps, seed=0, guidance=self.guidance
         )

@@ -179,12 +179,14 @@ def callbacks_for(
                 protocol.steps,
                 sampler=Sampler(protocol.sampler, clip=protocol.clip),
                 guidance=protocol.guidance,
+                every=config.training.evaluate_every,
             )
         )
     if process_id() == 0:
         steps = max(config.model.student_steps, default=20)
         guidance = protocol.guidance if protocol else None
-        callbacks.append(SampleGrid(run, diffusion_steps=steps, guidance=guidance))
+        every = config.training.evaluate_every
+        callbacks.append(SampleGrid(run, diffusion_steps=steps, guidance=guidance, every=every))
         if tensorboard:
             callbacks.append(keras.callbacks.TensorBoard(Path(run.folder) / "tensorboard"))
     return callbacks

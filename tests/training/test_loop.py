@@ -1,6 +1,7 @@
 import dataclasses
 import operator
 import signal
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -18,6 +19,7 @@ from ddim_keras import (
     train,
 )
 from ddim_keras.metrics.encoders import Encoder
+from ddim_keras.metrics.kid import Distance
 from ddim_keras.runs.configuration import KIDProtocol, RunConfig
 from ddim_keras.runs.folder import Run, load_model
 from ddim_keras.runs.losses import loss_of_no_prediction
@@ -210,6 +212,26 @@ def test_kid_grids_guides_and_report(run, dataset):
     report = (run.folder / "report.md").read_text()
     assert "the floor: not measured" in report
     assert "KID did not fall below the 0.000 of its first epoch" in report
+
+
+def test_kid_and_grids_of_some_epochs_and_always_of_the_last(run, dataset):
+    images = dataset.validation_images[:4] / 255
+    model = SimpleNamespace(generate=lambda *_, **__: images)
+    kid = KIDCallback(lambda _: Distance(0.5, 0.1), 4, every=3)
+    grid = SampleGrid(run, 4, every=3)
+    measured = []
+    for callback in (kid, grid):
+        callback.set_params({"epochs": 7})
+        callback.set_model(model)
+    for epoch in range(7):
+        logs = {}
+        kid.on_epoch_end(epoch, logs)
+        grid.on_epoch_end(epoch)
+        measured += [epoch + 1] if logs == {"kid": 0.5, "kid_standard_error": 0.1} else []
+    grid.wait()
+    assert measured == [3, 6, 7]
+    grids = sorted(path.name for path in (run.folder / "samples").glob("*.png"))
+    assert grids == [f"epoch_{epoch:04d}.png" for epoch in measured]
 
 
 @pytest.mark.parametrize("loss", ["mse", "mae", "huber"])

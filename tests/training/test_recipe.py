@@ -19,7 +19,7 @@ from ddim_keras.runs.configuration import RunConfig
 from ddim_keras.runs.folder import Run, load_model
 from ddim_keras.training.callbacks import FinishEpoch, RunRecord, TimeEstimate
 from ddim_keras.training.loop import build_model, take_weights, train
-from ddim_keras.training.preparation import with_protocol
+from ddim_keras.training.preparation import callbacks_for, with_protocol
 from tests.helpers import EPOCH, SIZE, make_run
 
 NETWORK = NetworkConfig(image_size=SIZE, widths=(8,), depths=(1,))
@@ -80,6 +80,8 @@ def training_of(begin, config, dataset, encoder):
     known = {image.tobytes() for image in dataset.train_images}
     optimizer = model.optimizer
     two, zero = ops.full((1,), 2.0), ops.zeros((1,))
+    measured = with_protocol(config, kid, is_resumed=False)
+    evaluation = callbacks_for(Run("unused"), measured, dataset, kid)
     return {
         "batch": len(images),
         "validation batch": len(given.validation_data[0][0]),
@@ -90,7 +92,8 @@ def training_of(begin, config, dataset, encoder):
         "rates": tuple(rate_at(model, step) for step in (0, 3, 18)),
         "decay": optimizer.weight_decay,
         "mirrored": any(image.tobytes() not in known for image in images),
-        "images of KID": with_protocol(config, kid, is_resumed=False).protocol.images,
+        "images of KID": measured.protocol.images,
+        "epochs between KIDs, and grids": [callback.every for callback in evaluation],
         "layers": next(x.compute_dtype for x in model.network.layers if "conv" in x.name),
         "products": getattr(optimizer, "product_dtype", None),
     }
@@ -110,6 +113,7 @@ TRAININGS = {
     "cosine_decay": ({"cosine_decay": True}, {"rates": (0.02, 0.01866, 0.0)}),
     "flip": ({"flip": True}, {"mirrored": True}),
     "kid_images": ({"kid_images": 13}, {"images of KID": 13}),
+    "evaluate_every": ({"evaluate_every": 7}, {"epochs between KIDs, and grids": [7, 7]}),
     "precision": ({"precision": "mixed_bfloat16"}, {"layers": "bfloat16"}),
 }
 
@@ -132,6 +136,7 @@ def test_every_field_of_the_recipe_reaches_the_training(begin, dataset, encoder)
         "decay": 0.3,
         "mirrored": False,
         "images of KID": 16,
+        "epochs between KIDs, and grids": [1, 1],
         "layers": "float32",
         "products": None,
     }
