@@ -1,7 +1,8 @@
 """Measures how far generated images are from real ones, for samplers and numbers of steps.
 
 The story of an evaluation: model, real images, measurements, table and plot. Or, with
---search-steps, where few steps should be placed; with --compare, which of two settings is better.
+--search-steps, where few steps should be placed; with --compare, which of two settings is better;
+with --assess, how good one setting is in every respect.
 The options are in `ddim_keras/cli/evaluate.py`, the steps in `ddim_keras/evaluation/`.
 """
 
@@ -31,7 +32,7 @@ def main() -> None:
     # Keras is imported from here on; help and mistakes above are answered within a blink.
     import keras
 
-    from ddim_keras.evaluation import comparison, search
+    from ddim_keras.evaluation import assessment, comparison, search
 
     keras.config.set_dtype_policy(options.precision)
     models = [load_model(file, options.check_hashes) for file in weights]
@@ -39,6 +40,8 @@ def main() -> None:
         comparison.compare_sides(options, weights, models, folder)
     elif options.search_steps:
         search.store(search.search(options, runs[0], models[0]), runs[0], folder)
+    elif options.assess:
+        assessment.assess(options, runs[0].read_config(), weights[0], models[0], folder)
     else:
         if "bits_per_dim" in options.metrics:
             evaluate_likelihood(options, runs[0], models[0], folder)

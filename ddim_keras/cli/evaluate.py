@@ -46,6 +46,7 @@ EXAMPLES = """examples:
   python evaluate.py --samplers ddim ipndm dpm_solver --steps 5 10 20
   python evaluate.py --split train --spacing time rho --last-signal-rate 0.95 0.98
                                                          to choose where the steps lie
+  python evaluate.py --assess --num-images 1638          one setting, in every respect
   python evaluate.py --metrics bits_per_dim              likelihood, by the bound and the flow
   python evaluate.py --search-steps 5 10 20              searches it, and
   python evaluate.py --spacing time searched             shows what that gains
@@ -64,6 +65,7 @@ class EvaluateOptions:
     run: str | None
     check_hashes: bool
     compare: "list[Side]"  # two, or none
+    assess: bool
     search_steps: list[int] | None
     search_by: str
     samplers: list[str]
@@ -95,7 +97,10 @@ class EvaluateOptions:
         Raises:
             InputError: for what a student has not learnt.
         """
-        steps = self.steps or [*config.model.student_steps] or DEFAULT_STEPS
+        usual = [*config.model.student_steps] or (
+            DEFAULT_STEPS[-1:] if self.assess else DEFAULT_STEPS
+        )
+        steps = self.steps or usual
         config.refuse_for_student(
             steps,
             search_steps=self.search_steps,
@@ -183,6 +188,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> EvaluateOptions:
         help="search the best places of N steps instead of measuring, and store them in the run "
         "folder for --spacing searched",
     )
+    task.add_argument(
+        "--assess",
+        action="store_true",
+        help="measure one setting in every respect: KID with its interval, precision and recall, "
+        "copies of training images, colours, contrast and detail, and how often each class is "
+        "recognised, all beside photographs; writes assessment.md",
+    )
     add(
         "--search-by",
         choices=("trajectory", "kid"),
@@ -197,8 +209,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> EvaluateOptions:
         nargs="+",
         type=at_least(1, MOST_STEPS),
         metavar="N",
-        help=f"numbers of sampling steps (default: {' '.join(map(str, DEFAULT_STEPS))}; for a "
-        "student those that it learnt)",
+        help=f"numbers of sampling steps (default: {' '.join(map(str, DEFAULT_STEPS))}; "
+        f"{DEFAULT_STEPS[-1]} with --assess; for a student those that it learnt)",
     )
     add_guidance_options(
         parser, default=f"{GUIDANCE:g} for class-conditional runs and with --guide, otherwise 0"

@@ -10,7 +10,6 @@ import numpy as np
 from ddim_keras.atomic import written_whole
 from ddim_keras.cli.evaluate import EvaluateOptions
 from ddim_keras.config import InputError
-from ddim_keras.data import cache
 from ddim_keras.data.batches import random_images
 from ddim_keras.ddpm import (
     PUBLISHED_STEPS,
@@ -18,6 +17,7 @@ from ddim_keras.ddpm import (
     noise_error_weights,
     reverse_variances,
 )
+from ddim_keras.evaluation.measurement import load_data
 from ddim_keras.likelihood import CLEAN_NOISE_RATE, FlowBits, bound_terms, flow_bits, schedule_betas
 from ddim_keras.model import DiffusionModel
 from ddim_keras.plots import figures
@@ -86,12 +86,7 @@ class BitsPerDim:
 
 def measure(options: EvaluateOptions, config: RunConfig, model: DiffusionModel) -> BitsPerDim:
     """Measures random images of the chosen split, with labels of any class."""
-    dataset = cache.load_dataset(
-        config.dataset,
-        config.model.network.image_size,
-        options.data_dir or config.data_dir,
-        options.cache_dir,
-    )
+    dataset = load_data(options, config)
     images = dataset.train_images if options.split == "train" else dataset.validation_images
     images = random_images(images, min(options.likelihood_images, len(images)))
     num_steps = config.model.discrete_steps or PUBLISHED_STEPS

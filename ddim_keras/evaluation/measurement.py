@@ -20,16 +20,21 @@ from ddim_keras.runs.configuration import RunConfig
 ESTIMATOR = "all pairs"  # of the KID; earlier results are of batches of 64, with larger errors
 
 
-def load_kid(
-    options: EvaluateOptions, config: RunConfig, split: str
-) -> tuple[KernelInceptionDistance, np.ndarray]:
-    """The KID against the images of a split, and as many images of the other one."""
-    dataset = cache.load_dataset(
+def load_data(options: EvaluateOptions, config: RunConfig) -> cache.Dataset:
+    """The data that a run was trained on, from where the command line says they are."""
+    return cache.load_dataset(
         config.dataset,
         config.model.network.image_size,
         options.data_dir or config.data_dir,
         options.cache_dir,
     )
+
+
+def load_kid(
+    options: EvaluateOptions, config: RunConfig, split: str
+) -> tuple[KernelInceptionDistance, np.ndarray]:
+    """The KID against the images of a split, and as many images of the other one."""
+    dataset = load_data(options, config)
     real_images = dataset.validation_images
     other_images = random_images(dataset.train_images, len(real_images))
     if split == "train":

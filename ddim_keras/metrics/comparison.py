@@ -24,8 +24,7 @@ class Comparison:
     @property
     def interval(self) -> tuple[float, float]:
         """The 95 % confidence interval of the difference."""
-        half = QUANTILE * self.standard_error
-        return self.difference - half, self.difference + half
+        return confidence_interval(self.difference, self.standard_error)
 
     @property
     def is_certain(self) -> bool:
@@ -52,6 +51,12 @@ class Comparison:
         if self.difference < 0:
             return f"{first} is better: its KID is lower by {text(-self.difference, -high, -low)}"
         return f"{second} is better: its KID is lower by {text(self.difference, low, high)}"
+
+
+def confidence_interval(value: float, standard_error: float) -> tuple[float, float]:
+    """The 95 % confidence interval of a value with a normal error."""
+    half = QUANTILE * standard_error
+    return value - half, value + half
 
 
 def compare(first: JackknifedDistance, second: JackknifedDistance) -> Comparison:

@@ -231,6 +231,23 @@ def by_network_calls(
     return figure
 
 
+def distributions(values: Mapping[str, np.ndarray], label: str) -> Figure:
+    """The share of values below each one, a line for each named set of them.
+
+    Args:
+        values: (N,) numbers for each name.
+        label: what the numbers are.
+    """
+    figure = Figure(figsize=(6, 4), dpi=PIXELS_PER_INCH, layout="constrained")
+    axes = figure.add_subplot()
+    for name, each in values.items():
+        axes.ecdf(each, label=name)
+    axes.set(xlabel=label, ylabel="share of images that are as near, or nearer", xlim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
 def bound_terms(terms: Mapping[str, np.ndarray], weights: np.ndarray) -> Figure:
     """The terms of the variational bound over the steps, and how much they weigh noise errors.
 
