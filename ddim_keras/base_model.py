@@ -1,8 +1,12 @@
-"""The base of the diffusion model: its pixels and labels, and what Keras needs of a model.
+"""The base of the diffusion model: pixels, labels, batches of images, and what Keras needs.
 
-Nothing here is about diffusion; `model.py` is.
+What is about diffusion is in `model.py`.
 """
 
+import contextlib
+import functools
+import random
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import keras
@@ -11,23 +15,121 @@ from keras import ops
 
 from ddim_keras import backends
 from ddim_keras.config import COMPARED, InputError, ModelConfig
-from ddim_keras.types import Tensor
+from ddim_keras.deprecated import as_sampler
+from ddim_keras.guidance import Guidance
+from ddim_keras.samplers import Sampler, image_noises_of_steps
+from ddim_keras.types import Callback, Tensor
 
 
 class BaseModel(keras.Model):
-    """Normalises pixels, draws and drops labels, compiles with a loss on images, and is saved.
+    """Normalises pixels, draws labels and noise, compiles with a loss on images, and is saved.
 
-    A subclass makes the attributes that are declared here, and defines `diffusion_schedule` and
-    `denoise`.
+    A subclass has the networks, and defines `diffusion_schedule`, `denoise` and
+    `reverse_diffusion`.
+
+    Args:
+        config, only_average: see `DiffusionModel`.
     """
 
-    config: ModelConfig
-    only_average: bool
-    num_classes: int
-    seed_generator: keras.random.SeedGenerator
-    pixel_means: keras.Variable
-    pixel_variances: keras.Variable
-    class_frequencies: keras.Variable
+    def __init__(self, config: ModelConfig, only_average: bool, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.config = config
+        self.only_average = only_average
+        self.seed_generator = keras.random.SeedGenerator(config.seed)
+        constant = functools.partial(self.add_weight, trainable=False, dtype="float32")
+        channels = (config.network.channels,)
+        self.pixel_means = constant(shape=channels, initializer="zeros", name="means")
+        self.pixel_variances = constant(shape=channels, initializer="ones", name="variances")
+        self.num_classes = config.network.num_classes
+        if self.num_classes:
+            self.class_frequencies = constant(shape=(self.num_classes,), initializer="ones")
+
+    # Images.
+
+    def generate(
+        self,
+        num_images: int,
+        diffusion_steps: int,
+        *,
+        sampler: Sampler | str | Callable[..., Any] | None = None,
+        seed: int | None = None,
+        batch_size: int = 64,
+        callback: Callback | None = None,
+        labels: np.ndarray | None = None,
+        guidance: Guidance | float | Callable[..., Any] | None = None,
+        initial_noise: np.ndarray | None = None,
+        first_image: int = 0,
+        reverse_process: Callable[..., Any] | None = None,
+    ) -> np.ndarray:
+        """Generates images with the moving average of the weights.
+
+        Args:
+            num_images: how many, at least 1.
+            diffusion_steps: network calls per image, at least 1.
+            sampler: a `Sampler`, the name of one such as "ipndm", or a function like those in
+                `samplers`. By default `reverse_diffusion`.
+            seed: of all noise; image i depends on the seed and i alone, not on the batch size or
+                the backend. By default each call draws new images.
+            batch_size: images that go through the network together; bounds the memory.
+            callback: as in `reverse_diffusion`, once per step and batch.
+            labels: (num_images,) classes of a class-conditional model, -1 for any. By default they
+                are drawn with the frequencies of the training labels.
+            guidance: a `Guidance`, the strength of classifier-free guidance, or a function that is
+                called as `guidance(denoise, labels)` and returns a `denoise`. By default
+                `config.GUIDANCE` if any image has a class, otherwise none.
+            initial_noise: (num_images, H, W, C) to start from, in place of the seed's.
+            first_image: number of the first image, on which its fresh noise in each step depends.
+            reverse_process: deprecated, a function with the signature of `reverse_diffusion`.
+
+        Returns:
+            (num_images, H, W, C) float32 array in [0, 1].
+        """
+        if num_images < 1 or batch_size < 1:
+            raise ValueError(
+                f"num_images and batch_size must be at least 1, not {num_images}, {batch_size}"
+            )
+        if reverse_process is not None:
+            sampler = as_sampler(reverse_process)
+        if seed is None:
+            seed = int(np.random.default_rng().integers(2**62))
+        generator = np.random.default_rng(seed)
+        if labels is None:
+            labels = self.draw_labels(num_images, generator.spawn(1)[0])
+        if len(labels) != num_images:
+            raise ValueError(f"{num_images} images need as many labels, not {len(labels)}")
+        if not -1 <= np.min(labels) <= np.max(labels) < self.num_classes:
+            raise ValueError(f"labels must be from -1 to {self.num_classes - 1}, not {labels}")
+        guide = Guidance.of(guidance, labels)
+        num_batches = -(-num_images // batch_size)
+        # Batches of one size, so that the denoiser is compiled once.
+        batch_size = -(-num_images // num_batches)
+        labels = np.resize(np.asarray(labels, "int32"), (num_batches, batch_size))
+        images = []
+        for batch, batch_labels in enumerate(labels):
+            chosen = np.arange(batch * batch_size, (batch + 1) * batch_size) % num_images
+            if initial_noise is None:
+                noises = self.draw_noise(batch_size, generator)
+            else:
+                noises = np.asarray(initial_noise, "float32")[chosen]
+            denoise = guide(self.compiled_denoise, batch_labels if self.num_classes else None)
+            arguments = noises, diffusion_steps, callback, denoise
+            if sampler is None:
+                pred_images = self.reverse_diffusion(*arguments)
+            else:
+                fresh_noises = image_noises_of_steps(noises.shape[1:], seed, first_image + chosen)
+                pred_images = Sampler.of(sampler).reverse_diffusion(self, *arguments, fresh_noises)
+            images.append(ops.convert_to_numpy(self.denormalize(pred_images)))
+        return np.concatenate(images)[:num_images]
+
+    def draw_noise(self, num_images: int, generator: np.random.Generator) -> np.ndarray:
+        """Initial noise (num_images, H, W, C), float32; that of `generate` is drawn so."""
+        shape = (num_images, *self.network.input_shape[0][1:])
+        return generator.standard_normal(shape, dtype="float32")
+
+    @functools.cached_property
+    def compiled_denoise(self) -> Callable[..., tuple[Tensor, Tensor]]:
+        """`denoise` with the moving average, compiled: takes no `training`, has no gradients."""
+        return backends.compile_denoise(self)
 
     # Classes.
 
@@ -179,3 +281,17 @@ class BaseModel(keras.Model):
         for variable, value in zip(self.metrics_variables, metric_values, strict=True):
             variable.assign(value)
         super().load_own_variables(variables)
+
+
+@contextlib.contextmanager
+def initial_weights_of(seed: int) -> Iterator[None]:
+    """A context in which initial weights depend on the seed alone.
+
+    Keras draws their seeds from Python's generator, which is left to its user as it was.
+    """
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)

@@ -7,21 +7,16 @@ and unit variance per channel; at its borders they are uint8, or float in [0, 1]
 """
 
 import functools
-import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from ddim_keras import backends
-from ddim_keras.base_model import BaseModel
+from ddim_keras.base_model import BaseModel, initial_weights_of
 from ddim_keras.config import ModelConfig
-from ddim_keras.deprecated import as_sampler
-from ddim_keras.guidance import Guidance
 from ddim_keras.network import residual_unet
-from ddim_keras.samplers import Sampler, image_noises_of_steps
 from ddim_keras.schedules import SCHEDULES
 from ddim_keras.types import Callback, Denoise, Tensor
 
@@ -31,8 +26,9 @@ class DiffusionModel(BaseModel):
     """A denoising network, its exponential moving average, and the diffusion around them.
 
     `network` is trained; `ema_network` follows it and is what generates. Call `adapt(images)`
-    once before training, so that the model knows the mean and variance of its pixels. That, the
-    labels, and what Keras needs to compile and save a model, is in `base_model.py`.
+    once before training, so that the model knows the mean and variance of its pixels. That,
+    `generate(num_images, diffusion_steps)`, the labels, and what Keras needs to compile and save a
+    model, is in `base_model.py`.
 
     Args:
         config: what to build, by default the assignment's model.
@@ -46,41 +42,21 @@ class DiffusionModel(BaseModel):
     def __init__(
         self, config: ModelConfig | None = None, only_average: bool = False, **kwargs: Any
     ) -> None:
-        super().__init__(**kwargs)
-        self.config = config or ModelConfig()
-        self.only_average = only_average
+        super().__init__(config or ModelConfig(), only_average, **kwargs)
         self.schedule = SCHEDULES[self.config.schedule].between(
             self.config.max_signal_rate, self.config.min_signal_rate
         )
         # Of each number of steps, once they have been searched; see `step_search`.
         self.searched_steps: Mapping[int, Sequence[float]] = {}
-        self.seed_generator = keras.random.SeedGenerator(self.config.seed)
-        # Keras draws the seeds of initial weights from Python's generator: make them depend on our
-        # seed alone, and leave the generator to its user as it was.
-        state = random.getstate()
-        random.seed(self.config.seed)
         build = functools.partial(residual_unet, self.config.network, self.outputs_per_channel)
-        if only_average:
-            self.network = self.ema_network = build(name="ema_network")
-        else:
-            self.network = build(name="network")
-            self.ema_network = build(name="ema_network")
-            self.ema_network.set_weights(self.network.get_weights())
-        random.setstate(state)
+        with initial_weights_of(self.config.seed):
+            if only_average:
+                self.network = self.ema_network = build(name="ema_network")
+            else:
+                self.network = build(name="network")
+                self.ema_network = build(name="ema_network")
+                self.ema_network.set_weights(self.network.get_weights())
         self.ema_network.trainable = False
-
-        channels = (self.config.network.channels,)
-        self.pixel_means = self.add_weight(
-            shape=channels, initializer="zeros", trainable=False, dtype="float32", name="means"
-        )
-        self.pixel_variances = self.add_weight(
-            shape=channels, initializer="ones", trainable=False, dtype="float32", name="variances"
-        )
-        self.num_classes = self.config.network.num_classes
-        if self.num_classes:
-            self.class_frequencies = self.add_weight(
-                shape=(self.num_classes,), initializer="ones", trainable=False, dtype="float32"
-            )
         self.noise_loss_tracker = keras.metrics.Mean(name="noise_loss")
         self.image_loss_tracker = keras.metrics.Mean(name="image_loss")
         self.built = True
@@ -179,91 +155,6 @@ class DiffusionModel(BaseModel):
             )
             noisy_images = next_signal_rates * pred_images + next_noise_rates * pred_noises
         return pred_images
-
-    def generate(
-        self,
-        num_images: int,
-        diffusion_steps: int,
-        *,
-        sampler: Sampler | str | Callable[..., Any] | None = None,
-        seed: int | None = None,
-        batch_size: int = 64,
-        callback: Callback | None = None,
-        labels: np.ndarray | None = None,
-        guidance: Guidance | float | Callable[..., Any] | None = None,
-        initial_noise: np.ndarray | None = None,
-        first_image: int = 0,
-        reverse_process: Callable[..., Any] | None = None,
-    ) -> np.ndarray:
-        """Generates images with the moving average of the weights.
-
-        Args:
-            num_images: how many, at least 1.
-            diffusion_steps: network calls per image, at least 1.
-            sampler: a `Sampler`, the name of one such as "ipndm", or a function like those in
-                `samplers`. By default `reverse_diffusion`.
-            seed: of all noise; image i depends on the seed and i alone, not on the batch size or
-                the backend. By default each call draws new images.
-            batch_size: images that go through the network together; bounds the memory.
-            callback: as in `reverse_diffusion`, once per step and batch.
-            labels: (num_images,) classes of a class-conditional model, -1 for any. By default they
-                are drawn with the frequencies of the training labels.
-            guidance: a `Guidance`, the strength of classifier-free guidance, or a function that is
-                called as `guidance(denoise, labels)` and returns a `denoise`. By default
-                `config.GUIDANCE` if any image has a class, otherwise none.
-            initial_noise: (num_images, H, W, C) to start from, in place of the seed's.
-            first_image: number of the first image, on which its fresh noise in each step depends.
-            reverse_process: deprecated, a function with the signature of `reverse_diffusion`.
-
-        Returns:
-            (num_images, H, W, C) float32 array in [0, 1].
-        """
-        if num_images < 1 or batch_size < 1:
-            raise ValueError(
-                f"num_images and batch_size must be at least 1, not {num_images}, {batch_size}"
-            )
-        if reverse_process is not None:
-            sampler = as_sampler(reverse_process)
-        if seed is None:
-            seed = int(np.random.default_rng().integers(2**62))
-        generator = np.random.default_rng(seed)
-        if labels is None:
-            labels = self.draw_labels(num_images, generator.spawn(1)[0])
-        if len(labels) != num_images:
-            raise ValueError(f"{num_images} images need as many labels, not {len(labels)}")
-        if not -1 <= np.min(labels) <= np.max(labels) < self.num_classes:
-            raise ValueError(f"labels must be from -1 to {self.num_classes - 1}, not {labels}")
-        guide = Guidance.of(guidance, labels)
-        num_batches = -(-num_images // batch_size)
-        # Batches of one size, so that the denoiser is compiled once.
-        batch_size = -(-num_images // num_batches)
-        labels = np.resize(np.asarray(labels, "int32"), (num_batches, batch_size))
-        images = []
-        for batch, batch_labels in enumerate(labels):
-            chosen = np.arange(batch * batch_size, (batch + 1) * batch_size) % num_images
-            if initial_noise is None:
-                noises = self.draw_noise(batch_size, generator)
-            else:
-                noises = np.asarray(initial_noise, "float32")[chosen]
-            denoise = guide(self.compiled_denoise, batch_labels if self.num_classes else None)
-            arguments = noises, diffusion_steps, callback, denoise
-            if sampler is None:
-                pred_images = self.reverse_diffusion(*arguments)
-            else:
-                fresh_noises = image_noises_of_steps(noises.shape[1:], seed, first_image + chosen)
-                pred_images = Sampler.of(sampler).reverse_diffusion(self, *arguments, fresh_noises)
-            images.append(ops.convert_to_numpy(self.denormalize(pred_images)))
-        return np.concatenate(images)[:num_images]
-
-    def draw_noise(self, num_images: int, generator: np.random.Generator) -> np.ndarray:
-        """Initial noise (num_images, H, W, C), float32; that of `generate` is drawn so."""
-        shape = (num_images, *self.network.input_shape[0][1:])
-        return generator.standard_normal(shape, dtype="float32")
-
-    @functools.cached_property
-    def compiled_denoise(self) -> Callable[..., tuple[Tensor, Tensor]]:
-        """`denoise` with the moving average, compiled: takes no `training`, has no gradients."""
-        return backends.compile_denoise(self)
 
     # Training.
 
