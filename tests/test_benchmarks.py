@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 from keras import layers
 
-from benchmarks.quality import ablation, compact_encoder, few_steps
+from benchmarks.quality import (
+    ablation,
+    compact_encoder,
+    few_steps,
+    gan_experiments,
+    gan_report,
+)
 from benchmarks.reliability import mutants
 from benchmarks.speed import contenders, profile_steps, throughput
 from benchmarks.speed.flops import forward_flops
@@ -338,3 +344,130 @@ def test_the_free_first_call_is_the_guided_mean_of_the_class():
     np.testing.assert_allclose(pred_images, 2 * means[labels] - means[-1])
     np.testing.assert_allclose(0.6 * pred_images + 0.8 * pred_noises, noisy_images)
     assert not calls
+
+
+def measurements(*kids, **others):
+    """Rows of a training that was measured once in 100 CPU seconds."""
+    row = {"kid_standard_error": 0.01, "recall": 0.5, "twins": 0.0, "generated_per_second": 9.0}
+    times = [{"seconds": 100.0 * (number + 1), "kid": kid} for number, kid in enumerate(kids)]
+    return [{**row, **time, "images": 30 * time["seconds"], **others} for time in times]
+
+
+def verdicts(curves, correlations=None):
+    """The verdict on each observation whose trainings are given, by its number."""
+    steady = {gan_report.PHOTOGRAPHS: measurements(0.0)}
+    recipes = {f"{kind} recipe": measurements(0.3, 0.2) for kind in gan_report.KINDS}
+    curves = steady | recipes | curves
+    return {
+        number: experiment.judge(curves, correlations)[1]
+        for number, experiment in gan_report.EXPERIMENTS.items()
+        if all(
+            f"gan {variation}" in curves or (number == 3 and correlations)
+            for variation in experiment.variations
+        )
+    }
+
+
+def test_verdicts_on_a_better_and_costlier_diffusion_model():
+    recipes = {
+        "diffusion recipe": measurements(0.4, 0.25, 0.15),
+        "gan recipe": measurements(0.5, 0.4, 0.3, images=60000),
+    }
+    assert verdicts(recipes) == {1: "holds", 2: "holds", 4: "holds"}
+    curves = recipes | {gan_report.PHOTOGRAPHS: measurements(0.0)}
+    text, _ = gan_report.judge_cost(curves, {})
+    assert "diffusion 30.0, GAN 200.0" in text
+    assert "the GAN's last KID after 200 CPU seconds" in text
+    assert verdicts({"gan recipe": measurements(0.3, 0.21)})[1] == "undecided"
+    assert verdicts({"gan recipe": measurements(0.3, 0.1)})[1] == "does not hold"
+    assert verdicts({"gan recipe": measurements(0.3, 0.2)})[2] == "does not hold"
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        measurements(0.5, np.nan),
+        measurements(0.5, 0.2, 0.1, 0.15),
+        measurements(0.5, 0.2, twins=0.06),
+        measurements(0.5, 0.2, recall=0.04),
+    ],
+)
+def test_a_training_that_is_not_steady(rows):
+    assert verdicts({"diffusion recipe": rows})[4] == "does not hold"
+
+
+def test_a_kid_that_rises_at_first_or_within_its_error_is_steady():
+    for kids in ((0.2, 0.5, 0.2, 0.1), (0.03, 0.02, 0.01, 0.025)):
+        assert gan_report.largest_rise(measurements(*kids)) == 1.0
+    assert gan_report.largest_rise(measurements(0.2, 0.1, 0.15, 0.1)) == pytest.approx(1.5)
+
+
+def test_verdict_on_the_training_data():
+    def verdict(*same):  # with 5 % left out and another seed, of diffusion, then of the GAN
+        pairs = itertools.product(gan_report.KINDS, gan_report.DATA)
+        correlations = {pair: (value, 0.0) for pair, value in zip(pairs, same, strict=True)}
+        return verdicts({}, correlations)[3]
+
+    no_more = "; another seed changes the GAN's images no more"
+    assert verdict(0.9, 0.8, 0.3, 0.1) == "holds"
+    assert verdict(0.9, 0.8, 0.1, 0.1) == f"holds{no_more}"
+    assert verdict(0.3, 0.1, 0.3, 0.1) == "holds of both"
+    assert verdict(0.3, 0.1, 0.8, 0.1) == "does not hold"
+    assert verdict(0.9, 0.8, 0.8, 0.8) == f"does not hold{no_more}"
+
+
+def test_verdict_on_other_hyperparameters():
+    def verdict(diffusion, other):
+        return verdicts(
+            {
+                f"{kind} {rate}": measurements(1.0, kid)
+                for kind, kid in zip(gan_report.KINDS, (diffusion, other), strict=True)
+                for rate in gan_report.RATES
+            }
+        )[5]
+
+    assert verdict(0.3, 0.3) == verdict(0.3, 0.5) == "does not hold"
+    assert verdict(0.5, 0.3) == verdict(np.nan, 0.3) == "holds"
+    assert verdict(0.5, 0.5) == "holds of both"
+
+
+def test_share_of_near_identical_images():
+    images = np.random.default_rng(0).random((10, 4, 4, 3))
+    mean = np.full((4, 4, 3), 0.5)
+    assert gan_experiments.share_of_twins(images, mean) == 0
+    images[3] = 0.5 + 0.5 * (images[4] - 0.5)  # with less contrast
+    assert gan_experiments.share_of_twins(images, mean) == 0.2
+    assert gan_experiments.share_of_twins(np.full((5, 4, 4, 3), 0.2), mean) == 1
+
+
+@pytest.mark.slow
+def test_gan_experiments_end_to_end(tmp_path, monkeypatch, encoder, capsys):
+    monkeypatch.setattr(gan_experiments, "FAST", TINY)
+    monkeypatch.setattr(gan_experiments, "PROBED_STEPS", 2)
+    monkeypatch.setattr(gan_experiments, "MEASUREMENTS", 2)
+    monkeypatch.setattr(gan_experiments.gan, "WIDTH", 4)
+    monkeypatch.setattr("ddim_keras.metrics.encoders.choose_encoder", lambda weights: encoder)
+    settings = ("--seconds", 1, "--image-size", 16, "--num-images", 16)
+    place = ("--dataset", "drawn_flowers", "--cache-dir", tmp_path, "--output", tmp_path / "out")
+    policy = keras.config.dtype_policy()
+    try:
+        assert run(gan_experiments, *settings, *place, "--only", 1) == 0
+        recorded = (tmp_path / "out" / "trainings.csv").read_text()
+        assert run(gan_experiments, *settings, *place, "--only", 1, 3) == 0
+    finally:
+        keras.config.set_dtype_policy(policy)
+    assert (tmp_path / "out" / "trainings.csv").read_text().startswith(recorded)
+    curves = gan_experiments.read_curves(tmp_path / "out")
+    assert [len(rows) for rows in curves.values()] == [1, *[2] * 6]
+    for kind in gan_report.KINDS:  # as many steps in each training of a kind
+        steps = {rows[-1]["step"] for name, rows in curves.items() if name.startswith(kind)}
+        assert len(steps) == 1
+    capsys.readouterr()
+    assert run(gan_experiments, *settings, *place, "--only", 3, 1) == 0
+    table, observations = capsys.readouterr().out.split("\n\n")
+    assert len(table.splitlines()) == 2 + len(curves)
+    assert [line[:5] for line in observations.splitlines()[2:]] == ["| 1. ", "| 3. "]
+    for name in ("kid.png", "images.png", "gan_left_out.npy"):
+        assert (tmp_path / "out" / name).exists()
+    error = run(gan_experiments, "--seconds", 2, *settings[2:], *place)
+    assert error.endswith("out holds trainings of other settings; choose another --output")
