@@ -12,7 +12,7 @@ from typing import Any
 from ddim_keras.cli.evaluate import EvaluateOptions, parse_arguments
 from ddim_keras.cli.startup import choose_backend, import_keras, run_command
 from ddim_keras.config import InputError
-from ddim_keras.runs.folder import PRETRAINED, Run, find_weights, load_model
+from ddim_keras.runs.folder import Run, find_weights, load_model, output_folder
 from ddim_keras.runs.manifest import sha256
 
 
@@ -25,7 +25,7 @@ def main() -> None:
         check(side, run)
     sides = [side.for_model(run.read_config()) for side, run in zip(sides, runs, strict=True)]
     options = options.with_sides(sides)
-    folder = output_folder(options, runs[0])
+    folder = output_folder(options.output, runs[0])
     choose_backend(options.backend)
     import_keras()
 
@@ -104,14 +104,6 @@ def check(options: EvaluateOptions, run: Run) -> None:
         raise InputError(f"{run.folder} is not class-conditional; omit --guidance, or add --guide")
     if options.guide:
         find_weights(options.guide)
-
-
-def output_folder(options: EvaluateOptions, run: Run) -> Path:
-    """--output or, without it, the run; not the package, where provided models are."""
-    is_provided = run.folder.parent == PRETRAINED.parent
-    folder = options.output or (Path() if is_provided else run.folder)
-    folder.mkdir(parents=True, exist_ok=True)  # now, before the work, in case it fails
-    return folder
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """Diagnosis of a run, in sentences: why its images are noise, blurred or copies, and what to do.
 
     python -m ddim_keras.doctor                  the newest run
-    python -m ddim_keras.doctor runs/mine --memorisation
+    python -m ddim_keras.doctor runs/mine --quick
 
-Without --memorisation it reads the run's configuration and history alone, in a blink.
+It reads the configuration and the history of the run, measures what the model predicts at each
+noise level, generates images and compares them with the photographs: a minute or two on a CPU.
+The findings are also written to doctor.md and doctor.png. With --quick it only reads.
 """
 
 import argparse
@@ -20,7 +22,14 @@ from ddim_keras.cli.options import (
 )
 from ddim_keras.cli.startup import choose_backend, import_keras, run_command
 from ddim_keras.runs.configuration import RunConfig
-from ddim_keras.runs.folder import FEW_IMAGES, Run, find_run, load_model
+from ddim_keras.runs.folder import (
+    FEW_IMAGES,
+    PRETRAINED,
+    Run,
+    find_run,
+    load_model,
+    output_folder,
+)
 from ddim_keras.runs.losses import loss_of_no_prediction
 
 MUCH_INITIAL = 0.05  # share of initial weights in the average that still spoils it
@@ -40,16 +49,16 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         help="run folder, name of a run in runs/, or provided model (default: the newest run)",
     )
     parser.add_argument(
-        "--memorisation",
+        "--quick",
         action="store_true",
-        help="also generate images and compare them with the nearest training images (minutes)",
+        help="only read the configuration and the history, in a blink; writes nothing",
     )
     parser.add_argument(
         "--num-images",
         type=at_least(16),
         metavar="N",
-        default=256,
-        help="images to generate (default: 256)",
+        default=128,
+        help="images to generate (default: 128)",
     )
     parser.add_argument(
         "--steps",
@@ -61,6 +70,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add_sampling_options(parser)
     add_data_options(parser, data_dir="the run's")
     add_kid_weights_option(parser)
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="folder of doctor.md and doctor.png (default: the run folder; for provided models the "
+        "current folder)",
+    )
     add_backend_option(parser)
     return parser.parse_args(arguments)
 
@@ -71,14 +87,15 @@ def main() -> None:
     config, history = run.read_config(), run.read_history()
     print(f"{run.folder}: preset {config.preset}, {len(history)} of {config.epochs} epochs")
     if not history and run.best_weights.exists():
-        print("- This is an exported model, without the history of its training.")
+        sentences = ["This is an exported model, without the history of its training."]
     else:
-        for sentence in diagnose(config, history):
-            print(f"- {sentence}")
-    if arguments.memorisation:
+        sentences = diagnose(config, history)
+    print(*(f"- {sentence}" for sentence in sentences), sep="\n", flush=True)
+    if not arguments.quick and (history or run.best_weights.exists()):
+        folder = output_folder(arguments.output, run)
         choose_backend(arguments.backend)
         import_keras()
-        print(f"- {memorisation(run, config, arguments)}")
+        examine_images(run, config, arguments, sentences, folder)
 
 
 def diagnose(config: RunConfig, history: list[dict[str, Any]]) -> list[str]:
@@ -142,8 +159,7 @@ def _validation(config: RunConfig, history: list[dict[str, Any]]) -> str | None:
         return None
     return (
         f"On validation images the noise loss is {gap:.0%} higher than in training. Late in a "
-        "training this is a sign of memorising; check with --memorisation. Early on, the moving "
-        "average lags behind."
+        "training this is a sign of memorising. Early on, the moving average lags behind."
     )
 
 
@@ -174,20 +190,31 @@ def _schedule(config: RunConfig, history: list[dict[str, Any]]) -> str | None:
     )
 
 
-def memorisation(run: Run, config: RunConfig, arguments: argparse.Namespace) -> str:
-    """Generates images and says whether they are nearer to training images than new ones are."""
+def examine_images(
+    run: Run,
+    config: RunConfig,
+    arguments: argparse.Namespace,
+    sentences: Sequence[str],
+    folder: Path,
+) -> None:
+    """Examines predictions and generated images; prints the findings and writes them down.
+
+    Args:
+        sentences: of the history, which are written down as well.
+        folder: of doctor.md and doctor.png.
+    """
     import keras
 
+    from ddim_keras.atomic import written_whole
     from ddim_keras.data.cache import load_dataset
+    from ddim_keras.evaluation.examination import examine, findings
     from ddim_keras.metrics.encoders import choose_encoder
-    from ddim_keras.metrics.memorisation import nearest_training_images
+    from ddim_keras.plots import figures
     from ddim_keras.progress import sampling_progress
 
+    size = config.model.network.image_size
     dataset = load_dataset(
-        config.dataset,
-        config.model.network.image_size,
-        arguments.data_dir or config.data_dir,
-        arguments.cache_dir,
+        config.dataset, size, arguments.data_dir or config.data_dir, arguments.cache_dir
     )
     encoder = choose_encoder(arguments.kid_weights)
     keras.config.set_dtype_policy(arguments.precision)
@@ -200,17 +227,34 @@ def memorisation(run: Run, config: RunConfig, arguments: argparse.Namespace) -> 
         batch_size=arguments.batch_size,
         callback=sampling_progress(-(-arguments.num_images // arguments.batch_size), steps),
     )
-    nearest = nearest_training_images(
-        encoder, generated, dataset.train_images, dataset.validation_images
+    examined = examine(model, provided_for(run, config), generated, dataset, encoder)
+    found = list(findings(examined))
+    print("\n" + "\n".join(f"- {sentence}" for sentence in found))
+    print("cosine distance of features to the nearest training image, mirrored or not:")
+    print(examined.nearest.table())
+    errors = {**examined.errors, "predicting nothing": examined.errors_of_nothing}
+    figure = figures.examination(
+        examined.noise_rates,
+        errors if examined.errors else {},
+        {"validation": examined.nearest.validation, "generated": examined.nearest.generated},
     )
-    share = nearest.share_of_copies
-    print("\ncosine distance of features to the nearest training image, mirrored or not:")
-    print(nearest.table())
-    verdict = "It copies training images." if share > 0.05 else "No sign of copies."
-    return (
-        f"{share:.1%} of {len(generated)} generated images are nearer to a training image than all "
-        f"but 1 % of the validation images are. {verdict}"
+    figures.save_figure(figure, folder / "doctor.png")
+    lines = [f"# {run.folder}", *(f"- {sentence}" for sentence in (*sentences, *found))]
+    lines += ["", "![errors by noise level, and nearest training images](doctor.png)", ""]
+    with written_whole(folder / "doctor.md") as part:
+        part.write_text("\n".join(lines), encoding="utf-8")
+    print(f"wrote {folder}/doctor.md and {folder}/doctor.png")
+
+
+def provided_for(run: Run, config: RunConfig) -> Any:
+    """The provided model, where it was trained on the same images and is not the run; or None."""
+    provided = Run(PRETRAINED)
+    known = provided.read_config()
+    is_same = (config.dataset, config.model.network.image_size) == (
+        known.dataset,
+        known.model.network.image_size,
     )
+    return load_model() if is_same and run.folder.resolve() != PRETRAINED.resolve() else None
 
 
 if __name__ == "__main__":

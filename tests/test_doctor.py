@@ -57,10 +57,11 @@ def test_the_command_reads_a_run(tmp_path, capsys, monkeypatch):
     made = make_run(tmp_path / "mine", num_classes=0)
     made.write_history(rows({"images": 3200}))
     monkeypatch.setattr(doctor, "__name__", "doctor")
-    assert run(doctor, made.folder) == 0
+    assert run(doctor, made.folder, "--quick") == 0
     assert "has seen 3,200 images" in capsys.readouterr().out
-    assert run(doctor, "flowers") == 0
+    assert run(doctor, "flowers", "--quick") == 0
     assert "an exported model" in capsys.readouterr().out
+    assert not list(made.folder.glob("doctor.*"))
     assert "there is no run nowhere" in run(doctor, "nowhere")
 
 

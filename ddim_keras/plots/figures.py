@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 from PIL import Image
@@ -239,12 +240,44 @@ def distributions(values: Mapping[str, np.ndarray], label: str) -> Figure:
         label: what the numbers are.
     """
     figure = Figure(figsize=(6, 4), dpi=PIXELS_PER_INCH, layout="constrained")
-    axes = figure.add_subplot()
+    _draw_distributions(figure.add_subplot(), values, label)
+    return figure
+
+
+def _draw_distributions(axes: Axes, values: Mapping[str, np.ndarray], label: str) -> None:
     for name, each in values.items():
         axes.ecdf(each, label=name)
     axes.set(xlabel=label, ylabel="share of images that are as near, or nearer", xlim=(0, None))
     axes.grid(alpha=0.3)
     axes.legend()
+
+
+def examination(
+    noise_rates: np.ndarray,
+    errors: Mapping[str, np.ndarray],
+    distances: Mapping[str, np.ndarray],
+) -> Figure:
+    """Errors of predicted images by noise rate, and distances to the nearest training images.
+
+    Args:
+        noise_rates: (L,).
+        errors: (L,) for each name; may be empty.
+        distances: (N,) for each name.
+    """
+    figure = Figure(figsize=(11, 4.2), dpi=PIXELS_PER_INCH, layout="constrained")
+    error_axes, distance_axes = figure.subplots(1, 2)
+    for name, each in errors.items():
+        error_axes.plot(noise_rates, each, marker=".", label=name)
+    if errors:
+        error_axes.legend()
+    error_axes.set(
+        xlabel="noise rate",
+        ylabel="mean squared error of predicted images",
+        title="predictions" if errors else "predictions: not of a student",
+    )
+    error_axes.grid(alpha=0.3)
+    _draw_distributions(distance_axes, distances, "cosine distance to the nearest training image")
+    distance_axes.set_title("copies")
     return figure
 
 

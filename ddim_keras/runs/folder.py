@@ -275,6 +275,17 @@ def find_weights(name: str | Path | None) -> Path:
     return find_run(name).weights_to_show()
 
 
+def output_folder(output: Path | None, run: Run) -> Path:
+    """The folder `output` or, without it, the run; not the package, where provided models are.
+
+    It is made now, before the work, in case that fails.
+    """
+    is_provided = run.folder.parent == PRETRAINED.parent
+    folder = output or (Path() if is_provided else run.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def load_guide(weights: Path, model: Any) -> Any:
     """The `denoise` of a worse model, for `Guidance(strength, guide=...)`.
 

@@ -156,7 +156,7 @@ def test_searched_steps_are_stored_and_used(measure, finished, capsys, monkeypat
 def test_steps_of_the_provided_model_are_not_written_into_the_package(
     measure, finished, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(evaluate, "PRETRAINED", finished.folder.parent / "flowers")
+    monkeypatch.setattr("ddim_keras.runs.folder.PRETRAINED", finished.folder.parent / "flowers")
     monkeypatch.chdir(tmp_path)
     finished.forget_sampling_steps()
     assert measure("--search-steps", 2) == 0
