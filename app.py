@@ -6,6 +6,7 @@ options in `ddim_keras/cli/demo.py`.
 
 import os
 import signal
+import socket
 import sys
 import tempfile
 from typing import Any
@@ -20,6 +21,7 @@ HOST = "127.0.0.1"
 def main() -> None:
     options = parse_arguments()
     choose_backend(options.backend)
+    require_free(options.port)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder is removed
     with tempfile.TemporaryDirectory(prefix="ddim_keras_demo_") as folder:
         # Read when these are imported: no statistics, and all files in this folder.
@@ -38,6 +40,18 @@ def main() -> None:
         serve(options)
 
 
+def require_free(port: int) -> None:
+    """Raises an InputError if no server can listen on the port; asked before anything is loaded."""
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Gradio's
+        try:
+            server.bind((HOST, port))
+        except OSError as error:
+            raise InputError(
+                f"port {port} cannot be used ({error.strerror}): choose another with --port"
+            ) from error
+
+
 def serve(options: DemoOptions) -> None:
     """Starts the server, and waits until it is interrupted."""
     from ddim_keras.demo.models import Models
@@ -47,7 +61,8 @@ def serve(options: DemoOptions) -> None:
     models = Models(options.precision, options.check_hashes, options.run)
     print("starting ...", flush=True)
     warm_up(models)
-    page(models).queue(max_size=options.queue, api_open=False).launch(
+    blocks = page(models).queue(max_size=options.queue, api_open=False)
+    _, address, _ = blocks.launch(
         server_name=HOST,
         server_port=options.port,
         theme=THEME,
@@ -58,7 +73,11 @@ def serve(options: DemoOptions) -> None:
         share=False,
         ssr_mode=False,
         footer_links=[],
+        quiet=True,
+        prevent_thread_lock=True,
     )
+    print(f"Running on {address} until Ctrl-C.", flush=True)
+    blocks.block_thread()
 
 
 def page(models: Any) -> Any:

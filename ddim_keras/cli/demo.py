@@ -46,7 +46,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> DemoOptions:
         "(default: a provided model of few steps, else the newest run)",
     )
     parser.add_argument(
-        "--port", type=at_least(1), metavar="N", default=7860, help="port (default: 7860)"
+        "--port", type=at_least(1, 65535), metavar="N", default=7860, help="port (default: 7860)"
     )
     parser.add_argument(
         "--queue",

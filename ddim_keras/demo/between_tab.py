@@ -98,7 +98,7 @@ def making_of_photographs(
 
 def between_tab(models: Models) -> None:
     """Builds the tab."""
-    images = gr.State([], time_to_live=3600)  # HTML of each image on the way
+    images = gr.State([], time_to_live=3600)  # HTML for each position of the slider
     given = gr.State([None, None], time_to_live=3600)  # (H, W, C) uint8 each
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
@@ -118,7 +118,7 @@ def between_tab(models: Models) -> None:
                         for text in ("First photograph", "Second photograph")
                     ]
                 thumbnails = gr.HTML()
-            start, stop = page.start_and_stop("Find the way")
+            start, stop = page.start_and_stop("Interpolate")
         with gr.Column(scale=3):
             slider = gr.Slider(
                 0,
@@ -128,7 +128,7 @@ def between_tab(models: Models) -> None:
                 label="From the first to the second",
                 visible=False,
             )
-            live = gr.HTML(page.empty("Nine images on the way from one to the other."))
+            live = gr.HTML(page.empty("Nine images from the first to the second will appear here."))
             strip, download = gr.HTML(), gr.HTML()
             command = page.command_shown()
 
@@ -164,24 +164,34 @@ def between_tab(models: Models) -> None:
         else:
             making, text = making_of_photographs(models, name, class_name, given)
         making.columns = 3
+        code = gr.Code(text, language="shell", label=page.COMMAND, visible=True)
+        if kind == CLASSES:
+            code = gr.Code(text, language="python", label="Program for the same", visible=True)
         for html in making:
-            shown = gr.Code(text, language="python" if kind == CLASSES else "shell", visible=True)
             yield {
                 live: html,
-                command: shown,
+                command: code,
                 strip: "",
                 download: "",
                 slider: gr.Slider(visible=False),
             }
         path = page.picture(making.result, NUM_IMAGES)
-        done = f"Done, {making.seconds:.1f} s"
-        single = [page.figures(done, image=page.picture(each[None])) for each in making.result]
+        pictures = [page.picture(each[None]) for each in making.result]
+        of_positions = [
+            page.figures(
+                f"Done, {making.seconds:.1f} s. Image {number} of {NUM_IMAGES}",
+                first=pictures[0],
+                between=between,
+                second=pictures[-1],
+            )
+            for number, between in enumerate(pictures, 1)
+        ]
         yield {
-            live: single[NUM_IMAGES // 2],
+            live: of_positions[NUM_IMAGES // 2],
             slider: gr.Slider(value=0.5, visible=True),
-            strip: page.strip(path, "all on the way"),
+            strip: page.strip(path, "all nine images"),
             download: page.download("between.png", page.png(path), "Download the picture"),
-            images: single,
+            images: of_positions,
         }
 
     def show(images: list[str], position: float) -> str:

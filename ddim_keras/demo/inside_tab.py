@@ -92,7 +92,7 @@ def inside_tab(models: Models) -> None:
     def compare_guidance(name: str, class_name: str, seed: int) -> Iterator[str]:
         if not models.config(name).model.network.num_classes:
             raise InputError("guidance needs a model with classes")
-        done = ""
+        done = page.note("Each row has the same noises and classes; its number is the guidance.")
         for strength in STRENGTHS:
             line = page.words_of(
                 name,

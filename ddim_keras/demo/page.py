@@ -25,6 +25,7 @@ from ddim_keras.plots.figures import tiled
 from ddim_keras.types import Callback
 
 ANY_CLASS = "any, as often as in training"
+COMMAND = "Command that makes the same"
 LARGEST_SEED = 2**31 - 1
 # Everything that computes waits in one queue.
 COMPUTES: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
@@ -47,14 +48,19 @@ CSS = """
 .download { display: inline-block; padding: 8px 16px; border-radius: 8px; margin: 4px 8px 4px 0;
   background: var(--button-secondary-background-fill); color: var(--button-secondary-text-color);
   text-decoration: none; }
-#gallery .grid-wrap { min-height: 0 !important; }
+.note { margin: 0 0 10px; }
+#gallery .grid-wrap { min-height: 0 !important; margin-top: 28px; }
+#gallery .thumbnail-item { aspect-ratio: auto; }
+#gallery .thumbnail-item img { height: auto; }
+#editor { user-select: none; }
 footer { display: none !important; }
 """
 
 
 def picture(images: np.ndarray, columns: int | None = None) -> np.ndarray:
-    """Images (N, H, W, C) in one picture, enlarged: (height, width, 3) uint8."""
-    return tiled(images, columns, zoom=max(1, 256 // images.shape[2]))
+    """Images (N, H, W, C) in one picture without margins, enlarged: (height, width, 3) uint8."""
+    zoom = max(1, 256 // images.shape[2])
+    return tiled(images, columns, zoom)[zoom:-zoom, zoom:-zoom]
 
 
 def png(pixels: np.ndarray, compress_level: int = 6) -> bytes:
@@ -88,6 +94,11 @@ def download(name: str, content: bytes, text: str) -> str:
     """HTML: a button that saves a file, which the page itself holds."""
     source = "data:application/octet-stream;base64," + base64.b64encode(content).decode()
     return f'<a class="download" download="{name}" href="{source}">{html.escape(text)}</a>'
+
+
+def note(text: str) -> str:
+    """HTML: a sentence about what is shown below it."""
+    return f'<p class="note">{html.escape(text)}</p>'
 
 
 def empty(text: str) -> str:
@@ -216,9 +227,9 @@ def uploaded(models: Models, name: str, path: str) -> np.ndarray:
     try:
         return load_image(Path(path), network.image_size, network.channels)
     except InputError as error:
+        reason = str(error).replace(path, Path(path).name)
         raise InputError(
-            f"{Path(path).name} cannot be read as an image: choose another file, such as a JPEG or "
-            "PNG with 8 bits per channel"
+            f"{reason}. Choose another file, such as a JPEG or PNG with 8 bits per channel"
         ) from error
 
 
@@ -252,7 +263,7 @@ def start_and_stop(text: str) -> tuple[gr.Button, gr.Button]:
 def command_shown() -> gr.Code:
     """A place for a command, to copy or download."""
     return gr.Code(
-        label="Command that makes the same",
+        label=COMMAND,
         language="shell",
         lines=1,
         interactive=False,

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import app
 import generate
 from ddim_keras.config import InputError
 from tests.helpers import make_run, run
@@ -25,6 +26,7 @@ from tests.helpers import make_run, run
 pytest.importorskip("gradio", reason="needs Gradio: pip install -e .[demo]")
 
 from ddim_keras.demo import between_tab, generate_tab, inside_tab, paint_tab
+from ddim_keras.demo import page as page_module
 from ddim_keras.demo.models import Models
 from ddim_keras.demo.page import ANY_CLASS
 from ddim_keras.demo.streaming import streamed
@@ -73,11 +75,32 @@ class TestModels:
             models.job(generate_tab.words(models, f"runs/other{number}"))
         assert len(models._loaded) == 2
 
+    def test_uploads_that_are_no_images_are_sentences(self, models, tmp_path):
+        upload = tmp_path / "text.png"
+        upload.write_text("no image")
+        with pytest.raises(InputError, match=r"^text\.png cannot be read as an image") as caught:
+            page_module.uploaded(models, "runs/tiny", str(upload))
+        assert str(tmp_path) not in str(caught.value)
+
     def test_mistakes_are_sentences(self, models):
         with pytest.raises(InputError, match="not possible"):
             models.job(["--run", "runs/tiny", "--steps", "0"])
         with pytest.raises(InputError, match="there is no class 'tulip'"):
             models.job(["--run", "runs/tiny", "--class", "tulip"])
+
+
+class TestStart:
+    def test_a_port_out_of_range(self, capsys):
+        for port in ("0", "99999"):
+            assert run(app, "--port", port) == 2
+            assert "argument --port: must be at" in capsys.readouterr().err
+
+    def test_a_port_in_use(self):
+        with socket.socket() as other:
+            other.bind((app.HOST, 0))
+            other.listen()
+            port = other.getsockname()[1]
+            assert "choose another with --port" in run(app, "--port", port)
 
 
 class TestStreams:
@@ -274,15 +297,16 @@ class TestPage:
 
     def test_between(self, page, tmp_path):
         page.get_by_role("tab", name="Between").click()
-        page.get_by_role("button", name="Find the way").click()
+        page.get_by_role("button", name="Interpolate").click()
         visible(page, "text=Done").wait_for()
         assert visible(page, ".strip img").count() == 1
-        middle = visible(page, ".pictures img").get_attribute("src")
+        middle = visible(page, ".pictures img").nth(1).get_attribute("src")
         slider = page.get_by_label("number input for From the first to the second")
         slider.fill("1")
         slider.blur()
         time.sleep(3)
-        assert visible(page, ".pictures img").get_attribute("src") != middle
+        sources = [each.get_attribute("src") for each in visible(page, ".pictures img").all()]
+        assert sources[1] == sources[2] != middle
 
         page.get_by_label("two photographs").click()
         files = page.locator("input[type=file]")
@@ -295,7 +319,7 @@ class TestPage:
             Image.new("RGB", (40, 30), colour).save(picture)
             files.nth(number).set_input_files(picture)
             time.sleep(3)
-        page.get_by_role("button", name="Find the way").click()
+        page.get_by_role("button", name="Interpolate").click()
         page.locator(".cm-content", has_text="--encode").wait_for()
         visible(page, "text=Done").wait_for()
 
