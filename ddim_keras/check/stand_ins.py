@@ -332,11 +332,16 @@ def make_instance(
 
 
 def small_networks(library: str) -> tuple[Any, Any] | None:
-    """Two small networks of a library, for constructors that copy one; None without a library."""
+    """Two small networks of a library with the same weights, for constructors; or None.
+
+    One that is given both is not to blame for different ones.
+    """
     if library == "torch":
         import torch
 
-        return torch.nn.Conv2d(3, 3, 1), torch.nn.Conv2d(3, 3, 1)
+        network, average = torch.nn.Conv2d(3, 3, 1), torch.nn.Conv2d(3, 3, 1)
+        average.load_state_dict(network.state_dict())
+        return network, average
     if library in ("keras", "tensorflow"):
         import keras
 
@@ -344,7 +349,9 @@ def small_networks(library: str) -> tuple[Any, Any] | None:
             inputs = [keras.Input((16, 16, 3)), keras.Input((1, 1, 1))]
             return keras.Model(inputs, keras.layers.Conv2D(3, 1)(inputs[0]))
 
-        return build(), build()
+        network, average = build(), build()
+        average.set_weights(network.get_weights())
+        return network, average
     return None
 
 

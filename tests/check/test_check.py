@@ -106,6 +106,7 @@ def test_right_exercise_in_numpy(of_a_solution):
         ("jax_functions.py", 3),
         ("torch_class.py", 4),
         ("tensorflow_class.py", 3),
+        pytest.param("tensorflow_given_networks.py", 4, marks=pytest.mark.slow),
         pytest.param("keras_class.py", 4, marks=pytest.mark.slow),
         pytest.param("keras_exercise.py", 3, marks=pytest.mark.slow),
         pytest.param("torch_functions.py", 3, marks=pytest.mark.slow),
@@ -121,6 +122,22 @@ def test_right_solutions_in_other_libraries(monkeypatch, name, functions):
     assert result["passed"], text
     assert len(result["functions"]) == functions
     assert not any(function["mistakes"] for function in result["functions"])
+
+
+def test_a_training_step_in_jax_is_not_checked(monkeypatch, as_file):
+    pytest.importorskip("jax")
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    step = """
+import keras
+
+class Lab(keras.Model):
+    def train_step(self, state, data):
+        weights, others, of_optimizer, of_metrics = state
+"""
+    text = (SOLUTIONS / "jax_functions.py").read_text() + step
+    result, text = check(as_file(text), only=["train_step"])
+    assert result["functions"][0]["status"] == "not checked", text
+    assert "not JAX" in text
 
 
 # The catalogue.
