@@ -18,9 +18,10 @@ from benchmarks.quality import (
     gan_report,
 )
 from benchmarks.reliability import mutants
-from benchmarks.speed import contenders, profile_steps, throughput
+from benchmarks.speed import contenders, profile_steps, throughput, time_to_kid, worker
 from benchmarks.speed.flops import forward_flops
 from ddim_keras.config import NetworkConfig
+from ddim_keras.data.drawn_flowers import draw_flowers
 from ddim_keras.network import residual_unet
 from ddim_keras.presets import PRESETS
 from tests.helpers import TINY, run
@@ -245,6 +246,68 @@ def test_peer_that_is_not_installed_is_left_out_with_what_to_install(monkeypatch
 def test_unknown_contender_is_refused_before_the_work(capsys):
     assert run(throughput, "--contenders", "nonsense") == 2
     assert "keras_example" in capsys.readouterr().err
+
+
+def test_time_to_kid_is_interpolated_in_the_logarithm_of_time():
+    measured = [(60.0, 0.5), (100.0, 0.3), (400.0, 0.2), (800.0, 0.1)]
+    assert time_to_kid.crossing(measured, 0.25) == pytest.approx(200.0)
+    assert time_to_kid.crossing(measured, 0.05) is None
+    assert time_to_kid.time_shown(measured, 0.25) == "3 min"
+    assert time_to_kid.time_shown(measured, 0.5) == "< 60 s"
+    assert time_to_kid.time_shown([*measured, (10801.0, 0.09)], 0.05) == "> 3 h"
+
+
+class InThisProcess:
+    """Does what a contender's process does, without one."""
+
+    def __init__(self, name):
+        self.worker = worker.Worker()
+
+    def ask(self, command, **arguments):
+        return getattr(self.worker, command)(**json.loads(json.dumps(arguments)))
+
+    def close(self):
+        keras.config.set_dtype_policy("float32")
+
+
+def time_of(contender, size, limit, folder):
+    """Runs time_to_kid.py on drawn flowers; returns its exit status."""
+    np.save(folder / "flowers.npy", draw_flowers(80, size)[0])
+    data = ("--dataset", folder / "flowers.npy", "--cache-dir", folder / "cache")
+    data += ("--kid-weights", "compact", "--num-images", 4, "--backend", keras.backend.backend())
+    output = ("--limit", limit, "--output", folder / "new" / "times.csv")
+    return run(time_to_kid, "--contenders", contender, *data, *output)
+
+
+def test_time_to_kid_of_a_contender_is_measured_once(monkeypatch, tmp_path, capsys):
+    for preset in ("fast", "lab"):
+        monkeypatch.setitem(PRESETS, preset, TINY)
+    monkeypatch.setattr(time_to_kid, "Process", InThisProcess)
+    monkeypatch.setattr(time_to_kid, "FIRST_SECONDS", 0.1)
+    monkeypatch.setattr(time_to_kid, "SAMPLING_STEPS", 2)
+    assert time_of("fast", 16, 1 / 3600, tmp_path) == 0
+    lines = ablation.read_lines(tmp_path / "new" / "times.csv")
+    *before, last = (float(line["seconds"]) for line in lines)
+    assert all(each < 1 <= last for each in before)
+    printed = capsys.readouterr().out.splitlines()
+    assert lines[0]["conditions"] == printed[-4]
+    assert printed[-1].startswith("| fast: preset fast, ")
+    assert "> 1 s |" in printed[-1]
+    assert (tmp_path / "new" / "times.png").exists()
+    monkeypatch.setattr(time_to_kid, "Process", None)  # not started again
+    assert time_of("fast", 16, 1 / 3600, tmp_path) == 0
+    assert capsys.readouterr().out.splitlines()[-3:] == printed[-3:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("contender", ["keras_example", "diffusers"])
+def test_time_to_kid_of_a_peer(monkeypatch, tmp_path, capsys, contender):
+    pytest.importorskip({"keras_example": "tensorflow"}.get(contender, contender))
+    monkeypatch.setattr(time_to_kid, "SAMPLING_STEPS", 1)
+    assert time_of(contender, 64, 1 / 3600, tmp_path) == 0
+    (line,) = ablation.read_lines(tmp_path / "new" / "times.csv")
+    assert int(line["images"]) >= 2 * int(line["batch_size"])
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"| {contender}: ")
 
 
 def test_self_times_leave_out_what_an_event_contains():

@@ -209,9 +209,12 @@ def read_lines(path: Path) -> list[dict[str, str]]:
 
 
 def add_line(path: Path, line: dict[str, Any]) -> None:
-    lines = [*read_lines(path), line]
+    write_lines(path, [*read_lines(path), line])
+
+
+def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
     with written_whole(path) as part, part.open("w", newline="") as file:
-        writer = csv.DictWriter(file, line)
+        writer = csv.DictWriter(file, lines[-1])
         writer.writeheader()
         writer.writerows(lines)
 

@@ -1,20 +1,25 @@
-"""The libraries that throughput.py compares; each trains and samples as its own users do.
+"""The libraries that throughput.py and time_to_kid.py compare, each as its own users use it.
 
 A contender is built once, in a process of its own. `train(steps)` and `sample(num_images, steps)`
 return after the work is done, on a GPU as well; everything that is compiled is compiled in the
 first call of each. All of them update an average of their weights while they train, and sample
-from noise to (num_images, H, W, 3) pixels in [0, 1] in the computer's memory.
+from noise to (num_images, H, W, 3) pixels in [0, 1] in the computer's memory. They train on one
+batch of random pixels where only the speed counts; otherwise on shuffled images, mirrored if their
+recipe does so.
 """
 
 import contextlib
 import dataclasses
 import functools
 import importlib.metadata
+import itertools
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ddim_keras.foreign import contents_of, read_array
 from ddim_keras.presets import PRESETS, Preset
 
 # What has to be installed for each, by its name on PyPI; None: what KERAS_BACKEND asks for.
@@ -53,10 +58,11 @@ class Settings:
     preset: str  # of ddim_keras: its network, and how it is trained
     precision: str  # "float32", "mixed_bfloat16", or "usual": what each computes in by default
     batch_size: int  # images of a training step
-    backend: str | None = None  # Keras backend, where it is a choice
+    backend: str | None = None  # of Keras, where Keras is used
     forward_flops: float | None = None  # of ddim_keras, which a peer's network should cost as well
     channels_last: bool = False  # memory format of a PyTorch peer
     compile: bool = False  # whether a PyTorch peer goes through torch.compile
+    images: str | None = None  # .npy file (N, H, W, C) uint8 to train on; by default random pixels
 
 
 def with_precision(settings: Settings) -> Settings:
@@ -79,8 +85,11 @@ def preset_of(settings: Settings) -> Preset:
     return dataclasses.replace(preset, training=training)
 
 
-def random_images(settings: Settings) -> np.ndarray:
-    """One batch of noise as pixels, (B, H, W, C) uint8; what is in them costs no time."""
+def training_images(settings: Settings) -> np.ndarray:
+    """The images of the file, or one batch of random pixels: (N, H, W, C) uint8."""
+    if settings.images:
+        with contents_of(Path(settings.images), "an array of training images"):
+            return read_array(Path(settings.images))
     network = PRESETS[settings.preset].model.network
     shape = (settings.batch_size, network.image_size, network.image_size, network.channels)
     return np.random.default_rng(0).integers(0, 256, shape, "uint8")
@@ -116,7 +125,7 @@ class KerasContender:
         from ddim_keras.data.batches import training_batches
 
         self.model = model
-        images = random_images(settings)
+        images = training_images(settings)
         model_adapt = getattr(model, "adapt", None) or model.normalizer.adapt
         model_adapt(images.astype("float32") / 255)
         recipe = PRESETS[settings.preset].training
@@ -166,9 +175,11 @@ class KerasExampleLoop(KerasContender):
 
 
 class TorchContender:
-    """Trains on float images in [-1, 1] or [0, 1] that lie ready on the device."""
+    """Trains on float images: one batch that is ready on the device, or those of a file."""
 
     framework = "torch"
+    flip = True  # whether its recipe mirrors half of the images of a file
+    lowest = 0.0  # of its pixels; the highest is 1
 
     def __init__(self, settings: Settings) -> None:
         import torch
@@ -179,16 +190,28 @@ class TorchContender:
         cuda = torch.cuda.is_available()
         self.device_type = "cuda" if cuda else "cpu"
         self.device = torch.cuda.get_device_name() if cuda else "CPU"
-        pixels = torch.from_numpy(random_images(settings)).to(self.device_type)
         self.memory_format = (
             torch.channels_last if settings.channels_last else torch.contiguous_format
         )
-        self.images = pixels.permute(0, 3, 1, 2).float() / 255
-        self.images = self.images.contiguous(memory_format=self.memory_format)
+        images = training_images(settings)
+        self.images = self.on_device(images[: settings.batch_size])
+        self.batches = itertools.repeat(self.images)
+        if settings.images:
+            from ddim_keras.data.batches import training_batches
+
+            labels = np.full(len(images), -1)
+            shuffled = training_batches(images, labels, settings.batch_size, flip=self.flip)
+            self.batches = (self.on_device(batch) for batch, _ in shuffled)
         self.image_size = self.images.shape[-1]
         self.autocast = contextlib.nullcontext
         if settings.precision == "mixed_bfloat16":
             self.autocast = functools.partial(torch.autocast, self.device_type, torch.bfloat16)
+
+    def on_device(self, batch: np.ndarray) -> Any:
+        """Pixels (B, H, W, C) uint8 as the network takes them."""
+        pixels = self.torch.from_numpy(batch).to(self.device_type).permute(0, 3, 1, 2).float() / 255
+        pixels = self.lowest + (1 - self.lowest) * pixels
+        return pixels.contiguous(memory_format=self.memory_format)
 
     def measure(self, network: Any) -> None:
         """Counts the network's operations and parameters."""
@@ -215,14 +238,18 @@ class Diffusers(TorchContender):
 
     From https://github.com/huggingface/diffusers/tree/main/examples/unconditional_image_generation
     with the options of its README for flowers: noise prediction with MSE, DDPMScheduler, AdamW 1e-4
-    (0.95, 0.999), gradients clipped to 1, --use_ema, the loss read in each step. Four levels with
-    two blocks each, as in this project, without attention but in the middle; group norm over 8
-    groups, as 32 do not divide widths of 16.
+    (0.95, 0.999) with 500 steps of warm-up, gradients clipped to 1, --use_ema, --random_flip, the
+    loss read in each step. The rate stays as it is after the warm-up. Four levels with two blocks
+    each, as in this project, with attention only in the middle; group norm over 8 groups, as 32 do
+    not divide widths of 16.
     """
+
+    lowest = -1.0
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         import diffusers
+        from diffusers.optimization import get_constant_schedule_with_warmup
         from diffusers.training_utils import EMAModel
 
         torch = self.torch
@@ -237,11 +264,11 @@ class Diffusers(TorchContender):
         ).to(self.device_type)
         self.measure(network)
         self.network = network
-        self.images = self.images * 2 - 1
         self.noise_scheduler = diffusers.DDPMScheduler(num_train_timesteps=1000)
         self.optimizer = torch.optim.AdamW(
             network.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8
         )
+        self.warm_up = get_constant_schedule_with_warmup(self.optimizer, 500)
         self.average = EMAModel(
             network.parameters(), decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=0.75
         )
@@ -255,16 +282,17 @@ class Diffusers(TorchContender):
     def train(self, steps: int) -> None:
         torch = self.torch
         self.network.train()
-        for _ in range(steps):
-            noise = torch.randn_like(self.images)
+        for images in itertools.islice(self.batches, steps):
+            noise = torch.randn_like(images)
             times = torch.randint(0, 1000, (len(noise),), device=noise.device)
-            noisy_images = self.noise_scheduler.add_noise(self.images, noise, times)
+            noisy_images = self.noise_scheduler.add_noise(images, noise, times)
             with self.autocast():
                 prediction = self.network(noisy_images, times).sample
             loss = torch.nn.functional.mse_loss(prediction.float(), noise)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
             self.optimizer.step()
+            self.warm_up.step()
             self.optimizer.zero_grad()
             self.average.step(self.network.parameters())
             loss.item()
@@ -309,9 +337,9 @@ class DenoisingDiffusionPytorch(TorchContender):
 
     def train(self, steps: int) -> None:
         self.diffusion.train()
-        for _ in range(steps):
+        for images in itertools.islice(self.batches, steps):
             with self.autocast():
-                loss = self.diffusion(self.images)
+                loss = self.diffusion(images)
             loss.item()
             loss.backward()
             self.torch.nn.utils.clip_grad_norm_(self.diffusion.parameters(), 1.0)

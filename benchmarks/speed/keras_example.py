@@ -1,9 +1,10 @@
 """The published Keras example of DDIM in its own structure, as a baseline for speed.
 
 After https://keras.io/examples/generative/ddim/ (TensorFlow): bilinear upsampling, everything in
-one train_step, an eager loop for sampling. Two things are repaired: the averaged weights start as
-the trained ones, and under mixed precision the last layer computes in float32, as the
-loss needs it.
+one train_step, an eager loop for sampling. Three things are repaired. The averaged weights start as
+the trained ones. Their average is short at first, as this project's, since one of constant momentum
+would consist mostly of initial weights for a thousand steps. Under mixed precision the last layer
+computes in float32, as the loss needs it.
 """
 
 from typing import Any
@@ -102,6 +103,8 @@ class KerasExample(keras.Model):
         self.optimizer.apply_gradients(zip(gradients, self.network.trainable_weights, strict=True))
         self.noise_loss_tracker.update_state(noise_loss)
         self.image_loss_tracker.update_state(image_loss)
+        steps = tf.cast(self.optimizer.iterations.value, "float32")
+        momentum = tf.minimum(0.999, (1.0 + steps) / (10.0 + steps))
         for weight, average in zip(self.network.weights, self.ema_network.weights, strict=True):
-            average.assign(0.999 * average + 0.001 * weight)
+            average.assign(momentum * average + (1.0 - momentum) * weight)
         return {metric.name: metric.result() for metric in self.metrics}

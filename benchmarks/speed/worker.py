@@ -1,7 +1,8 @@
 """The process of one contender: reads commands, a JSON object a line, and answers each with one.
 
-Started by throughput.py. A process each, because the Keras backend is chosen at import, the
-frameworks' threads get in each other's way, and start-up and peak memory are those of a process.
+Started by throughput.py and time_to_kid.py. A process each, because the Keras backend is chosen at
+import, the frameworks' threads get in each other's way, and start-up and peak memory are those of a
+process.
 """
 
 import dataclasses
@@ -13,8 +14,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from benchmarks.speed import contenders
 from ddim_keras.cli.startup import choose_backend, import_keras, run_command
+
+LARGEST_BATCH = 64  # of images sampled together, to bound the memory
 
 
 class Worker:
@@ -27,7 +32,7 @@ class Worker:
     def build(self, **settings: Any) -> dict[str, Any]:
         """Imports the framework and builds the contender; returns what it is."""
         settings = contenders.Settings(**settings)
-        if settings.contender in ("ddim_keras", "keras_example"):
+        if settings.backend:
             choose_backend(settings.backend)
             import_keras()
         settings = contenders.with_precision(settings)
@@ -49,6 +54,12 @@ class Worker:
     def sample(self, num_images: int, steps: int) -> float:
         """Returns the seconds that `num_images` images take from noise to pixels."""
         return seconds(lambda: self.contender.sample(num_images, steps))
+
+    def draw(self, num_images: int, steps: int, path: str) -> None:
+        """Samples (num_images, H, W, C) in [0, 1] in batches, and writes them to an .npy file."""
+        size = min(num_images, LARGEST_BATCH)
+        batches = [self.contender.sample(size, steps) for _ in range(-(-num_images // size))]
+        np.save(path, np.concatenate(batches)[:num_images])
 
     def memory(self) -> dict[str, int]:
         """Peaks so far, in bytes: of the process, and of what it used of a GPU."""
