@@ -4,6 +4,12 @@ The story: options, models, a page of tabs, and the server. The tabs are in `ddi
 options in `ddim_keras/cli/demo.py`.
 """
 
+if __name__ == "__main__":
+    from ddim_keras.cli.interruption import end_at_once
+
+    end_at_once()  # on Ctrl-C, while the rest is imported
+
+
 import os
 import signal
 import socket

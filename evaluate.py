@@ -6,12 +6,19 @@ with --assess, how good one setting is in every respect.
 The options are in `ddim_keras/cli/evaluate.py`, the steps in `ddim_keras/evaluation/`.
 """
 
+if __name__ == "__main__":
+    from ddim_keras.cli.interruption import end_at_once
+
+    end_at_once()  # on Ctrl-C, while the rest is imported
+
+
 from pathlib import Path
 from typing import Any
 
 from ddim_keras.cli.evaluate import EvaluateOptions, parse_arguments
 from ddim_keras.cli.startup import choose_backend, import_keras, run_command
 from ddim_keras.config import InputError
+from ddim_keras.foreign import printable
 from ddim_keras.runs.folder import Run, find_weights, load_model, output_folder
 from ddim_keras.runs.manifest import sha256
 
@@ -75,7 +82,7 @@ def evaluate(options: EvaluateOptions, run: Run, weights: Path, model: Any, fold
             "seed": options.seed,
             "features": kid.encoder.description,
             "estimator": ESTIMATOR,
-            "weights": str(weights.resolve()),
+            "weights": printable(str(weights.resolve())),
             "weights_sha256": sha256(weights),
         },
         floor=metrics_of(options.metrics, kid, other_real_images),

@@ -4,6 +4,12 @@ The story of a picture: model, labels, sampler, images, files. The options are i
 `ddim_keras/cli/generate.py`, the steps in `ddim_keras/generation/`.
 """
 
+if __name__ == "__main__":
+    from ddim_keras.cli.interruption import end_at_once
+
+    end_at_once()  # on Ctrl-C, while the rest is imported
+
+
 from pathlib import Path
 
 from ddim_keras.cli.generate import GenerateOptions, parse_arguments

@@ -5,6 +5,12 @@ configuration that they ask for, are in `ddim_keras/cli/train.py`; the steps in
 `ddim_keras/training/`.
 """
 
+if __name__ == "__main__":
+    from ddim_keras.cli.interruption import end_at_once
+
+    end_at_once()  # on Ctrl-C, while the rest is imported
+
+
 import contextlib
 import dataclasses
 import datetime

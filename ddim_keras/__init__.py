@@ -4,7 +4,6 @@ Each is imported when it is first used, so that the Keras backend can still be c
 """
 
 import importlib
-from typing import Any
 
 _MODULES = {
     "DiffusionModel": "model",
@@ -35,7 +34,7 @@ _MODULES = {
 __all__ = list(_MODULES)
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str):  # no type: `typing` takes longer to import than all the rest
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -14,6 +14,13 @@ import numpy as np
 from keras import ops
 
 from ddim_keras import backends
+from ddim_keras.arguments import (
+    checked_labels,
+    checked_noise,
+    require_counts,
+    require_images,
+    require_pixels,
+)
 from ddim_keras.config import COMPARED, InputError, ModelConfig
 from ddim_keras.deprecated import as_sampler
 from ddim_keras.guidance import Guidance
@@ -84,10 +91,9 @@ class BaseModel(keras.Model):
         Returns:
             (num_images, H, W, C) float32 array in [0, 1].
         """
-        if num_images < 1 or batch_size < 1:
-            raise ValueError(
-                f"num_images and batch_size must be at least 1, not {num_images}, {batch_size}"
-            )
+        require_counts(
+            num_images=num_images, diffusion_steps=diffusion_steps, batch_size=batch_size
+        )
         if reverse_process is not None:
             sampler = as_sampler(reverse_process)
         if seed is None:
@@ -95,10 +101,10 @@ class BaseModel(keras.Model):
         generator = np.random.default_rng(seed)
         if labels is None:
             labels = self.draw_labels(num_images, generator.spawn(1)[0])
-        if len(labels) != num_images:
-            raise ValueError(f"{num_images} images need as many labels, not {len(labels)}")
-        if not -1 <= np.min(labels) <= np.max(labels) < self.num_classes:
-            raise ValueError(f"labels must be from -1 to {self.num_classes - 1}, not {labels}")
+        labels = checked_labels(labels, num_images, self.num_classes)
+        if initial_noise is not None:
+            shape = self.network.input_shape[0][1:]
+            initial_noise = checked_noise(initial_noise, num_images, shape)
         guide = Guidance.of(guidance, labels)
         num_batches = -(-num_images // batch_size)
         # Batches of one size, so that the denoiser is compiled once.
@@ -110,7 +116,7 @@ class BaseModel(keras.Model):
             if initial_noise is None:
                 noises = self.draw_noise(batch_size, generator)
             else:
-                noises = np.asarray(initial_noise, "float32")[chosen]
+                noises = initial_noise[chosen]
             denoise = guide(self.compiled_denoise, batch_labels if self.num_classes else None)
             arguments = noises, diffusion_steps, callback, denoise
             if sampler is None:
@@ -170,33 +176,34 @@ class BaseModel(keras.Model):
             labels: (N,), whose frequencies `generate` draws classes with, by default equal ones.
 
         Raises:
-            InputError: if there are no images, or they are of another range or shape.
+            InputError: if there are no images, they are of another range or shape, or a label is
+                not one of the classes.
         """
-        channels = self.pixel_means.shape[0]
-        if np.ndim(images) != 4 or not len(images) or np.shape(images)[-1] != channels:
-            raise InputError(
-                f"images must be one or more of shape (N, H, W, {channels}), not {np.shape(images)}"
-            )
+        require_images(images, self.pixel_means.shape[0])
+        if self.num_classes and labels is not None:
+            labels = checked_labels(labels, len(images), self.num_classes)
         count, sums, squares = 0, 0.0, 0.0
         for start in range(0, len(images), 1024):  # bounds the memory of a memory-mapped array
             pixels = np.asarray(images[start : start + 1024])
+            require_pixels(pixels)
             pixels = pixels.astype("float64") / (255 if pixels.dtype == np.uint8 else 1)
-            if not 0 <= pixels.min() <= pixels.max() <= 1:
-                raise InputError("images must be uint8, or float in [0, 1]")
             count += pixels[..., 0].size
             sums += pixels.sum(axis=(0, 1, 2))
             squares += (pixels**2).sum(axis=(0, 1, 2))
         means = sums / count
         self.pixel_means.assign(means)
         self.pixel_variances.assign(np.maximum(squares / count - means**2, 1e-6))
-        if self.num_classes and labels is not None:
-            labels = np.asarray(labels)
+        if self.num_classes and labels is not None and np.any(labels >= 0):
             self.class_frequencies.assign(
                 np.bincount(labels[labels >= 0], minlength=self.num_classes)
             )
 
     def normalize(self, images: Tensor) -> Tensor:
         """Maps uint8 images, or float images in [0, 1], to zero mean and unit variance."""
+        network = self.config.network
+        expected = (network.image_size, network.image_size, network.channels)
+        if None not in images.shape[1:] and tuple(images.shape[1:]) != expected:
+            raise InputError(f"images must be of shape {expected}, not {tuple(images.shape[1:])}")
         scale = 255.0 if keras.backend.standardize_dtype(images.dtype) == "uint8" else 1.0
         images = ops.cast(images, "float32") / scale
         return (images - self.pixel_means) / ops.sqrt(self.pixel_variances)
@@ -214,6 +221,49 @@ class BaseModel(keras.Model):
         means = backends.local_value(self.pixel_means)
         variances = backends.local_value(self.pixel_variances)
         return ops.clip(means + images * ops.sqrt(variances), 0.0, 1.0)
+
+    @property
+    def is_adapted(self) -> bool:
+        """Whether the model knows its pixels: those of images in [0, 1] never have variance 1."""
+        variances = ops.convert_to_numpy(backends.local_value(self.pixel_variances))
+        return bool(np.all(variances < 1))
+
+    # Keras: training.
+
+    def fit(
+        self, x: Any = None, y: Any = None, batch_size: int | None = None, **kwargs: Any
+    ) -> Any:
+        """As `keras.Model.fit`, of images as `adapt` takes them, and their labels.
+
+        Raises:
+            InputError: before `adapt`, or for arrays that the model cannot learn from.
+        """
+        self.check_data(x, y, batch_size)
+        return super().fit(x, y, batch_size, **kwargs)
+
+    def evaluate(
+        self, x: Any = None, y: Any = None, batch_size: int | None = None, **kwargs: Any
+    ) -> Any:
+        """As `keras.Model.evaluate`, with the checks of `fit`."""
+        self.check_data(x, y, batch_size)
+        return super().evaluate(x, y, batch_size, **kwargs)
+
+    def check_data(self, images: Any, labels: Any, batch_size: int | None) -> None:
+        """Raises InputError for what `fit` and `evaluate` cannot take; see there."""
+        if not self.is_adapted:
+            raise InputError(
+                "the model does not know its images yet: call model.adapt(train_images) first"
+            )
+        if images is None:
+            raise InputError("there are no images: call model.fit(train_images)")
+        if batch_size is not None:
+            require_counts(batch_size=batch_size)
+        if isinstance(images, np.ndarray):
+            network = self.config.network
+            require_images(images, network.channels, network.image_size)
+            require_pixels(images)
+            if self.num_classes and labels is not None:
+                checked_labels(labels, len(images), self.num_classes)
 
     # Keras: calling, compiling, saving.
 

@@ -31,7 +31,7 @@ METRICS = ("kid", "frechet", "precision_recall", "bits_per_dim")
 # provided model a KID of 0.044, 0.025 and 0.019 at 20 steps of DDIM; but the stronger, the less
 # variety (Ho and Salimans 2022, https://arxiv.org/abs/2207.12598, figure 1).
 GUIDANCE = 1.0
-
+MOST_GUIDANCE = 1000.0  # beyond, rounding is all that is left of a prediction
 
 MOST_CLASSES = 100_000
 MOST_LEVELS = 12  # each halves the feature maps: 4096 pixels become 2
@@ -311,7 +311,11 @@ class TrainingConfig:
         metavar="N",
     )
     teacher_guidance: float = setting(
-        GUIDANCE, "strength of guidance that a student learns from its teacher", metavar="W"
+        GUIDANCE,
+        "strength of guidance that a student learns from its teacher",
+        least=-MOST_GUIDANCE,
+        most=MOST_GUIDANCE,
+        metavar="W",
     )
     precision: str = setting(
         "float32",

@@ -148,6 +148,9 @@ class Student(DiffusionModel):
 
     # Training.
 
+    def check_data(self, images: Any, labels: Any, batch_size: int | None) -> None:
+        """Nothing to check: trajectories are no images, and the pixels are the teacher's."""
+
     def train_step(self, *arguments: Any) -> Any:
         """One optimizer step for each step of the student, on a batch of trajectories."""
         with backends.Step(self, *arguments) as step:

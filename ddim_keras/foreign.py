@@ -47,6 +47,11 @@ def first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().split(chr(10))[0][:200]}"
 
 
+def printable(text: str) -> str:
+    r"""A text that any file and figure can hold: bytes of names that are no UTF-8 become \udcff."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def read_json(path: Path) -> Any:
     """Reads a JSON file in UTF-8 whose numbers are finite; to be used within `contents_of`."""
     return json.loads(_text(path), parse_float=_finite, parse_constant=_finite)

@@ -14,14 +14,14 @@ of noises and of images alike. Two kinds, told apart by the worse prediction:
   and keeps more of the variety. The paper's w is 1 + strength.
 """
 
-import math
+import numbers
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from keras import ops
 
-from ddim_keras.config import GUIDANCE, InputError
+from ddim_keras.config import GUIDANCE, MOST_GUIDANCE, InputError
 from ddim_keras.types import Denoise, Tensor
 
 # What `DiffusionModel.generate` takes: `guide(denoise, labels)` wraps a `denoise`.
@@ -46,7 +46,8 @@ class Guidance:
             alike. None: the model itself without the class.
 
     Raises:
-        InputError: if the strength is not finite, or the interval not a part of [0, 1].
+        InputError: if the strength is no number up to MOST_GUIDANCE, or the interval not a part of
+            [0, 1].
     """
 
     strength: float = 0.0
@@ -98,8 +99,11 @@ class Guidance:
     # Checks.
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.strength):
-            raise InputError(f"the strength of guidance must be finite, not {self.strength}")
+        if not isinstance(self.strength, numbers.Real) or not abs(self.strength) <= MOST_GUIDANCE:
+            raise InputError(
+                f"the strength of guidance must be a number from {-MOST_GUIDANCE:g} to "
+                f"{MOST_GUIDANCE:g}, not {self.strength!r}"
+            )
         if self.interval is None:
             return
         low, high = self.interval

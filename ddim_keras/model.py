@@ -14,6 +14,7 @@ import keras
 from keras import ops
 
 from ddim_keras import backends
+from ddim_keras.arguments import require_counts
 from ddim_keras.base_model import BaseModel, initial_weights_of
 from ddim_keras.config import ModelConfig
 from ddim_keras.network import residual_unet
@@ -137,8 +138,7 @@ class DiffusionModel(BaseModel):
         Returns:
             The predicted images of the last step, (B, H, W, C), normalised.
         """
-        if diffusion_steps < 1:
-            raise ValueError(f"diffusion_steps must be at least 1, not {diffusion_steps}")
+        require_counts(diffusion_steps=diffusion_steps)
         denoise = denoise or self.compiled_denoise
         batch_size = ops.shape(initial_noise)[0]
         noisy_images = ops.convert_to_tensor(initial_noise, dtype="float32")

@@ -188,7 +188,7 @@ def test_guidance_is_described():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((float("nan"),), "must be finite, not nan"),
+        ((float("nan"),), "must be a number from -1000 to 1000, not nan"),
         ((1.0, (0.6, 0.5)), r"two rising signal rates in \[0, 1\], not 0.6 and 0.5"),
         ((1.0, (0.0, 1.5)), r"two rising signal rates in \[0, 1\], not 0.0 and 1.5"),
     ],
@@ -208,7 +208,7 @@ def test_the_name_of_the_previous_release_still_works_and_warns():
 
 @pytest.mark.parametrize("labels", [[0, 3], [-2, 0]])
 def test_classes_that_do_not_exist_are_refused(labels):
-    with pytest.raises(ValueError, match="labels must be from -1 to 2"):
+    with pytest.raises(ValueError, match="labels must be whole numbers from -1 to 2"):
         DiffusionModel(CONFIG).generate(2, 1, labels=labels)
 
 
@@ -217,7 +217,7 @@ def test_a_model_without_classes_refuses_them():
     model = DiffusionModel(ModelConfig(network=network))
     with pytest.raises(ValueError, match="guidance needs a model with classes"):
         model.generate(1, 1, guidance=1.0)
-    with pytest.raises(ValueError, match="labels must be from -1 to -1"):
+    with pytest.raises(ValueError, match="labels must be whole numbers from -1 to -1"):
         model.generate(1, 1, labels=[0])
 
 

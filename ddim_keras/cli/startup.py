@@ -1,14 +1,14 @@
 """Start of a command: the backend is chosen before Keras is imported; errors are one line."""
 
-import contextlib
 import importlib.util
 import io
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
+from ddim_keras.cli.interruption import end_at_once, raise_again
 from ddim_keras.config import InputError
 
 BACKENDS = ("tensorflow", "jax", "torch")
@@ -19,8 +19,9 @@ def run_command(main: Callable[[], None]) -> None:
 
     So does a lack of memory, or a reader of the output that has gone.
     """
-    _open_streams()
     try:
+        raise_again()
+        _open_streams()
         main()
         sys.stdout.flush()
     except InputError as error:
@@ -115,20 +116,15 @@ def import_keras() -> None:
     These are written by C++ code before any setting of the log level can apply. An import that
     fails still raises. Ctrl-C ends the process at once: an import would make another error of it.
     """
-    with _interrupted_at_once():
-        _import_keras()
-
-
-@contextlib.contextmanager
-def _interrupted_at_once() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
-        yield
+        _import_keras()
         return
-    previous = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    before = signal.getsignal(signal.SIGINT)
+    end_at_once()
     try:
-        yield
+        _import_keras()
     finally:
-        signal.signal(signal.SIGINT, previous)
+        signal.signal(signal.SIGINT, before)
 
 
 def _import_keras() -> None:

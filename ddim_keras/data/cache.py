@@ -19,6 +19,7 @@ from typing import IO
 
 import numpy as np
 
+from ddim_keras.arguments import require_counts
 from ddim_keras.atomic import folder_written_whole
 from ddim_keras.config import InputError
 from ddim_keras.data.images import crop_and_resize
@@ -116,6 +117,9 @@ def load_dataset(
     Raises:
         InputError: one line that says what is wrong with the source, and what to do.
     """
+    require_counts(image_size=image_size)
+    if source == "":
+        raise InputError("the name of the data set is empty")
     try:
         dataset = _prepared(source or DEFAULT_DATASET, image_size, data_dir, cache_dir)
     except Unobtainable as error:

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
+from ddim_keras.config import InputError
+
 SUPERSAMPLING = 2  # pixels drawn for each pixel kept, each way
 BACKGROUND_SIZE = 24  # pixels; enlarging so few of them is what blurs the background
 NUM_LEAVES = 9
@@ -136,7 +138,7 @@ def draw_flowers(
         are indices into `SPECIES`.
 
     Raises:
-        ValueError: if an argument is below its least value.
+        InputError: if an argument is below its least value.
     """
     for name, value, least in (
         ("num_images", num_images, 1),
@@ -144,7 +146,7 @@ def draw_flowers(
         ("seed", seed, 0),
     ):
         if value < least:
-            raise ValueError(f"{name} must be at least {least}, not {value}")
+            raise InputError(f"{name} must be at least {least}, not {value}")
     images = np.empty((num_images, image_size, image_size, 3), np.uint8)
     labels = np.arange(num_images, dtype=np.int32) % len(SPECIES)
     for i, label in enumerate(labels):

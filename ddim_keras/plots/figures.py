@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, MaxNLocator
 from PIL import Image
 
 from ddim_keras.atomic import written_whole
 from ddim_keras.config import InputError, NetworkConfig
-from ddim_keras.foreign import contents_of, read_array
+from ddim_keras.foreign import contents_of, printable, read_array
 
 PIXELS_PER_INCH = 100
 
@@ -154,6 +155,9 @@ def read_samples(path: Path) -> np.ndarray:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Writes a PNG, whole or not at all, making its folder."""
+    for text in figure.findobj(Text):
+        if text.get_text() != printable(text.get_text()):
+            text.set_text(printable(text.get_text()))
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as part:
         figure.savefig(part, format="png")

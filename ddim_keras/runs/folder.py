@@ -20,6 +20,7 @@ import contextlib
 import csv
 import json
 import math
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -236,12 +237,14 @@ def find_run(name: str | Path | None, with_weights: bool = True) -> Run:
     )
 
 
-def load_model(weights: Path = PRETRAINED / "best.weights.h5", check_hashes: bool = True) -> Any:
-    """The model of a weights file with its config.json beside it, ready to generate.
+def load_model(
+    weights: str | Path = PRETRAINED / "best.weights.h5", check_hashes: bool = True
+) -> Any:
+    """The model of a run, or of a weights file with its config.json beside it, ready to generate.
 
     Args:
-        weights: such as `Run(folder).weights_to_show()`; by default the flowers that come with the
-            project.
+        weights: such as "runs/mine", "flowers-few" or "runs/mine/last.weights.h5"; by default the
+            flowers that come with the project.
         check_hashes: whether both files must be those that the manifest beside them describes.
 
     Returns:
@@ -252,7 +255,9 @@ def load_model(weights: Path = PRETRAINED / "best.weights.h5", check_hashes: boo
     """
     from ddim_keras.likelihood import new_model  # not before: run folders are read without Keras
 
-    weights = Path(weights)
+    if not weights or not isinstance(weights, str | os.PathLike):
+        raise InputError(f"a model is loaded by the name of a run or file, not by {weights!r}")
+    weights = find_weights(weights)
     if check_hashes:
         verify(weights.with_name("config.json"))
         verify(weights)

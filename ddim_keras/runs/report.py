@@ -12,6 +12,7 @@ from ddim_keras.atomic import written_whole
 from ddim_keras.backends import describe_device
 from ddim_keras.config import TrainingConfig
 from ddim_keras.data.cache import Dataset
+from ddim_keras.foreign import printable
 from ddim_keras.metrics.kid import Distance
 from ddim_keras.model import DiffusionModel
 from ddim_keras.progress import duration
@@ -47,7 +48,7 @@ def write_report(
         ]
     )
     with written_whole(run.folder / "report.md") as part:
-        part.write_text(text + "\n")
+        part.write_text(printable(text) + "\n", encoding="utf-8")
 
 
 def _what_was_trained(

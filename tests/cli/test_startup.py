@@ -1,6 +1,7 @@
 import argparse
 import errno
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ddim_keras.cli import startup
+from ddim_keras.cli.interruption import end_at_once, raise_again
 from ddim_keras.cli.options import at_least, finite
 from ddim_keras.cli.startup import choose_backend, run_command
 from ddim_keras.config import InputError
@@ -182,3 +184,27 @@ def test_streams_that_nobody_reads(closed):
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     assert not result.stderr or result.stderr.startswith("error: there is no run nowhere")
+
+
+@pytest.mark.parametrize("script", ["train.py", "generate.py", "evaluate.py", "app.py"])
+def test_ctrl_c_while_modules_are_imported_shows_no_traceback(script, tmp_path):
+    (tmp_path / "argparse.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    result = subprocess.run(
+        [sys.executable, ROOT / script],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert (result.returncode, result.stderr) == (-signal.SIGINT, "")
+
+
+def test_ctrl_c_stays_ignored_in_the_background():
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        for handler in (signal.SIG_IGN, signal.default_int_handler):
+            signal.signal(signal.SIGINT, handler)
+            end_at_once()
+            raise_again()
+            assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -287,8 +287,9 @@ def test_a_model_is_loaded_to_generate(run, model):
     assert loaded.searched_steps == {}
     run.save_sampling_steps({1: [0.02, 1.0]})
     assert load_model(run.last_weights).searched_steps == {1: [0.02, 1.0]}
-    with pytest.raises(InputError, match="not a run folder"):
+    with pytest.raises(InputError, match="there is no weights file"):
         load_model(run.folder / "elsewhere" / "best.weights.h5")
+    assert load_model(str(run.folder)).searched_steps == {1: [0.02, 1.0]}
 
 
 def test_weights_without_the_state_of_the_optimizer_do_not_resume(model, tmp_path):

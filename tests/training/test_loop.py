@@ -160,7 +160,9 @@ def test_steps_per_execution_divide_an_epoch_or_nearly_do():
 
 def test_a_diverging_loss_is_an_error_and_keeps_the_checkpoint(run, dataset):
     recipe = dataclasses.replace(CONFIG.training, learning_rate=1e6)
-    run.save_last(build_model(CONFIG.model, recipe, 15))
+    model = build_model(CONFIG.model, recipe, 15)
+    model.adapt(dataset.train_images)
+    run.save_last(model)
     before = run.last_weights.read_bytes()
     with pytest.raises(InputError, match="diverged"):
         train(run, dataclasses.replace(CONFIG, training=recipe), dataset)
