@@ -10,6 +10,7 @@ from PIL import Image
 
 from ddim_keras.config import GUIDANCE, SCHEDULES, InputError, NetworkConfig
 from ddim_keras.data.drawn_flowers import draw_flowers
+from ddim_keras.foreign import printable
 from ddim_keras.plots import figures
 from ddim_keras.plots.__main__ import (
     forward_figure,
@@ -216,3 +217,12 @@ def test_the_evolution_shows_the_same_noises_over_the_epochs(tmp_path):
     expected = 8 * np.array([1, 3, 10, 30])
     np.testing.assert_array_equal(rows[1][middles][:, 0], 255 - expected)
     np.testing.assert_array_equal(rows[0][middles][:, 0], expected)
+
+
+def test_names_that_are_no_utf8_stand_in_figures_and_texts(tmp_path):
+    name = b"rose\xff".decode(errors="surrogateescape")
+    figures.save_figure(
+        figures.image_grid(np.zeros((1, 8, 8, 3)), name, names=[name]), tmp_path / "grid.png"
+    )
+    assert (tmp_path / "grid.png").stat().st_size
+    assert printable(f"{name}, Übung") == r"rose\udcff, Übung"
