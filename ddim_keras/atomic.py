@@ -22,7 +22,7 @@ def written_whole(
     Args:
         before_renaming: called with the other path once it is complete.
     """
-    part = path.with_name(f"{PART}{os.getpid()}-{path.name}")
+    part = _part_of(path)
     try:
         yield part
         before_renaming(part)
@@ -43,7 +43,7 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
 
     If another process makes `path` meanwhile, its folder stays, and this one is dropped.
     """
-    part = path.with_name(f"{PART}{os.getpid()}-{path.name}")
+    part = _part_of(path)
     try:
         part.mkdir(exist_ok=True)
         yield part
@@ -57,6 +57,11 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _part_of(path: Path) -> Path:
+    """The path to write to; a name may be as long as the system lets it, and the prefix is more."""
+    return path.with_name(f"{PART}{os.getpid()}-{path.name[-50:]}")
 
 
 def reserve(path: Path, size: int) -> None:

@@ -99,3 +99,14 @@ class TestFolders:
         with pytest.raises(failure):
             fail_halfway()
         assert list(tmp_path.iterdir()) == []
+
+
+def test_names_as_long_as_a_file_system_takes(tmp_path):
+    for name in ("l" * 251 + ".png", "ü" * 125 + ".png"):
+        with written_whole(tmp_path / name) as part:
+            assert part.suffix == ".png"
+            part.write_text("whole")
+        assert (tmp_path / name).read_text() == "whole"
+    with folder_written_whole(tmp_path / ("f" * 255)):
+        pass
+    assert (tmp_path / ("f" * 255)).is_dir()
