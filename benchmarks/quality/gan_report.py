@@ -74,11 +74,11 @@ def judge_cost(curves: Curves, correlations: Correlations) -> tuple[str, str]:
         for cost in (images_per_second, lambda row: row["generated_per_second"])
     )
     reached = [row for row in curves["diffusion recipe"] if row["kid"] <= other["kid"]]
-    after = f"after {reached[0]['seconds']:.0f}" if reached else "not within its"
+    when = f"after {reached[0]['seconds']:.0f} CPU seconds" if reached else "not yet"
     text = (
         f"images per CPU second of training: diffusion {trained[0]:.1f}, GAN {trained[1]:.1f}; of "
         f"generating: {generated[0]:.1f} in {CALLS['diffusion']} network calls, {generated[1]:.1f} "
-        f"in {CALLS['gan']}; diffusion has the GAN's last KID {after} CPU seconds"
+        f"in {CALLS['gan']}; diffusion reaches the GAN's last KID: {when}"
     )
     return text, "holds" if trained[1] >= COST_RATIO * trained[0] else "does not hold"
 
@@ -88,7 +88,7 @@ def judge_sensitivity(curves: Curves, correlations: Correlations) -> tuple[str, 
     for kind, variation in itertools.product(KINDS, DATA):
         same, shuffled = correlations[kind, variation]
         excess[kind, variation] = same - shuffled
-        what = f"{kind}, {variation.replace('_', ' ')}"
+        what = in_words(f"{kind}, {variation}")
         texts.append(f"{what}: {same:.2f}, shuffled {shuffled:.2f}")
     verdict = holds(*(excess[kind, "left_out"] < SAME_IMAGE for kind in reversed(KINDS)))
     if excess["gan", "left_out"] - excess["gan", "other_seed"] < AS_MUCH:
@@ -102,8 +102,8 @@ def judge_stability(curves: Curves, correlations: Correlations) -> tuple[str, st
         rows = curves[f"{kind} recipe"]
         found[kind] = faults(rows, curves)
         texts.append(
-            f"{kind}: last KIDs {spread(rows)}, recall {rows[-1]['recall']:.2f}, near-identical "
-            f"{rows[-1]['twins']:.1%}: {', '.join(found[kind]) or 'steady'}"
+            f"{in_words(kind)}: last KIDs {spread(rows)}, recall {rows[-1]['recall']:.2f}, "
+            f"near-identical {rows[-1]['twins']:.1%}: {', '.join(found[kind]) or 'steady'}"
         )
     return "; ".join(texts), "does not hold" if found["diffusion"] else "holds"
 
@@ -116,7 +116,7 @@ def judge_hyperparameters(curves: Curves, correlations: Correlations) -> tuple[s
         if rows[-1]["kid"] > WORSE * recipe[-1]["kid"]:
             found.append(f"more than {WORSE:g} times the KID of its recipe")
         unstable[kind] |= bool(found)
-        what = f"{kind}, {rate.replace('_', ' ')}: KID {kid_of(rows[-1])}"
+        what = f"{in_words(f'{kind}, {rate}')}: KID {kid_of(rows[-1])}"
         texts.append(f"{what}, {', '.join(found) or 'steady'}")
     return "; ".join(texts), holds(*unstable.values())
 
@@ -175,6 +175,10 @@ def largest_rise(rows: Sequence[Row]) -> float:
 # Tables and figures.
 
 
+def in_words(name: str) -> str:
+    return name.replace("_", " ").replace("gan", "GAN")
+
+
 def kid_of(row: Row) -> str:
     return f"{row['kid']:.3f} ± {row['kid_standard_error']:.3f}"
 
@@ -199,7 +203,7 @@ def table_of_trainings(curves: Curves) -> str:
             values = (row["seconds"], images_per_second(row), row["generated_per_second"])
             cost = [f"{row['images']:,.0f}", *(f"{value:.1f}" for value in values)]
         shares = [f"{row['recall']:.3f}", f"{row['twins']:.1%}"]
-        lines.append([name.replace("_", " "), *cost, kid_of(row), spread(rows), *shares])
+        lines.append([in_words(name), *cost, kid_of(row), spread(rows), *shares])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -217,15 +221,19 @@ def draw(folder: Path, curves: Curves, images: Images) -> None:
         columns = ("seconds", "kid", "kid_standard_error")
         seconds, values, errors = ([row[column] for row in curves[name]] for column in columns)
         style = {"color": f"C{KINDS.index(kind)}", "linestyle": styles[variation]}
-        label = name.replace("_", " ")
-        axes.errorbar(seconds, values, yerr=errors, marker=".", capsize=2, label=label, **style)
-    axes.set(xlabel="CPU seconds of training", ylabel=curves[PHOTOGRAPHS][-1]["protocol"])
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
+        axes.errorbar(
+            seconds, values, yerr=errors, marker=".", capsize=2, label=in_words(name), **style
+        )
+    axes.set(
+        xlabel="CPU seconds of training", ylabel=curves[PHOTOGRAPHS][-1]["protocol"], yscale="log"
+    )
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.grid(alpha=0.3, which="both")
     figure.legend(loc="outside right upper")
     save_figure(figure, folder / "kid.png")
     names = sorted(images, key=lambda name: KINDS.index(name.split()[0]))
     grid = np.concatenate([images[name][:SHOWN] for name in names])
-    labels = [name.replace("_", " ") for name in names]
-    title = "images from the same noises in each column of a model"
+    labels = [in_words(name) for name in names]
+    title = "in each column, the same noise for all trainings of a model"
     save_figure(image_grid(grid, title, columns=SHOWN, names=labels), folder / "images.png")
