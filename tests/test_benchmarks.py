@@ -270,13 +270,13 @@ class InThisProcess:
         keras.config.set_dtype_policy("float32")
 
 
-def time_of(contender, size, limit, folder):
+def time_of(*contenders, size, limit, folder):
     """Runs time_to_kid.py on drawn flowers; returns its exit status."""
     np.save(folder / "flowers.npy", draw_flowers(80, size)[0])
     data = ("--dataset", folder / "flowers.npy", "--cache-dir", folder / "cache")
     data += ("--kid-weights", "compact", "--num-images", 4, "--backend", keras.backend.backend())
     output = ("--limit", limit, "--output", folder / "new" / "times.csv")
-    return run(time_to_kid, "--contenders", contender, *data, *output)
+    return run(time_to_kid, "--contenders", *contenders, *data, *output)
 
 
 def test_time_to_kid_of_a_contender_is_measured_once(monkeypatch, tmp_path, capsys):
@@ -285,7 +285,7 @@ def test_time_to_kid_of_a_contender_is_measured_once(monkeypatch, tmp_path, caps
     monkeypatch.setattr(time_to_kid, "Process", InThisProcess)
     monkeypatch.setattr(time_to_kid, "FIRST_SECONDS", 0.1)
     monkeypatch.setattr(time_to_kid, "SAMPLING_STEPS", 2)
-    assert time_of("fast", 16, 1 / 3600, tmp_path) == 0
+    assert time_of("fast", size=16, limit=1 / 3600, folder=tmp_path) == 0
     lines = ablation.read_lines(tmp_path / "new" / "times.csv")
     *before, last = (float(line["seconds"]) for line in lines)
     assert all(each < 1 <= last for each in before)
@@ -295,8 +295,29 @@ def test_time_to_kid_of_a_contender_is_measured_once(monkeypatch, tmp_path, caps
     assert "> 1 s |" in printed[-1]
     assert (tmp_path / "new" / "times.png").exists()
     monkeypatch.setattr(time_to_kid, "Process", None)  # not started again
-    assert time_of("fast", 16, 1 / 3600, tmp_path) == 0
+    assert time_of("fast", size=16, limit=1 / 3600, folder=tmp_path) == 0
     assert capsys.readouterr().out.splitlines()[-3:] == printed[-3:]
+
+
+def test_time_to_kid_goes_on_with_the_contender_that_was_interrupted(monkeypatch, tmp_path, capsys):
+    started = []
+
+    def lines(process, settings, measure, arguments):
+        started.append(settings.preset)
+        for seconds, kid in ((60, 0.5), (100, 0.3), (400, 0.2)):
+            if seconds == 100 and started == ["fast", "lab"]:
+                raise KeyboardInterrupt
+            yield dict.fromkeys(time_to_kid.MEASURED, 1) | {"seconds": seconds, "kid": kid}
+
+    monkeypatch.setattr(time_to_kid, "train_and_measure", lines)
+    monkeypatch.setattr(time_to_kid, "Process", InThisProcess)
+    arguments = {"size": 64, "limit": 1, "folder": tmp_path}
+    assert time_of("fast", "lab", **arguments) == 130
+    assert time_of("fast", "lab", **arguments) == 0
+    assert started == ["fast", "lab", "lab"]
+    measured = ablation.read_lines(tmp_path / "new" / "times.csv")
+    assert [line["seconds"] for line in measured] == ["60", "100", "400"] * 2
+    assert all(" 3 min |" in row for row in capsys.readouterr().out.splitlines()[-2:])
 
 
 @pytest.mark.slow
@@ -304,7 +325,7 @@ def test_time_to_kid_of_a_contender_is_measured_once(monkeypatch, tmp_path, caps
 def test_time_to_kid_of_a_peer(monkeypatch, tmp_path, capsys, contender):
     pytest.importorskip({"keras_example": "tensorflow"}.get(contender, contender))
     monkeypatch.setattr(time_to_kid, "SAMPLING_STEPS", 1)
-    assert time_of(contender, 64, 1 / 3600, tmp_path) == 0
+    assert time_of(contender, size=64, limit=1 / 3600, folder=tmp_path) == 0
     (line,) = ablation.read_lines(tmp_path / "new" / "times.csv")
     assert int(line["images"]) >= 2 * int(line["batch_size"])
     assert capsys.readouterr().out.splitlines()[-1].startswith(f"| {contender}: ")

@@ -164,7 +164,8 @@ def main() -> None:
     if not results:
         raise InputError("no contender came through")
     print(conditions, *table(results, arguments.threshold), sep="\n")
-    save_figure(figure(results, arguments.threshold), arguments.output.with_suffix(".png"))
+    drawn = figure(results, arguments.threshold, f"KID, {encoder.description}")
+    save_figure(drawn, arguments.output.with_suffix(".png"))
 
 
 def train_and_measure(
@@ -247,8 +248,8 @@ def table(results: dict[str, Sequence[dict[str, Any]]], threshold: float) -> lis
     return markdown(rows)
 
 
-def figure(results: dict[str, Sequence[dict[str, Any]]], threshold: float) -> Any:
-    """KID over seconds of training, a line for each contender."""
+def figure(results: dict[str, Sequence[dict[str, Any]]], threshold: float, protocol: str) -> Any:
+    """KID over seconds of training, a line for each contender; `protocol` names the KID."""
     from matplotlib.figure import Figure
 
     from ddim_keras.plots.figures import PIXELS_PER_INCH
@@ -258,7 +259,11 @@ def figure(results: dict[str, Sequence[dict[str, Any]]], threshold: float) -> An
     for name, lines in results.items():
         axes.loglog(*zip(*points(lines), strict=True), marker="o", label=name)
     axes.axhline(threshold, linestyle="--", color="grey", label=f"KID {threshold:g}")
-    axes.set(xlabel="seconds of training, of all cores together", ylabel="KID")
+    axes.set(xlabel="seconds of training (CPU: of all cores together)", ylabel=protocol)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter("")
+    axes.yaxis.set_minor_formatter("{x:g}")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
     return drawn
