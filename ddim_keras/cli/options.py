@@ -96,6 +96,12 @@ def whole_path(name: str) -> str:
     return str(Path(name).resolve()) if Path(name).exists() else name
 
 
+def whole_path_of_run(name: str) -> str:
+    """As `whole_path`, for runs: another folder leaves the name to a run or a provided model."""
+    is_other_folder = Path(name).is_dir() and not (Path(name) / "config.json").is_file()
+    return name if name and is_other_folder else whole_path(name)
+
+
 def add_settings(
     parser: Any, cls: type, names: Sequence[str], defaults: Callable[[str], str]
 ) -> None:
@@ -121,7 +127,7 @@ def add_settings(
         if rules["choices"]:
             options["choices"] = rules["choices"]
         elif rules["is_path"]:
-            options["type"] = whole_path
+            options["type"] = whole_path_of_run if rules["metavar"] == "RUN" else whole_path
         elif annotation is float:
             options["type"] = finite
         else:

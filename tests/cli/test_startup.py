@@ -10,7 +10,7 @@ import pytest
 
 from ddim_keras.cli import startup
 from ddim_keras.cli.interruption import end_at_once, raise_again
-from ddim_keras.cli.options import at_least, finite
+from ddim_keras.cli.options import at_least, finite, whole_path, whole_path_of_run
 from ddim_keras.cli.startup import choose_backend, run_command
 from ddim_keras.config import InputError
 
@@ -208,3 +208,14 @@ def test_ctrl_c_stays_ignored_in_the_background():
             assert signal.getsignal(signal.SIGINT) is handler
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_a_folder_of_pictures_does_not_hide_the_provided_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("flowers").mkdir()
+    assert whole_path("flowers") == str(Path("flowers").resolve())  # a data set
+    assert whole_path_of_run("flowers") == "flowers"
+    Path("flowers/config.json").touch()
+    assert whole_path_of_run("flowers") == str(Path("flowers").resolve())
+    with pytest.raises(argparse.ArgumentTypeError, match="must not be empty"):
+        whole_path_of_run("")
