@@ -9,6 +9,10 @@ large, for `python generate.py --run mine` under any backend.
 
 writes the denoiser in float32 for ONNX runtimes, which need neither Keras nor its backend; see
 `examples/onnx_sampling.py`.
+
+    python -m ddim_keras.export --run runs/mine --format safetensors --output mine.safetensors
+
+writes the arrays and the configuration of the first form into one file without HDF5.
 """
 
 import argparse
@@ -31,7 +35,7 @@ from ddim_keras.runs.manifest import NAME as MANIFEST
 from ddim_keras.runs.manifest import recorded, verify
 
 SMALL = 1024  # arrays of fewer numbers keep their precision: they cost nothing
-FORMATS = ("run", "onnx")
+FORMATS = ("run", "onnx", "safetensors")
 ONNX_PACKAGES = ("onnx", "onnxruntime", "tf2onnx")
 ONNX_TOLERANCE = 1e-4  # largest difference between ONNX and Keras, where the noise has variance 1
 SCHEDULE_POINTS = 1001  # times at which an ONNX file knows the signal rate
@@ -111,6 +115,36 @@ def _write_average(source_file: Path, target_file: Path) -> None:
         except (KeyError, ValueError, RuntimeError, OSError) as error:
             raise InputError(f"{source_file} holds no DiffusionModel, or is damaged") from error
         target[f"layers/{network}"] = target["ema_network"]
+
+
+def export_safetensors(run: Run, path: Path) -> None:
+    """Writes what `export` does into one .safetensors file.
+
+    Its arrays have the names that they have in `best.weights.h5`, those of the network begin with
+    `ema_network/`; the metadata "config" is the text of `config.json`.
+
+    Raises:
+        InputError: as `export`, or if the package safetensors is missing.
+    """
+    try:
+        from safetensors.numpy import save_file
+    except ImportError as error:
+        raise InputError("safetensors is not installed: pip install safetensors") from error
+    arrays: dict[str, np.ndarray] = {}
+
+    def keep(name: str, item: Any) -> None:
+        if hasattr(item, "shape"):
+            arrays[f"{group}/{name}"] = np.asarray(item[()])
+
+    with tempfile.TemporaryDirectory() as folder:
+        exported = export(run, Path(folder) / "run")
+        with hdf5.opened(exported.best_weights) as file:
+            for group in ("ema_network", "vars"):
+                file[group].visititems(keep)
+        config = exported.config_file.read_text()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as part:
+        save_file(arrays, part, metadata={"config": config})
 
 
 def export_onnx(model: Any, class_names: tuple[str, ...], path: Path) -> float:
@@ -205,20 +239,27 @@ def main() -> None:
         "--format",
         choices=FORMATS,
         default="run",
-        help="run: a run folder in half precision; onnx: the denoiser for ONNX runtimes "
-        "(default: run)",
+        help="run: a run folder in half precision; onnx: the denoiser for ONNX runtimes; "
+        "safetensors: weights and configuration in one file (default: run)",
     )
     parser.add_argument(
         "--output",
         type=Path,
         metavar="PATH",
         required=True,
-        help="folder for the two files, or the .onnx file",
+        help="folder for the two files, or the .onnx or .safetensors file",
     )
     arguments = parser.parse_args()
     run = find_run(arguments.run)
+    if arguments.format != "run":
+        _require_new(arguments.output, f".{arguments.format}")
     if arguments.format == "onnx":
         _main_onnx(run, arguments.output)
+        return
+    if arguments.format == "safetensors":
+        export_safetensors(run, arguments.output)
+        size = arguments.output.stat().st_size / 1e6
+        print(f"wrote {arguments.output}, {size:.1f} MB, from {run.folder}")
         return
     if arguments.output.resolve() == run.folder.resolve():
         raise InputError("--output must be another folder than the run's")
@@ -226,11 +267,14 @@ def main() -> None:
     print(f"wrote {weights_file}, {weights_file.stat().st_size / 1e6:.1f} MB, from {run.folder}")
 
 
-def _main_onnx(run: Run, path: Path) -> None:
-    if path.suffix != ".onnx":
-        raise InputError(f"--output must end in .onnx, not {str(path)!r}")
+def _require_new(path: Path, suffix: str) -> None:
+    if path.suffix != suffix:
+        raise InputError(f"--output must end in {suffix}, not {str(path)!r}")
     if path.exists():
         raise InputError(f"{path} exists; choose another file")
+
+
+def _main_onnx(run: Run, path: Path) -> None:
     choose_backend("tensorflow")
     import_keras()
     model = load_model(run.weights_to_show())

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import runpy
 import shutil
 import sys
@@ -122,3 +123,38 @@ class TestOnnx:
     def test_mistakes(self, run, tmp_path):
         error = run_here(export_module, "--run", run.folder, "--format", "onnx", "--output", "x")
         assert error == "error: --output must end in .onnx, not 'x'"
+
+
+class TestSafetensors:
+    def test_weights_and_configuration_come_back(self, run, tmp_path):
+        safetensors = pytest.importorskip("safetensors")
+        path = tmp_path / "mine.safetensors"
+        arguments = ("--run", run.folder, "--format", "safetensors", "--output", path)
+        assert run_here(export_module, *arguments) == 0
+        with safetensors.safe_open(path, "np") as file:
+            config = json.loads(file.metadata()["config"])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        assert config["class_names"] == list(run.read_config().class_names)
+        exported = export(run, tmp_path / "folder")
+        assert json.loads(exported.config_file.read_text()) == config
+        found = {}
+        with h5py.File(exported.best_weights) as file:
+            for group in ("ema_network", "vars"):
+                file[group].visititems(
+                    lambda name, item, group=group: (
+                        found.update({f"{group}/{name}": item[()]})
+                        if isinstance(item, h5py.Dataset)
+                        else None
+                    )
+                )
+        assert found.keys() == arrays.keys()
+        for name, values in found.items():
+            np.testing.assert_array_equal(arrays[name], values)
+        assert "exists; choose another file" in run_here(export_module, *arguments)
+
+    def test_mistakes_are_one_line(self, run, tmp_path, monkeypatch):
+        arguments = ("--run", run.folder, "--format", "safetensors", "--output")
+        assert "must end in .safetensors" in run_here(export_module, *arguments, tmp_path / "a.h5")
+        monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+        message = run_here(export_module, *arguments, tmp_path / "a.safetensors")
+        assert message == "error: safetensors is not installed: pip install safetensors"
