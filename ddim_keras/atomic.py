@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -62,6 +63,16 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
 def _part_of(path: Path) -> Path:
     """The path to write to; a name may be as long as the system lets it, and the prefix is more."""
     return path.with_name(f"{PART}{os.getpid()}-{path.name[-50:]}")
+
+
+def require_writable(folder: Path) -> None:
+    """Makes a folder if it is missing; raises OSError, before the work, if no file can be made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        error.filename = str(folder)
+        raise
 
 
 def reserve(path: Path, size: int) -> None:

@@ -2,11 +2,12 @@ import errno
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from ddim_keras.atomic import folder_written_whole, written_whole
+from ddim_keras.atomic import folder_written_whole, require_writable, written_whole
 
 ROOT = Path(__file__).parents[1]
 
@@ -110,3 +111,16 @@ def test_names_as_long_as_a_file_system_takes(tmp_path):
     with folder_written_whole(tmp_path / ("f" * 255)):
         pass
     assert (tmp_path / ("f" * 255)).is_dir()
+
+
+def test_a_folder_that_cannot_be_written_to_is_named_before_the_work(tmp_path, monkeypatch):
+    require_writable(tmp_path / "new" / "folder")
+    assert list((tmp_path / "new" / "folder").iterdir()) == []
+
+    def refuse(**_):
+        raise OSError(errno.EROFS, "Read-only file system", "/a/temporary/name")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(OSError, match="Read-only") as caught:
+        require_writable(tmp_path)
+    assert caught.value.filename == str(tmp_path)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ddim_keras.atomic import written_whole
+from ddim_keras.atomic import require_writable, written_whole
 from ddim_keras.cli.generate import MOST_FRAMES, MOST_IN_GRID, GenerateOptions
 from ddim_keras.config import InputError
 from ddim_keras.foreign import contents_of, read_json
@@ -40,7 +40,7 @@ def check_files(options: GenerateOptions, num_images: int) -> None:
     if options.images_dir:
         if options.images_dir.is_file():
             raise InputError(f"--images-dir {options.images_dir} is a file; give a folder")
-        options.images_dir.mkdir(parents=True, exist_ok=True)
+        require_writable(options.images_dir)
         beyond = [
             path.name
             for path in options.images_dir.glob("[0-9]*.png")
@@ -52,7 +52,7 @@ def check_files(options: GenerateOptions, num_images: int) -> None:
                 "stay among the new ones; empty it, or choose another folder"
             )
     for path in filter(None, (options.output, options.trajectory)):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        require_writable(path.parent)
 
 
 def refuse_overwriting(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:

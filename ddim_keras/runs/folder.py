@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from ddim_keras.atomic import written_whole
+from ddim_keras.atomic import require_writable, written_whole
 from ddim_keras.config import InputError
 from ddim_keras.foreign import contents_of, read_json, read_table
 from ddim_keras.memory import require_memory_for
@@ -283,11 +283,11 @@ def find_weights(name: str | Path | None) -> Path:
 def output_folder(output: Path | None, run: Run) -> Path:
     """The folder `output` or, without it, the run; not the package, where provided models are.
 
-    It is made now, before the work, in case that fails.
+    It is made and tried now, before the work, in case that fails.
     """
     is_provided = run.folder.parent == PRETRAINED.parent
     folder = output or (Path() if is_provided else run.folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    require_writable(folder)
     return folder
 
 
