@@ -202,8 +202,9 @@ class BaseModel(keras.Model):
         """Maps uint8 images, or float images in [0, 1], to zero mean and unit variance."""
         network = self.config.network
         expected = (network.image_size, network.image_size, network.channels)
-        if None not in images.shape[1:] and tuple(images.shape[1:]) != expected:
-            raise InputError(f"images must be of shape {expected}, not {tuple(images.shape[1:])}")
+        shape = tuple(images.shape[-3:])
+        if None not in shape and shape != expected:
+            raise InputError(f"images must be of shape {expected}, not {shape}")
         scale = 255.0 if keras.backend.standardize_dtype(images.dtype) == "uint8" else 1.0
         images = ops.cast(images, "float32") / scale
         return (images - self.pixel_means) / ops.sqrt(self.pixel_variances)
