@@ -50,7 +50,9 @@ def without_steps():
     """
 
     def fit(model, batches, *, steps_per_epoch, initial_epoch, epochs, callbacks, **_):
-        callbacks = keras.callbacks.CallbackList(callbacks, model=model, steps=steps_per_epoch)
+        callbacks = keras.callbacks.CallbackList(
+            callbacks, model=model, steps=steps_per_epoch, epochs=epochs
+        )
         callbacks.on_train_begin()
         for epoch in range(initial_epoch, epochs):
             callbacks.on_epoch_begin(epoch)

@@ -194,6 +194,8 @@ def test_ctrl_c_while_modules_are_imported_shows_no_traceback(script, tmp_path):
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,
+        # Tests that a script runs in the background inherit a Ctrl-C that is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert (result.returncode, result.stderr) == (-signal.SIGINT, "")
 

@@ -93,6 +93,7 @@ def test_kid_and_grids_follow_the_protocol(encoder, tmp_path, monkeypatch):
 
     for each in (measure, grid):
         each.set_model(SimpleNamespace(generate=generate))
+        each.set_params({"epochs": 1})
     logs = {}
     monkeypatch.setattr(callbacks.figures, "save_samples", lambda *_: None)
     measure.on_epoch_end(0, logs)
