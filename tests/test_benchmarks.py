@@ -326,9 +326,9 @@ def test_time_to_kid_goes_on_with_the_contender_that_was_interrupted(monkeypatch
 def test_time_to_kid_of_a_peer(monkeypatch, tmp_path, capsys, contender):
     pytest.importorskip({"keras_example": "tensorflow"}.get(contender, contender))
     monkeypatch.setattr(time_to_kid, "SAMPLING_STEPS", 1)
-    assert time_of(contender, size=64, limit=1 / 3600, folder=tmp_path) == 0
+    assert time_of(contender, size=64, limit=1 / 3600, folder=tmp_path, threshold=-9) == 0
     (line,) = ablation.read_lines(tmp_path / "new" / "times.csv")
-    assert int(line["images"]) >= 2 * int(line["batch_size"])
+    assert int(line["images"]) >= int(line["batch_size"])  # a step may take all of the second
     assert capsys.readouterr().out.splitlines()[-1].startswith(f"| {contender}: ")
 
 
