@@ -176,7 +176,9 @@ def _pixels(generated: dict[str, float], photographs: dict[str, float]) -> Itera
     elif detail < BLURRED:
         advice = "They are blurred: train longer, or give a larger --last-signal-rate."
     elif contrast < PALE:
-        advice = "They are pale: stronger --guidance helps, and so does longer training."
+        advice = (
+            "They are pale: longer training helps, and stronger guidance of a model that takes it."
+        )
     yield (
         f"Generated images have {contrast:.0%} of the contrast of photographs, and {detail:.0%} of "
         f"their detail. {advice}"
