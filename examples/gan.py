@@ -83,10 +83,15 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def require_power_of_2(image_size: int) -> None:
+    """Raises InputError for a size that layers which double or halve it cannot reach."""
+    if image_size & (image_size - 1):
+        raise InputError(f"--image-size must be a power of 2, not {image_size}")
+
+
 def main() -> None:
     arguments = parse_arguments()
-    if arguments.image_size & (arguments.image_size - 1):
-        raise InputError(f"--image-size must be a power of 2, not {arguments.image_size}")
+    require_power_of_2(arguments.image_size)
     if not 0 < arguments.learning_rate < math.inf or not 0 <= arguments.leave_out < 1:
         raise InputError("--learning-rate must be above 0, and --leave-out at least 0 and below 1")
     choose_backend(arguments.backend)

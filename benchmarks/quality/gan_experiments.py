@@ -113,8 +113,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     folder = arguments.output
-    if arguments.image_size & (arguments.image_size - 1):
-        raise InputError(f"--image-size must be a power of 2, not {arguments.image_size}")
+    gan.require_power_of_2(arguments.image_size)
     require_same_settings(folder, {name: getattr(arguments, name) for name in SETTINGS})
     chosen = [EXPERIMENTS[number] for number in sorted(set(arguments.only))]
     wanted = {"recipe", *itertools.chain(*(experiment.variations for experiment in chosen))}

@@ -14,13 +14,18 @@ from ddim_keras.cli.evaluate import EvaluateOptions
 from ddim_keras.config import InputError
 from ddim_keras.data.cache import Dataset
 from ddim_keras.evaluation.measurement import load_data
-from ddim_keras.evaluation.settings import Setting, chosen_settings
+from ddim_keras.evaluation.settings import Setting, chosen_settings, generate
 from ddim_keras.metrics.classes import nearest_classes
 from ddim_keras.metrics.comparison import confidence_interval
 from ddim_keras.metrics.encoders import Encoder, choose_encoder
 from ddim_keras.metrics.feature_distances import precision_and_recall
 from ddim_keras.metrics.kid import Distance, distance_of_all_pairs
-from ddim_keras.metrics.memorisation import PERCENTILES, Nearest, nearest_distances
+from ddim_keras.metrics.memorisation import (
+    PERCENTILES,
+    Nearest,
+    features_both_ways,
+    nearest_training_images,
+)
 from ddim_keras.metrics.pixels import pixel_statistics
 from ddim_keras.model import DiffusionModel
 from ddim_keras.plots import figures
@@ -57,16 +62,8 @@ def assess(
     dataset = load_data(options, config)
     encoder = choose_encoder(options.kid_weights)
     labels = labels_like(dataset, options.num_images, model.num_classes)
-    images = model.generate(
-        options.num_images,
-        setting.steps,
-        sampler=setting.sampler,
-        seed=options.seed,
-        batch_size=options.batch_size,
-        callback=sampling_progress(-(-options.num_images // options.batch_size), setting.steps),
-        labels=labels,
-        guidance=setting.guidance,
-    )
+    progress = sampling_progress(-(-options.num_images // options.batch_size), setting.steps)
+    images = generate(options, model, setting, options.seed, progress, labels)
     print("\ncomparing with the photographs", flush=True)
     measured = measure(images, labels, dataset, encoder)
     title = f"{setting.name}, {setting.steps} steps"
@@ -120,15 +117,14 @@ def measure(
         images: (N, H, W, C) in [0, 1].
         labels: (N,) the classes they were generated for, -1 for any.
     """
-    known = encoder.features(dataset.train_images)
-    mirrored = encoder.features(dataset.train_images[:, :, ::-1])
+    near_or_mirrored = features_both_ways(encoder, dataset.train_images)
+    known = near_or_mirrored[: len(dataset.train_images)]
     validation, generated = encoder.features(dataset.validation_images), encoder.features(images)
     # As many as there are generated images, since precision and recall depend on it.
     order = np.random.default_rng(0).permutation(len(known))[: len(images)]
     precision, recall = zip(
         *(precision_and_recall(validation, each) for each in (generated, known[order])), strict=True
     )
-    near_or_mirrored = np.concatenate([known, mirrored])
     has_classes = np.min(labels) >= 0 and np.min(dataset.train_labels) >= 0
     return Assessment(
         kid=(
@@ -137,10 +133,7 @@ def measure(
         ),
         precision=precision,
         recall=recall,
-        nearest=Nearest(
-            nearest_distances(generated, near_or_mirrored),
-            nearest_distances(validation, near_or_mirrored),
-        ),
+        nearest=nearest_training_images(generated, validation, near_or_mirrored),
         pixels=(pixel_statistics(images), pixel_statistics(dataset.validation_images)),
         recognised=(
             nearest_classes(generated, known, dataset.train_labels) == labels,

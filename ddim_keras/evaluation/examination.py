@@ -14,7 +14,11 @@ from ddim_keras.data.batches import random_images
 from ddim_keras.data.cache import Dataset
 from ddim_keras.metrics.encoders import Encoder
 from ddim_keras.metrics.feature_distances import precision_and_recall
-from ddim_keras.metrics.memorisation import Nearest, nearest_training_images
+from ddim_keras.metrics.memorisation import (
+    Nearest,
+    features_both_ways,
+    nearest_training_images,
+)
 from ddim_keras.metrics.pixels import pixel_statistics
 from ddim_keras.model import DiffusionModel
 
@@ -75,16 +79,20 @@ def examine(
             )
     noise_rates, _ = model.diffusion_schedule(ops.convert_to_tensor(TIMES, "float32"))
     validation_features = encoder.features(dataset.validation_images)
+    generated_features = encoder.features(generated)
+    some_of_training = encoder.features(random_images(dataset.train_images, len(generated)))
     recalls = [
-        precision_and_recall(validation_features, encoder.features(images))[1]
-        for images in (generated, random_images(dataset.train_images, len(generated)))
+        precision_and_recall(validation_features, features)[1]
+        for features in (generated_features, some_of_training)
     ]
     return Examination(
         ops.convert_to_numpy(noise_rates),
         errors,
         (pixel_statistics(generated), pixel_statistics(dataset.validation_images)),
         nearest_training_images(
-            encoder, generated, dataset.train_images, dataset.validation_images
+            generated_features,
+            validation_features,
+            features_both_ways(encoder, dataset.train_images),
         ),
         (recalls[0], recalls[1]),
     )

@@ -89,6 +89,7 @@ def generate(
     setting: Setting,
     seed: int,
     callback: Callback | None = None,
+    labels: np.ndarray | None = None,
 ) -> np.ndarray:
     """As many images as asked for with a setting, (N, H, W, C) in [0, 1]."""
     return model.generate(
@@ -98,5 +99,6 @@ def generate(
         seed=seed,
         batch_size=options.batch_size,
         callback=callback,
+        labels=labels,
         guidance=setting.guidance,
     )

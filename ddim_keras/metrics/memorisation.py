@@ -34,19 +34,19 @@ class Nearest:
         return "\n".join(lines)
 
 
-def nearest_training_images(
-    encoder: Encoder, generated: np.ndarray, training: np.ndarray, validation: np.ndarray
-) -> Nearest:
-    """Compares generated and validation images with training images, mirrored or not.
+def features_both_ways(encoder: Encoder, images: np.ndarray) -> np.ndarray:
+    """The features of images, and after them those of their mirror images: (2 * N, D).
 
-    Args:
-        generated, training, validation: (N, H, W, C) images, uint8 or float in [0, 1].
+    Most recipes show training images mirrored as well, and the features of the two differ.
     """
-    # Mirrored as well, as most recipes show them: the features of an image and its mirror differ.
-    known = np.concatenate([encoder.features(training[:, :, ::step]) for step in (1, -1)])
-    return Nearest(
-        *(nearest_distances(encoder.features(each), known) for each in (generated, validation))
-    )
+    return np.concatenate([encoder.features(images[:, :, ::step]) for step in (1, -1)])
+
+
+def nearest_training_images(
+    generated: np.ndarray, validation: np.ndarray, training: np.ndarray
+) -> Nearest:
+    """Compares features (N, D) of generated and validation images with those of training images."""
+    return Nearest(*(nearest_distances(each, training) for each in (generated, validation)))
 
 
 def nearest_distances(features: np.ndarray, known: np.ndarray) -> np.ndarray:
