@@ -317,10 +317,20 @@ class BaseModel(keras.Model):
     def from_config(cls, config: dict[str, Any]) -> Self:
         return cls(**{**config, "config": ModelConfig.from_dict(config["config"])})
 
+    @property
+    def dropout_states(self) -> list[keras.Variable]:
+        """The states of the random numbers of dropout, which Keras does not save."""
+        states = [each for each in self.variables if each.name == "seed_generator_state"]
+        return [state for state in states if state is not self.seed_generator.state]
+
     def save_own_variables(self, store: Any) -> None:
         super().save_own_variables(store)
         # A resumed training then draws the noises, and reports the means, of an uninterrupted one.
         store["seed_state"] = ops.convert_to_numpy(self.seed_generator.state)
+        if self.dropout_states:
+            store["dropout_states"] = np.array(
+                [ops.convert_to_numpy(state) for state in self.dropout_states]
+            )
         store["metric_values"] = np.array(
             [ops.convert_to_numpy(variable) for variable in self.metrics_variables]
         )
@@ -328,6 +338,9 @@ class BaseModel(keras.Model):
     def load_own_variables(self, store: Any) -> None:
         variables = {key: store[key] for key in store.keys()}  # noqa: SIM118 (not a mapping)
         self.seed_generator.state.assign(variables.pop("seed_state"))
+        states = variables.pop("dropout_states") if self.dropout_states else ()
+        for state, value in zip(self.dropout_states, states, strict=True):
+            state.assign(value)
         metric_values = variables.pop("metric_values")
         for variable, value in zip(self.metrics_variables, metric_values, strict=True):
             variable.assign(value)

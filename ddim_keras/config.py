@@ -25,6 +25,7 @@ FRESH_NOISE_VARIANCES = ("small", "large", "learned")  # of stochastic samplers
 COMPARED = ("prediction", *PREDICTIONS)
 OPTIMIZERS = ("adamw", "muon")
 BLOCKS = ("plain", "adaptive")
+RESAMPLINGS = ("pool", "block")
 PRECISIONS = ("float32", "mixed_bfloat16")
 METRICS = ("kid", "frechet", "precision_recall", "bits_per_dim")
 # Of pictures of classes, unless another is chosen. Against training images, 0, 1 and 2 gave the
@@ -113,6 +114,20 @@ class NetworkConfig:
     attention_sizes: tuple[int, ...] = setting(
         (), "sizes of the feature maps, in cells, that get self-attention", least=1, metavar="N"
     )
+    head_channels: int = setting(
+        64, "feature channels of each head of the self-attention", least=1, most=8192, metavar="N"
+    )
+    resampling: str = setting(
+        "pool",
+        "change of resolution between levels: pooling and copying, or inside residual blocks",
+        choices=RESAMPLINGS,
+    )
+    skips: bool = setting(
+        True, "skip connections from each block on the way down to one on the way up"
+    )
+    dropout: float = setting(
+        0.0, "share of features that each residual block drops in training", metavar="P"
+    )
     patch_size: int = setting(
         1,
         "pixels of the image, each way, under one cell of the first level",
@@ -149,6 +164,10 @@ class NetworkConfig:
             raise InputError(f"widths {self.widths} must be divisible by 8, the groups of the norm")
         if self.block == "plain" and self.patch_size != 1:
             raise InputError("patches need the adaptive block")
+        if self.block == "plain" and (self.dropout or self.resampling == "block"):
+            raise InputError("dropout and resampling in blocks need the adaptive block")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"dropout must be in [0, 1), not {self.dropout}")
 
     @property
     def margin(self) -> tuple[int, int]:
@@ -195,6 +214,9 @@ class ModelConfig:
         choices=VARIANCES,
     )
     prediction: str = setting("noise", "quantity that the network predicts", choices=PREDICTIONS)
+    stratified_times: bool = setting(
+        False, "diffusion times of a batch at equal distances from a random first one"
+    )
     ema: float = setting(
         0.999, "momentum of the exponential moving average of the weights, per step", metavar="M"
     )
@@ -221,6 +243,8 @@ class ModelConfig:
             raise InputError("a student has one number of steps; train one for each")
         if self.variance == "learned" and self.discrete_steps < 2:
             raise InputError("learned variances need 2 discrete steps or more")
+        if self.variance == "learned" and self.stratified_times:
+            raise InputError("learned variances draw their own steps; omit stratified_times")
         if not 0 < self.min_signal_rate < self.max_signal_rate <= 1:
             raise InputError(
                 "signal rates must satisfy 0 < min_signal_rate < max_signal_rate <= 1, "

@@ -209,10 +209,16 @@ class DiffusionModel(BaseModel):
     def draw_noises_and_times(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Draws standard normal noises, and diffusion times (B, 1, 1, 1), uniform in [0, 1).
 
-        With `discrete_steps` T the times are as often each of 1/T, 2/T, ..., 1, as in DDPM.
+        With `stratified_times` those of a batch are at equal distances, and the loss varies less
+        (Kingma et al. 2021, https://arxiv.org/abs/2107.00630, appendix I.1). With `discrete_steps`
+        T the times are as often each of 1/T, 2/T, ..., 1, as in DDPM.
         """
         noises = backends.draw(self, keras.random.normal, ops.shape(images))
-        diffusion_times = backends.draw(self, keras.random.uniform, (ops.shape(images)[0], 1, 1, 1))
+        shape = (ops.shape(images)[0], 1, 1, 1)
+        diffusion_times = backends.draw(self, keras.random.uniform, shape)
+        if self.config.stratified_times:
+            distances = ops.arange(shape[0], dtype="float32") / ops.cast(shape[0], "float32")
+            diffusion_times = (diffusion_times[:1] + ops.reshape(distances, shape)) % 1.0
         if steps := self.config.discrete_steps:
             diffusion_times = (ops.floor(diffusion_times * steps) + 1.0) / steps
         return noises, diffusion_times

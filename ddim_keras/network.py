@@ -165,6 +165,17 @@ class PatchesToPixels(layers.Layer):
         }
 
 
+@keras.saving.register_keras_serializable(package="ddim_keras")
+class SeededDropout(layers.Dropout):
+    """Dropout from the layer's own seed on PyTorch, too, where Keras draws from the global one."""
+
+    def call(self, features: Tensor, training: bool = False) -> Tensor:
+        if not training:
+            return features
+        draws = keras.random.uniform(ops.shape(features), seed=self.seed_generator)
+        return ops.where(draws < self.rate, 0.0, features / (1.0 - self.rate))
+
+
 def residual_unet(
     config: NetworkConfig, outputs_per_channel: int = 1, name: str = "network"
 ) -> keras.Model:
@@ -210,8 +221,15 @@ def residual_unet(
         if config.block == "plain":
             x = plain_block(x, width)
         else:
-            x = adaptive_block(x, embedding, width)
-        return attention_block(x) if x.shape[1] in config.attention_sizes else x
+            x = adaptive_block(x, embedding, width, dropout=config.dropout)
+        if x.shape[1] in config.attention_sizes:
+            x = attention_block(x, config.head_channels)
+        return x
+
+    def resample(x: Tensor, layer: type[layers.Layer]) -> Tensor:
+        if config.resampling == "pool":
+            return layer(2)(x)
+        return adaptive_block(x, embedding, x.shape[-1], layer, config.dropout)
 
     *outer_levels, (bottom_width, bottom_depth) = zip(config.widths, config.depths, strict=True)
     skips = []
@@ -219,16 +237,17 @@ def residual_unet(
         for _ in range(depth):
             x = block(x, width)
             skips.append(x)
-        x = layers.AveragePooling2D(pool_size=2)(x)
+        x = resample(x, layers.AveragePooling2D)
 
     for _ in range(bottom_depth):
         x = block(x, bottom_width)
 
     for width, depth in reversed(outer_levels):
         # Nearest: the gradient of bilinear upsampling is not reliable under TensorFlow's XLA.
-        x = layers.UpSampling2D(size=2, interpolation="nearest")(x)
+        x = resample(x, layers.UpSampling2D)
         for _ in range(depth):
-            x = layers.Concatenate()([x, skips.pop()])
+            if config.skips:
+                x = layers.Concatenate()([x, skips.pop()])
             x = block(x, width)
 
     if config.patch_size > 1:
@@ -272,26 +291,38 @@ def plain_block(x: Tensor, width: int) -> Tensor:
     return layers.Add()([x, residual])
 
 
-def adaptive_block(x: Tensor, embedding: Tensor, width: int) -> Tensor:
+def adaptive_block(
+    x: Tensor,
+    embedding: Tensor,
+    width: int,
+    resample: type[layers.Layer] | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
     """Residual block with adaptive group norm (Dhariwal and Nichol 2021, equation 3).
 
     The noise embedding (B, 1, 1, D) scales and shifts the normalised features between the two
-    convolutions. The block is the identity at initialisation, where its widths are equal.
+    convolutions. The block is the identity at initialisation, where its widths are equal. With
+    `resample` both branches change their resolution by 2, as in BigGAN (Brock et al. 2018,
+    https://arxiv.org/abs/1809.11096).
     """
     residual = x if x.shape[-1] == width else layers.Conv2D(width, kernel_size=1)(x)
     x = layers.Activation("swish")(GroupNorm()(x))
+    if resample is not None:
+        residual, x = resample(2)(residual), resample(2)(x)
     x = layers.Conv2D(width, kernel_size=3, padding="same")(x)
     scale = layers.Dense(width, kernel_initializer="zeros", bias_initializer="ones")(embedding)
     shift = layers.Dense(width, kernel_initializer="zeros")(embedding)
     x = layers.Activation("swish")(GroupNorm(learned=False)(x, scale, shift))
+    if dropout:
+        x = SeededDropout(dropout)(x)
     x = layers.Conv2D(width, kernel_size=3, padding="same", kernel_initializer="zeros")(x)
     return layers.Add()([x, residual])
 
 
-def attention_block(x: Tensor) -> Tensor:
+def attention_block(x: Tensor, head_channels: int = 64) -> Tensor:
     """Residual self-attention over all positions, 64 channels per head (Dhariwal, Nichol 2021)."""
     _, height, width, channels = x.shape
-    heads = max(1, channels // 64)
+    heads = max(1, channels // head_channels)
     tokens = layers.Reshape((height * width, channels))(GroupNorm()(x))
     tokens = layers.MultiHeadAttention(heads, key_dim=channels // heads)(tokens, tokens)
     return layers.Add()([x, layers.Reshape((height, width, channels))(tokens)])

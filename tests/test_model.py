@@ -319,6 +319,20 @@ def test_discrete_times_are_the_continuous_ones_rounded_up():
     assert set(np.round(8 * discrete_times).ravel()) == set(range(1, 9))
 
 
+def test_stratified_times_are_at_equal_distances_and_each_is_uniform():
+    model = DiffusionModel(ModelConfig(network=PLAIN, stratified_times=True))
+    images = ops.zeros((8, 2, 2, 1))
+    batches = np.array([numpy(model.draw_noises_and_times(images)[1]).ravel() for _ in range(200)])
+    assert np.all((batches >= 0) & (batches < 1))
+    np.testing.assert_allclose(
+        np.sort(batches) - np.sort(batches)[:, :1], [np.arange(8) / 8] * 200, atol=1e-6
+    )
+    np.testing.assert_allclose(batches.mean(axis=0), 0.5, atol=0.1)
+    assert np.all(batches.std(axis=0) > 0.25)  # of a uniform one 0.289
+    with pytest.raises(InputError, match="draw their own steps"):
+        ModelConfig(variance="learned", discrete_steps=10, stratified_times=True)
+
+
 @pytest.mark.parametrize(("schedule", "prediction"), [("linear", "image"), ("cosine", "velocity")])
 def test_models_of_the_published_schedules_have_losses_and_generate(schedule, prediction):
     config = ModelConfig(
@@ -497,7 +511,15 @@ def test_models_are_saved_whole_before_and_after_compile(only_average, tmp_path)
         np.testing.assert_allclose(loaded.generate(2, 2, seed=0), expected, atol=1e-5)
 
 
-@both_slowly
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(CONFIGS["noise"], id="noise", marks=pytest.mark.slow),
+        dataclasses.replace(
+            CONFIGS["velocity"], network=dataclasses.replace(ADAPTIVE, dropout=0.5)
+        ),
+    ],
+)
 def test_a_loaded_model_continues_with_the_same_random_numbers(config, tmp_path):
     images, _ = draw_flowers(16, SIZE)
     model = DiffusionModel(config)

@@ -1,10 +1,12 @@
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
 from keras import layers, ops
 
 from ddim_keras import InputError, NetworkConfig, SinusoidalEmbedding, residual_unet
-from ddim_keras.network import GroupNorm, PatchesToPixels
+from ddim_keras.network import GroupNorm, PatchesToPixels, SeededDropout
 
 TINY = NetworkConfig(image_size=8, widths=(8, 16), depths=(1, 1))
 TINY_ADAPTIVE = NetworkConfig(
@@ -141,6 +143,28 @@ def test_half_precision_keeps_embedding_and_output_in_float32(config):
     assert np.abs(near - nearer).max() > 0.1
 
 
+def test_dropout_keeps_the_mean_in_training_and_everything_otherwise():
+    dropout = SeededDropout(0.25)
+    ones = np.ones((100, 100), "float32")
+    first, second = (ops.convert_to_numpy(dropout(ones, training=True)) for _ in range(2))
+    assert {*np.unique(first)} == {0.0, np.float32(1 / 0.75)}
+    assert first.mean() == pytest.approx(1, abs=0.03)
+    assert np.any(first != second)
+    np.testing.assert_array_equal(dropout(ones, training=False), ones)
+
+
+def test_blocks_drop_features_in_training_alone():
+    network = residual_unet(dataclasses.replace(TINY_ADAPTIVE, dropout=0.5, resampling="block"))
+    randomise(network)
+    inputs = [numbers(1, 16, 16, 3), np.full((1, 1, 1, 1), 0.3, "float32")]
+    calls = {
+        training: [ops.convert_to_numpy(network(inputs, training=training)) for _ in range(2)]
+        for training in (False, True)
+    }
+    np.testing.assert_array_equal(*calls[False])
+    assert np.abs(calls[True][0] - calls[True][1]).max() > 1e-2
+
+
 def test_bad_architectures_are_refused():
     with pytest.raises(InputError, match="one entry for each of"):
         NetworkConfig(widths=(32, 64), depths=(2,))
@@ -148,6 +172,11 @@ def test_bad_architectures_are_refused():
         NetworkConfig(block="fancy")
     with pytest.raises(InputError, match="divisible by 8"):
         NetworkConfig(block="adaptive", widths=(12, 16), depths=(1, 1))
+    for fields in ({"dropout": 0.1}, {"resampling": "block"}):
+        with pytest.raises(InputError, match="need the adaptive block"):
+            NetworkConfig(**fields)
+    with pytest.raises(InputError, match=r"dropout must be in \[0, 1\), not 1"):
+        NetworkConfig(block="adaptive", dropout=1.0)
 
 
 def test_group_norm_is_that_of_keras():

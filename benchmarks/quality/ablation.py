@@ -77,6 +77,19 @@ INSTEAD: dict[str, dict[str, dict[str, Any]]] = {
     "MAE on the velocity": MAE_ON_VELOCITY,
     "MAE on the velocity, signal rates 0.995 to 0.01": MAE_ON_VELOCITY
     | {"model": {"max_signal_rate": 0.995, "min_signal_rate": 0.01}},
+    "MAE, image prediction": MAE
+    | {"model": {"prediction": "image"}, "training": {"loss": "mae", "loss_on": "prediction"}},
+    "one attention head of 192 channels": {"network": {"head_channels": 192}},
+    "six attention heads of 32 channels": {"network": {"head_channels": 32}},
+    "no attention": {"network": {"attention_sizes": ()}},
+    "attention at 16x16, too": {"network": {"attention_sizes": (16, 8)}},
+    "deeper and narrower": {"network": {"widths": (40, 80, 152), "depths": (2, 3, 3)}},
+    "wider and shallower": {"network": {"widths": (64, 136, 272), "depths": (1, 1, 1)}},
+    "resampling inside residual blocks": {"network": {"resampling": "block"}},
+    "no skip connections": {"network": {"skips": False}},
+    "dropout 0.1": {"network": {"dropout": 0.1}},
+    "stratified times": {"model": {"stratified_times": True}},
+    "signal rates up to 0.98": {"model": {"max_signal_rate": 0.98}},
 }
 DATASET = "oxford_flowers102"
 SETTINGS = (("DDIM", "ddim", 5), ("DDIM", "ddim", 20), ("iPNDM", "ipndm", 5))

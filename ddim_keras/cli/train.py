@@ -48,10 +48,11 @@ SETTINGS = {
     "data": ("dataset", "data_dir", "image_size", "flip"),
     "diffusion": (
         *("schedule", "max_signal_rate", "min_signal_rate", "discrete_steps", "variance"),
-        *("prediction", "ema", "ema_warmup", "label_dropout"),
+        *("prediction", "stratified_times", "ema", "ema_warmup", "label_dropout"),
     ),
     "network": (
-        *("widths", "depths", "block", "attention_sizes", "patch_size"),
+        *("widths", "depths", "block", "attention_sizes", "head_channels", "patch_size"),
+        *("resampling", "skips", "dropout"),
         *("embedding_dims", "embedding_max_frequency"),
     ),
     "training": (
