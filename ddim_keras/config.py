@@ -35,6 +35,7 @@ GUIDANCE = 1.0
 MOST_GUIDANCE = 1000.0  # beyond, rounding is all that is left of a prediction
 
 MOST_CLASSES = 100_000
+MOST_STEP_COUNTS = 6
 MOST_LEVELS = 12  # each halves the feature maps: 4096 pixels become 2
 
 
@@ -146,11 +147,13 @@ class NetworkConfig:
         metavar="F",
     )
     num_classes: int = 0  # of a class-conditional network; 0: it takes no labels
+    step_counts: int = 0  # of a student of several numbers of steps, which it is told; 0: of one
 
     def __post_init__(self) -> None:
         check_settings(self)
         _require_between(1, 64, channels=self.channels)
         _require_between(0, MOST_CLASSES, num_classes=self.num_classes)
+        _require_between(0, MOST_STEP_COUNTS, step_counts=self.step_counts)
         if not 1 <= len(self.widths) == len(self.depths) <= MOST_LEVELS:
             raise InputError(
                 f"widths {self.widths} and depths {self.depths} must have one entry for each "
@@ -228,9 +231,10 @@ class ModelConfig:
     )
     student_steps: tuple[int, ...] = setting(
         (),
-        "network calls per image of a student that is distilled with --distill-from",
+        "network calls per image of a student that is distilled with --distill-from; several for "
+        "one student of each of these",
         least=1,
-        most=6,
+        most=MOST_STEP_COUNTS,
         metavar="N",
     )
     seed: int = setting(
@@ -239,8 +243,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        if len(self.student_steps) > 1:
-            raise InputError("a student has one number of steps; train one for each")
+        if sorted({*self.student_steps}) != [*self.student_steps]:
+            raise InputError(f"the numbers of a student's steps must rise: {self.student_steps}")
         if self.variance == "learned" and self.discrete_steps < 2:
             raise InputError("learned variances need 2 discrete steps or more")
         if self.variance == "learned" and self.stratified_times:
@@ -259,6 +263,12 @@ class ModelConfig:
     def default_guidance(self) -> float:
         """The strength of guidance for images of classes; a student has learnt it."""
         return GUIDANCE if self.network.num_classes and not self.student_steps else 0.0
+
+    @property
+    def steps_in_words(self) -> str:
+        """The numbers of steps that a student draws in, such as "1, 2 or 4"."""
+        *others, most = map(str, self.student_steps)
+        return f"{', '.join(others)} or {most}" if others else most
 
     def to_dict(self) -> dict[str, Any]:
         """Returns nested dictionaries of JSON types."""

@@ -13,6 +13,9 @@ SFD, "Simple and Fast Distillation of Diffusion Models", Zhou et al. 2024
 
 So the student learns to correct its own errors, and guidance, which then costs nothing. Its rates
 are those of DDIM in N steps: `DiffusionModel.reverse_diffusion(noise, N)` is how it draws.
+
+A student of several N, such as 1, 2 and 4, is told N by an embedding beside that of the noise
+level, and takes the steps of each N in turn.
 """
 
 import dataclasses
@@ -33,7 +36,7 @@ from ddim_keras.model import DiffusionModel
 from ddim_keras.samplers import Sampler, adams_bashforth
 from ddim_keras.schedules import SCHEDULES, OffsetCosine
 from ddim_keras.spacing import sampling_signal_rates
-from ddim_keras.types import Tensor
+from ddim_keras.types import Denoise, Tensor
 
 CLEANEST_RATE = 0.99  # of the student's schedule: with 4 calls, the last one is at 0.88
 SHORT_STEP = math.radians(7)  # of the teacher, as an angle of (signal, noise)
@@ -47,6 +50,9 @@ def student_config(teacher: ModelConfig, *steps: int) -> ModelConfig:
         raise InputError("a model with learned variances cannot teach; choose one without")
     return dataclasses.replace(
         teacher,
+        network=dataclasses.replace(
+            teacher.network, dropout=0.0, step_counts=len(steps) if len(steps) > 1 else 0
+        ),
         schedule="offset_cosine",
         max_signal_rate=CLEANEST_RATE,
         min_signal_rate=_signal_rate(teacher, 1.0),
@@ -58,21 +64,28 @@ def student_config(teacher: ModelConfig, *steps: int) -> ModelConfig:
     )
 
 
-def student_rates(config: ModelConfig) -> list[float]:
-    """The N + 1 signal rates of a student's steps, rising, the last of them 1."""
-    (steps,) = config.student_steps
+def student_rates(config: ModelConfig, steps: int) -> list[float]:
+    """The N + 1 signal rates of a student in N steps, rising, the last of them 1."""
     schedule = OffsetCosine(config.max_signal_rate, config.min_signal_rate)
     return sampling_signal_rates(steps, schedule=schedule)
 
 
-def teacher_rates(student_rates: Sequence[float], cleanest_rate: float) -> list[float]:
+def met_rates(config: ModelConfig) -> list[float]:
+    """Signal rates at which a student meets its teacher: those of all its numbers of steps."""
+    rates = sorted(
+        itertools.chain(*(student_rates(config, steps) for steps in config.student_steps))
+    )
+    return [rate for rate, after in itertools.pairwise([*rates, 2.0]) if after - rate > 1e-6]
+
+
+def teacher_rates(met_rates: Sequence[float], cleanest_rate: float) -> list[float]:
     """Signal rates of the teacher: the student's, short steps between, and on to the cleanest."""
-    if cleanest_rate <= student_rates[-2]:
+    if cleanest_rate <= met_rates[-2]:
         raise InputError(
             f"the teacher knows signal rates up to {cleanest_rate:.4g}, the student's last call is "
-            f"at {student_rates[-2]:.4g}; choose fewer --student-steps"
+            f"at {met_rates[-2]:.4g}; choose fewer --student-steps"
         )
-    angles = [math.acos(rate) for rate in (*student_rates[:-1], cleanest_rate)]
+    angles = [math.acos(rate) for rate in (*met_rates[:-1], cleanest_rate)]
     rates = []
     for start, end in itertools.pairwise(angles):
         steps = max(1, round((start - end) / SHORT_STEP))
@@ -89,7 +102,7 @@ def draw_trajectories(
     teacher: DiffusionModel,
     noises: np.ndarray,
     labels: np.ndarray,
-    student_rates: Sequence[float],
+    met_rates: Sequence[float],
     guidance: float,
 ) -> np.ndarray:
     """Follows the teacher from noises to images, and keeps what it has at the student's rates.
@@ -101,12 +114,12 @@ def draw_trajectories(
         labels: (B,), -1 for any class, which has no guidance.
 
     Returns:
-        (B, H, W, (N + 1) * C), normalised: the noises, and after them the noisy images at each of
-        the student's rates, for rate 1 the predicted ones.
+        (B, H, W, R * C), normalised: the noises, and after them the noisy images at each of the R
+        rates, for rate 1 the predicted ones.
     """
     cleanest_rate = min(_signal_rate(teacher.config, 0.0), CLEANEST_RATE)
-    rates = teacher_rates(student_rates, cleanest_rate)
-    kept = {int(np.abs(np.array(rates) - rate).argmin()) for rate in student_rates}
+    rates = teacher_rates(met_rates, cleanest_rate)
+    kept = {int(np.abs(np.array(rates) - rate).argmin()) for rate in met_rates}
     states: list[Tensor] = []
 
     def keep(step: int, noisy_images: Tensor, pred_images: Tensor) -> None:
@@ -128,23 +141,52 @@ class Student(DiffusionModel):
 
     def __init__(self, config: ModelConfig, only_average: bool = False, **kwargs: Any) -> None:
         super().__init__(config, only_average, **kwargs)
-        self.rates = student_rates(config)
-        self.steps = self.updates_per_batch = len(self.rates) - 1
+        self.updates_per_batch = sum(config.student_steps)
         self.trajectory_loss_tracker = keras.metrics.Mean(name="trajectory_loss")
 
     def generate(
         self, num_images: int, diffusion_steps: int | None = None, **options: Any
     ) -> np.ndarray:
         """As `DiffusionModel.generate`; InputError for other steps, a sampler or guidance."""
-        steps = self.steps if diffusion_steps is None else diffusion_steps
+        taught = self.config.student_steps
+        steps = taught[-1] if diffusion_steps is None else diffusion_steps
         sampler, guidance = (options.pop(name, None) for name in ("sampler", "guidance"))
         has_guidance = getattr(guidance, "strength", guidance)
-        if steps != self.steps or Sampler.of(sampler or "ddim") != Sampler() or has_guidance:
+        if steps not in taught or Sampler.of(sampler or "ddim") != Sampler() or has_guidance:
             raise InputError(
-                f"this student draws in {self.steps} steps of ddim without guidance; for anything "
-                "else load its teacher"
+                f"this student draws in {self.config.steps_in_words} steps of ddim without "
+                "guidance; for anything else load its teacher"
             )
-        return super().generate(num_images, steps, guidance=0.0, **options)
+
+        def in_steps(_: Denoise, labels: Tensor) -> Denoise:
+            return Guidance(0.0)(self.compiled_denoise_in[steps], labels)
+
+        return super().generate(num_images, steps, guidance=in_steps, **options)
+
+    def denoise(
+        self,
+        noisy_images: Tensor,
+        noise_rates: Tensor,
+        signal_rates: Tensor,
+        training: bool,
+        labels: Tensor = None,
+        steps: int | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """As `DiffusionModel.denoise`, on the way of so many steps, by default the most."""
+        told = []
+        if self.config.network.step_counts:
+            index = self.config.student_steps.index(steps or self.config.student_steps[-1])
+            told = [ops.full((ops.shape(noisy_images)[0],), index, dtype="int32")]
+        prediction = self.network_outputs(noisy_images, noise_rates, training, labels, *told)
+        return self.split(prediction, noisy_images, noise_rates, signal_rates)
+
+    @functools.cached_property
+    def compiled_denoise_in(self) -> dict[int, Denoise]:
+        """`compiled_denoise` for each number of steps."""
+        return {
+            steps: backends.compile_denoise(self, functools.partial(self.denoise, steps=steps))
+            for steps in self.config.student_steps
+        }
 
     # Training.
 
@@ -167,20 +209,30 @@ class Student(DiffusionModel):
     def follow(
         self, trajectories: Tensor, evaluate: Callable[..., dict[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """The student's way: mean distance of all steps, and that of the images.
+        """The student's ways: mean distance of all steps, and that of the images.
 
         `evaluate` takes a function that compares one step, and returns what that reports.
         """
-        states = ops.split(ops.cast(trajectories, "float32"), self.steps + 1, axis=-1)
-        noisy_images, distances = states[0], []
-        for target, rates in zip(states[1:], itertools.pairwise(self.rates), strict=True):
-            result = evaluate(functools.partial(self.compare, noisy_images, target, rates))
-            noisy_images = ops.stop_gradient(result["noisy_images"])
-            distances.append(result["distance"])
-        return {"trajectory_loss": sum(distances) / self.steps, "image_loss": distances[-1]}
+        met = np.array(met_rates(self.config))
+        states = ops.split(ops.cast(trajectories, "float32"), len(met), axis=-1)
+        distances, image_distances = [], []
+        for steps in self.config.student_steps:
+            noisy_images = states[0]
+            for rates in itertools.pairwise(student_rates(self.config, steps)):
+                target = states[np.abs(met - rates[1]).argmin()]
+                compare = functools.partial(self.compare, steps, noisy_images, target, rates)
+                result = evaluate(compare)
+                noisy_images = ops.stop_gradient(result["noisy_images"])
+                distances.append(result["distance"])
+            image_distances.append(distances[-1])
+        return {
+            "trajectory_loss": sum(distances) / len(distances),
+            "image_loss": sum(image_distances) / len(image_distances),
+        }
 
     def compare(
         self,
+        steps: int,
         noisy_images: Tensor,
         target: Tensor,
         rates: tuple[float, float],
@@ -192,7 +244,7 @@ class Student(DiffusionModel):
         like = ops.ones((ops.shape(noisy_images)[0], 1, 1, 1))
         noise_rate, next_noise_rate = (math.sqrt(1 - rate**2) for rate in rates)
         pred_noises, pred_images = self.denoise(
-            noisy_images, noise_rate * like, rates[0] * like, training, labels
+            noisy_images, noise_rate * like, rates[0] * like, training, labels, steps
         )
         noisy_images = rates[1] * pred_images + next_noise_rate * pred_noises
         distance = self.mean_error(target, noisy_images)

@@ -94,14 +94,19 @@ class DiffusionModel(BaseModel):
         return self.split(prediction, noisy_images, noise_rates, signal_rates)
 
     def network_outputs(
-        self, noisy_images: Tensor, noise_rates: Tensor, training: bool, labels: Tensor = None
+        self,
+        noisy_images: Tensor,
+        noise_rates: Tensor,
+        training: bool,
+        labels: Tensor = None,
+        *others: Tensor,
     ) -> Tensor:
         """The prediction of the network that is trained, or of its moving average."""
         network = self.network if training else self.ema_network
         inputs = [noisy_images, noise_rates**2]
         if self.num_classes:
             inputs.append(self.class_indices(labels, like=noisy_images))
-        return network(inputs, training=training)
+        return network([*inputs, *others], training=training)
 
     def split(
         self, prediction: Tensor, noisy_images: Tensor, noise_rates: Tensor, signal_rates: Tensor

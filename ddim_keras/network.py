@@ -183,8 +183,9 @@ def residual_unet(
 
     Inputs: `noisy_images` (B, H, W, C) of about unit variance, `noise_variances` (B, 1, 1, 1)
     in [0, 1] and, if there are classes, `labels` (B,) in [0, num_classes], where the last stands
-    for any class. Output: (B, H, W, C), float32, zero at initialisation; with several outputs per
-    channel their number times C.
+    for any class; for a student of several numbers of steps, the index (B,) of its number. Output:
+    (B, H, W, C), float32, zero at initialisation; with several outputs per channel their number
+    times C.
     """
     noisy_images = keras.Input((config.image_size, config.image_size, config.channels))
     noise_variances = keras.Input((1, 1, 1))
@@ -199,6 +200,14 @@ def residual_unet(
         inputs.append(keras.Input((), dtype="int32"))
         class_embedding = label_embedding(inputs[-1], config.num_classes, embedding.shape[-1])
         embedding = layers.Add()([embedding, class_embedding])
+    if config.step_counts:
+        inputs.append(keras.Input((), dtype="int32"))
+        # Zeros: a student begins as its teacher, whatever it is told.
+        step_embedding = layers.Embedding(
+            config.step_counts, embedding.shape[-1], "zeros", name="step_embedding"
+        )(inputs[-1])
+        step_embedding = layers.Reshape((1, 1, embedding.shape[-1]))(step_embedding)
+        embedding = layers.Add()([embedding, step_embedding])
 
     pixels = noisy_images
     if any(config.margin):

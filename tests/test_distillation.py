@@ -10,15 +10,17 @@ from keras import ops
 import evaluate
 import generate
 import train
-from ddim_keras.config import InputError, ModelConfig
+from ddim_keras.config import InputError, ModelConfig, NetworkConfig
 from ddim_keras.data.cache import Dataset
 from ddim_keras.distillation import (
     Student,
     draw_trajectories,
+    met_rates,
     student_config,
     student_rates,
     teacher_rates,
 )
+from ddim_keras.model import DiffusionModel
 from ddim_keras.runs.folder import Run, load_model
 from ddim_keras.samplers import Sampler
 from ddim_keras.training import loop, trajectories
@@ -40,7 +42,7 @@ def test_a_trajectory_is_the_solution_of_the_differential_equation():
     teacher = types.SimpleNamespace(
         config=ModelConfig(), num_classes=0, compiled_denoise=denoiser(perfect)
     )
-    rates = student_rates(student_config(teacher.config, 4))
+    rates = met_rates(student_config(teacher.config, 4))
     noises = standard_normal(50).astype("float32")
     states = draw_trajectories(teacher, noises, np.full(50, -1), rates, guidance=1.0)
     states = np.split(states, 5, axis=-1)
@@ -54,7 +56,8 @@ def test_a_trajectory_is_the_solution_of_the_differential_equation():
 
 def test_the_students_steps_are_those_of_ddim_and_the_teacher_meets_them():
     config = student_config(ModelConfig(), 4)
-    rates = student_rates(config)
+    rates = student_rates(config, 4)
+    assert rates == met_rates(config)
     np.testing.assert_allclose(rates, [0.02, 0.3638, 0.6629, 0.8805, 1], atol=1e-4)
     np.testing.assert_allclose(rates, Sampler().signal_rates(Student(config), 4))
     fine = teacher_rates(rates, 0.95)
@@ -65,33 +68,80 @@ def test_the_students_steps_are_those_of_ddim_and_the_teacher_meets_them():
         teacher_rates(rates, 0.8)
 
 
-def test_a_student_that_makes_the_teachers_steps_has_no_loss(monkeypatch):
-    student = Student(student_config(ModelConfig(), 3))
+def test_a_student_of_several_meets_its_teacher_where_any_of_its_steps_ends():
+    config = student_config(ModelConfig(), 1, 2, 3, 4)
+    rates = met_rates(config)
+    assert len(rates) == 7  # after 0, 1/4, 1/3, 1/2, 2/3 and 3/4 of the way, and at the end
+    assert rates == sorted(rates)
+    assert rates[-1] == 1
+    for steps in config.student_steps:
+        for rate in student_rates(config, steps):
+            assert min(abs(rate - each) for each in rates) < 1e-6
+
+
+@pytest.mark.parametrize("counts", [(3,), (1, 2, 4)])
+def test_a_student_that_makes_the_teachers_steps_has_no_loss(counts, monkeypatch):
+    student = Student(student_config(ModelConfig(), *counts))
     student.compile(loss="mae")
-    gains = (0.9, 0.8, 0.7)
-    states = [standard_normal(4).astype("float32")]
-    for gain in gains:
-        states.append(gain * states[-1])
+    assert student.updates_per_batch == sum(counts)
+    rates = met_rates(student.config)
+    gains = np.linspace(1, 0.3, len(rates))  # of the noises, at each rate
+    noises = standard_normal(4).astype("float32")
     seen = []
 
-    def denoise(noisy_images, noise_rates, signal_rates, training, labels):
-        """Both parts of the noisy images, such that the next step shrinks them by the gain."""
-        step = len(seen)
-        seen.append(ops.convert_to_numpy(noisy_images))
-        signal, next_signal = student.rates[step : step + 2]
+    def denoise(noisy_images, noise_rates, signal_rates, training, labels, steps):
+        """Both parts of the noisy images, such that the next step ends where the teacher is."""
+        seen.append((steps, ops.convert_to_numpy(noisy_images)))
+        step = sum(each == steps for each, _ in seen) - 1
+        signal, next_signal = student_rates(student.config, steps)[step : step + 2]
         noise, next_noise = np.sqrt(1 - signal**2), np.sqrt(1 - next_signal**2)
-        parts = np.linalg.solve([[signal, noise], [next_signal, next_noise]], [1, gains[step]])
+        gain, next_gain = np.interp([signal, next_signal], rates, gains)
+        parts = np.linalg.solve([[signal, noise], [next_signal, next_noise]], [1, next_gain / gain])
         return parts[1] * noisy_images, parts[0] * noisy_images
 
     monkeypatch.setattr(student, "denoise", denoise)
     losses = student.follow(
-        np.concatenate(states, axis=-1), lambda compare: compare(None, training=False)[1]
+        np.concatenate([gain * noises for gain in gains], axis=-1).astype("float32"),
+        lambda compare: compare(None, training=False)[1],
     )
     assert {name: float(loss) for name, loss in losses.items()} == pytest.approx(
         {"trajectory_loss": 0, "image_loss": 0}, abs=1e-6
     )
-    for state, met in zip(states, seen, strict=False):
-        np.testing.assert_allclose(met, state, rtol=1e-5)
+    assert [steps for steps, _ in seen] == [steps for steps in counts for _ in range(steps)]
+    starts = [rate for steps in counts for rate in student_rates(student.config, steps)[:-1]]
+    for rate, (_, met) in zip(starts, seen, strict=True):
+        np.testing.assert_allclose(met, np.interp(rate, rates, gains) * noises, rtol=1e-4)
+
+
+def test_a_student_of_several_begins_as_its_teacher_and_is_told_its_number_of_steps():
+    network = NetworkConfig(image_size=8, widths=(8,), depths=(1,), block="adaptive", num_classes=2)
+    teacher = DiffusionModel(ModelConfig(network=network))
+    student = Student(student_config(teacher.config, 1, 2))
+    for model in (teacher, student):
+        for weight in model.ema_network.weights:
+            if "step_embedding" not in weight.path:
+                shape = weight.shape
+                weight.assign(np.random.default_rng(len(shape)).normal(0, 0.3, shape))
+    noises = np.random.default_rng(0).standard_normal((3, 8, 8, 3), dtype="float32")
+    noises = ops.convert_to_tensor(noises)
+    rates = [ops.full((3, 1, 1, 1), rate) for rate in (0.8, 0.6)]
+    labels = np.array([0, 1, -1])
+    expected = teacher.denoise(noises, *rates, training=False, labels=labels)
+
+    def told(steps):
+        found = student.compiled_denoise_in[steps](noises, *rates, labels=labels)
+        return [ops.convert_to_numpy(each) for each in found]
+
+    for steps in (1, 2):
+        for one, other in zip(told(steps), expected, strict=True):
+            np.testing.assert_allclose(one, ops.convert_to_numpy(other), rtol=1e-4, atol=1e-4)
+    (embedding,) = (w for w in student.ema_network.weights if "step_embedding" in w.path)
+    embedding.assign(np.stack([np.zeros(embedding.shape[1]), np.ones(embedding.shape[1])]))
+    assert np.abs(told(1)[0] - told(2)[0]).max() > 1e-2
+    np.testing.assert_allclose(told(1)[0], ops.convert_to_numpy(expected[0]), rtol=1e-4, atol=1e-4)
+    assert student.generate(3, 1, seed=0).shape == student.generate(3, seed=0).shape
+    with pytest.raises(InputError, match="draws in 1 or 2 steps of ddim"):
+        student.generate(3, 3)
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +258,27 @@ def test_what_a_student_has_not_learnt_is_refused(place, command, options, refus
     assert error.endswith(f"take its teacher: --run {place / 'teacher'}")
 
 
+def test_a_student_of_several_is_trained_and_draws_in_each(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(trajectories, "HELD_OUT", 16)
+    monkeypatch.setattr(trajectories, "AT_ONCE", 16)
+    assert distil(place, "several", "--student-steps", 1, 2, "--epochs", 1) == 0
+    report = (place / "several" / "report.md").read_text()
+    assert "at guidance 1, in 1 or 2 calls" in report
+    (row,) = Run(place / "several").read_history()
+    assert row["images"] == 64
+    student = load_model(Run(place / "several").weights_to_show())
+    one, two = (student.generate(4, steps, seed=0) for steps in (1, 2))
+    assert np.abs(one - two).max() > 0.01
+    for steps in (1, 2):
+        folder = tmp_path / str(steps)
+        options = ("--run", place / "several", "--steps", steps, "--images-dir", folder)
+        assert run(generate, *options, "--num-images", 4, "--output", tmp_path / "a.png") == 0
+        assert len(list(folder.glob("*.png"))) == 4
+    assert "draws in 1 or 2 steps of ddim" in run(
+        generate, "--run", place / "several", "--steps", 3
+    )
+
+
 def test_a_student_takes_its_own_steps(place, tmp_path, capsys):
     options = ("--run", place / "student", "--output", tmp_path / "a.png", "--num-images", 2)
     assert run(generate, *options) == 0
@@ -221,7 +292,7 @@ def test_a_student_takes_its_own_steps(place, tmp_path, capsys):
         (("--preset", "student"), "needs both"),
         (("--distill-from", "flowers", "--student-steps", 4, "--widths", 8), "omit --widths"),
         (("--distill-from", "flowers", "--student-steps", 4, "--preset", "lab"), "omit --preset"),
-        (("--distill-from", "flowers", "--student-steps", 1, 2), "one number of steps"),
+        (("--distill-from", "flowers", "--student-steps", 2, 1), "steps must rise"),
         (("--distill-from", "{student}", "--student-steps", 2), "a student cannot teach"),
     ],
 )

@@ -150,8 +150,8 @@ def settings_of(
                 settings.append((f"{sampler}, free first", calls, evaluations, free))
     if arguments.student:
         student = load_model(find_run(arguments.student).weights_to_show())
-        (calls,) = student.config.student_steps
-        settings.append(("student", calls, calls, drawing(student, calls)))
+        for calls in student.config.student_steps:
+            settings.append(("student", calls, calls, drawing(student, calls)))
     for calls in arguments.teacher_steps:
         settings.append(("ddim", calls, 2 * calls, drawing(model, calls)))
     return settings

@@ -101,7 +101,7 @@ class GenerateOptions:
         Raises:
             InputError: for what a student has not learnt.
         """
-        (usual,) = config.model.student_steps or (DEFAULT_STEPS,)
+        usual = max(config.model.student_steps, default=DEFAULT_STEPS)
         options = dataclasses.replace(self, steps=self.steps or usual)
         config.refuse_for_student(
             [options.steps],

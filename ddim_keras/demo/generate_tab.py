@@ -77,9 +77,8 @@ def generate_tab(models: Models) -> None:
         """What the model leaves to choose; a student has learnt its steps and its guidance."""
         model = models.config(name).model
         is_free = not model.student_steps
-        (usual,) = model.student_steps or (STEPS,)
         return [
-            gr.Slider(value=usual, interactive=is_free),
+            gr.Slider(value=max(model.student_steps, default=STEPS), interactive=is_free),
             gr.Dropdown(value=SAMPLER if is_free else "ddim", interactive=is_free),
             gr.Slider(interactive=is_free and bool(model.network.num_classes)),
         ]

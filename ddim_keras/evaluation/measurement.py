@@ -63,8 +63,8 @@ def warm_up(options: EvaluateOptions, model: DiffusionModel, setting: Setting) -
     """Compiles for the size of the batches, so that only work is timed."""
     num_batches = -(-options.num_images // options.batch_size)
     batch_size = -(-options.num_images // num_batches)
-    (steps,) = model.config.student_steps or (1,)
-    model.generate(batch_size, steps, batch_size=batch_size, guidance=setting.guidance)
+    for steps in model.config.student_steps or (1,):
+        model.generate(batch_size, steps, batch_size=batch_size, guidance=setting.guidance)
 
 
 def measure(

@@ -109,13 +109,14 @@ class RunConfig:
         """
         if not self.model.student_steps:
             return
-        (taught,) = self.model.student_steps
+        taught = self.model.student_steps
         wrong = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
-        wrong += [f"--steps {count}" for count in steps if count != taught]
+        wrong += [f"--steps {count}" for count in steps if count not in taught]
         if wrong:
             raise InputError(
-                f"this student draws in {taught} steps of ddim without guidance, so it has no use "
-                f"for {wrong[0]}; take its teacher: --run {self.distill_from}"
+                f"this student draws in {self.model.steps_in_words} steps of ddim without "
+                f"guidance, so it has no use for {wrong[0]}; take its teacher: --run "
+                f"{self.distill_from}"
             )
 
     def to_dict(self) -> dict[str, Any]:

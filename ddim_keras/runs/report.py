@@ -81,7 +81,7 @@ def _compared(config: RunConfig, model: DiffusionModel) -> str:
         return model.loss_on
     return (
         f"noisy images of the teacher {Path(config.distill_from).name} at guidance "
-        f"{config.training.teacher_guidance:g}, in {model.updates_per_batch} calls"
+        f"{config.training.teacher_guidance:g}, in {model.config.steps_in_words} calls"
     )
 
 

@@ -87,7 +87,8 @@ def build_optimizer(training: TrainingConfig, total_steps: int) -> keras.optimiz
 def require_same_network(source: Run, config: ModelConfig) -> None:
     """Raises InputError if the network of a run, or what it predicts, is not the configured one.
 
-    A network with classes may start from one with others, or without: see `take_weights`.
+    A network with classes may start from one with others, or without: see `take_weights`. Dropout
+    has no weights.
     """
     trained = source.read_config().model
     values = [
@@ -99,7 +100,8 @@ def require_same_network(source: Run, config: ModelConfig) -> None:
         for each in (trained, config)
     ]
     for name, value in values[0].items():
-        may_differ = name == "num_classes" and config.network.num_classes
+        is_new = name == "num_classes" and config.network.num_classes
+        may_differ = is_new or name in ("dropout", "step_counts")
         if value != values[1][name] and not may_differ:
             hint = "; see --class-conditional" if name == "num_classes" else ""
             raise InputError(
@@ -145,7 +147,10 @@ def embedding_rows(source: RunConfig, num_classes: int, class_names: Sequence[st
 def fitting_weights(
     network: keras.Model, trained: keras.Model, rows: Sequence[int]
 ) -> list[np.ndarray]:
-    """The weights of a trained network for one that differs in its label embedding alone."""
+    """The weights of a trained network for one that differs in its embeddings alone.
+
+    That of a student's numbers of steps begins with zeros.
+    """
     embeddings: list[np.ndarray] = []
     others: list[np.ndarray] = []
     for variable in trained.weights:
@@ -155,7 +160,7 @@ def fitting_weights(
         next(remaining)
         if variable.name != "embeddings"
         else embeddings[0][rows]
-        if embeddings
+        if embeddings and "step_embedding" not in variable.path
         else np.zeros(variable.shape)
         for variable in network.weights
     ]

@@ -15,7 +15,7 @@ import numpy as np
 from ddim_keras.atomic import written_whole
 from ddim_keras.config import InputError
 from ddim_keras.data.cache import Dataset, default_cache_dir
-from ddim_keras.distillation import SHORT_STEP, draw_trajectories, student_rates
+from ddim_keras.distillation import SHORT_STEP, draw_trajectories, met_rates
 from ddim_keras.progress import progress_bar, say
 from ddim_keras.runs.configuration import RunConfig
 from ddim_keras.runs.folder import find_run, load_model
@@ -40,7 +40,7 @@ def with_trajectories(
     if not config.distill_from:
         return dataset
     weights = find_run(config.distill_from).weights_to_show()
-    recipe, rates = config.training, student_rates(config.model)
+    recipe, rates = config.training, met_rates(config.model)
     facts = (sha256(weights), rates, SHORT_STEP, recipe.teacher_guidance, config.model.seed)
     key = hashlib.sha256(json.dumps([*facts, recipe.precision]).encode()).hexdigest()[:12]
     count = recipe.trajectories + HELD_OUT

@@ -238,6 +238,7 @@ NETWORKS = {
     "embedding_dims": dataclasses.replace(PLAIN, embedding_dims=8),
     "embedding_max_frequency": dataclasses.replace(PLAIN, embedding_max_frequency=20.0),
     "num_classes": dataclasses.replace(PLAIN, num_classes=3),
+    "step_counts": dataclasses.replace(PLAIN, step_counts=2),
     "block": ADAPTIVE,
     "patch_size": dataclasses.replace(ADAPTIVE, patch_size=1),
     "heads": dataclasses.replace(ADAPTIVE, widths=(8, 128)),
@@ -255,6 +256,7 @@ PIXELS = {
     "embedding_dims": (2.58934, 3.59418, 3.90240),
     "embedding_max_frequency": (-15.18692, -10.07123, 13.44176),
     "num_classes": (-9.18919, -1.62010, 8.14532),
+    "step_counts": (8.94543, -0.29117, 3.82521),
     "block": (0.59161, 0.35697, 0.86109),
     "patch_size": (-1.60000, 0.80551, 1.16515),
     "heads": (0.82385, 0.37837, 1.26645),
@@ -276,6 +278,8 @@ def some_pixels(config):
     inputs = [ops.convert_to_tensor(images), ops.convert_to_tensor([[[[0.3]]], [[[0.8]]]])]
     if config.num_classes:
         inputs.append(ops.convert_to_tensor([1, 3], dtype="int32"))
+    if config.step_counts:
+        inputs.append(ops.convert_to_tensor([1, 0], dtype="int32"))
     pixels = ops.convert_to_numpy(model.network(inputs, training=False))
     assert pixels.shape == images.shape
     return pixels[0, 0, 0, 0], pixels[1, size // 2, 3, -1], np.sqrt(np.mean(pixels**2))
