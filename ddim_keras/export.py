@@ -151,7 +151,8 @@ def export_onnx(model: Any, class_names: tuple[str, ...], path: Path) -> float:
     """Writes the denoiser of a model as an ONNX file, and compares it with Keras.
 
     Inputs: `noisy_images` (B, H, W, C), `noise_rates` and `signal_rates` (B, 1, 1, 1) and, for a
-    model with classes, `labels` (B,), where their number stands for any class. Outputs:
+    model with classes, `labels` (B,), where their number stands for any class; for a student of
+    several numbers of steps, the index of its number, `step_count_index` (B,). Outputs:
     `pred_noises` and `pred_images`, as `DiffusionModel.denoise`. The metadata "ddim_keras" is JSON
     with `class_names`, `pixel_means`, `pixel_variances`, and `signal_rates` at equally spaced times
     from 0 to 1.
@@ -210,11 +211,13 @@ def _denoiser(model: Any) -> Any:
     noisy_images = keras.Input((size, size, channels), name="noisy_images")
     noise_rates = keras.Input((1, 1, 1), name="noise_rates")
     signal_rates = keras.Input((1, 1, 1), name="signal_rates")
-    labels = [keras.Input((), dtype="int32", name="labels")] if model.num_classes else []
-    prediction = model.ema_network([noisy_images, noise_rates**2, *labels])[..., :channels]
+    names = ["labels"] * bool(model.num_classes)
+    names += ["step_count_index"] * bool(model.config.network.step_counts)
+    indices = [keras.Input((), dtype="int32", name=name) for name in names]
+    prediction = model.ema_network([noisy_images, noise_rates**2, *indices])[..., :channels]
     results = model.split(prediction, noisy_images, noise_rates, signal_rates)
     outputs = dict(zip(("pred_noises", "pred_images"), results, strict=True))
-    return keras.Model([noisy_images, noise_rates, signal_rates, *labels], outputs)
+    return keras.Model([noisy_images, noise_rates, signal_rates, *indices], outputs)
 
 
 def _example_inputs(model: Any) -> dict[str, np.ndarray]:
@@ -227,6 +230,8 @@ def _example_inputs(model: Any) -> dict[str, np.ndarray]:
     }
     if model.num_classes:
         inputs["labels"] = np.linspace(0, model.num_classes, 8).astype("int32")
+    if count := model.config.network.step_counts:
+        inputs["step_count_index"] = np.arange(8, dtype="int32") % count
     return inputs
 
 

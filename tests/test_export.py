@@ -13,8 +13,9 @@ from keras import ops
 from PIL import Image
 
 import ddim_keras.export as export_module
-from ddim_keras import DiffusionModel, InputError
-from ddim_keras.export import SMALL, export
+from ddim_keras import DiffusionModel, InputError, ModelConfig, NetworkConfig
+from ddim_keras.distillation import Student, student_config
+from ddim_keras.export import SMALL, export, export_onnx
 from ddim_keras.runs.folder import load_model
 from ddim_keras.runs.weights import load_weights
 from tests.helpers import NAMES, make_run
@@ -119,6 +120,29 @@ class TestOnnx:
         sys.argv[2:] = ["tulip"]
         with pytest.raises(SystemExit, match="no class tulip"):
             runpy.run_path(str(ONNX_SAMPLING))
+
+    def test_a_student_of_several_is_told_its_number_of_steps(self, tmp_path):
+        pytest.importorskip("tf2onnx", reason="needs tf2onnx: pip install -e .[onnx]")
+        onnxruntime = pytest.importorskip("onnxruntime", reason="pip install -e .[onnx]")
+        if keras.backend.backend() != "tensorflow":
+            pytest.skip("is exported under TensorFlow")
+        network = NetworkConfig(image_size=8, widths=(8,), depths=(1,), block="adaptive")
+        student = Student(student_config(ModelConfig(network=network), 1, 2), only_average=True)
+        random = np.random.default_rng(0)
+        for weight in student.network.weights:
+            weight.assign(random.normal(0, 0.2, weight.shape))
+        assert export_onnx(student, (), tmp_path / "student.onnx") < 1e-4
+        session = onnxruntime.InferenceSession(tmp_path / "student.onnx")
+        inputs = {
+            "noisy_images": random.standard_normal((1, 8, 8, 3), "float32"),
+            "noise_rates": np.full((1, 1, 1, 1), 0.6, "float32"),
+            "signal_rates": np.full((1, 1, 1, 1), 0.8, "float32"),
+        }
+        one, two = (
+            session.run(["pred_images"], {**inputs, "step_count_index": np.array([index], "int32")})
+            for index in (0, 1)
+        )
+        assert np.abs(one[0] - two[0]).max() > 1e-2
 
     def test_mistakes(self, run, tmp_path):
         error = run_here(export_module, "--run", run.folder, "--format", "onnx", "--output", "x")
