@@ -1,6 +1,7 @@
 """Figures: arrays in, matplotlib figures out."""
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,7 @@ def training_curves(history: Sequence[dict[str, Any]], protocol: str) -> Figure:
 
     Args:
         history: one dictionary an epoch, with `epoch`, the losses, and `kid` and
-            `kid_standard_error` where a KID was measured.
+            `kid_standard_error` where a KID was measured; also `kid_2_steps` and the like.
         protocol: what the KID was measured with, for its axis.
     """
     figure = Figure(figsize=(10, 4), dpi=PIXELS_PER_INCH, layout="constrained")
@@ -105,7 +106,16 @@ def training_curves(history: Sequence[dict[str, Any]], protocol: str) -> Figure:
     epochs, values = _points(history, "kid")
     if epochs:
         _, errors = _points(history, "kid_standard_error")
-        kid_axes.errorbar(epochs, values, yerr=errors, marker=".", capsize=2, color="tab:green")
+        look: dict[str, Any] = {"marker": ".", "capsize": 2, "color": "tab:green"}
+        kid_axes.errorbar(epochs, values, yerr=errors, label="most steps", **look)
+        names = dict.fromkeys(name for row in history for name in row)
+        others = [name for name in names if re.fullmatch(r"kid_\d+_steps", name)]
+        for name in others:
+            line = _points(history, name)
+            kid_axes.plot(*line, marker=".", label=name.removeprefix("kid_").replace("_", " "))
+            values += line[1]
+        if others:
+            kid_axes.legend()
         # A logarithmic axis of less than a decade has hardly a number beside it.
         if 0 < 10 * min(values) < max(values):
             kid_axes.set(yscale="log")

@@ -7,7 +7,7 @@ the logs what `RunRecord` writes down.
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from ddim_keras.backends.devices import alone, any_process, num_processes
 from ddim_keras.config import InputError
-from ddim_keras.metrics.kid import KernelInceptionDistance
+from ddim_keras.metrics.kid import Distance, KernelInceptionDistance
 from ddim_keras.plots import figures
 from ddim_keras.progress import duration, say
 from ddim_keras.runs.folder import Run
@@ -37,7 +37,8 @@ def is_due(epoch: int, every: int, epochs: int) -> bool:
 class KIDCallback(keras.callbacks.Callback):
     """Measures the KID of the EMA network, always from the same initial noise.
 
-    Adds `kid` and `kid_standard_error` to the epoch's logs.
+    Adds `kid` and `kid_standard_error` to the epoch's logs, and `kid_2_steps` if it is measured in
+    2 steps as well.
 
     Args:
         kid: holds the encoder and the real features.
@@ -45,6 +46,7 @@ class KIDCallback(keras.callbacks.Callback):
         diffusion_steps: of the sampler; 5 in the Keras example.
         sampler, guidance: as for `DiffusionModel.generate`.
         every: epochs from one measurement to the next; the last is always measured.
+        also_steps: other numbers of steps, of a student that knows several.
     """
 
     def __init__(
@@ -55,10 +57,12 @@ class KIDCallback(keras.callbacks.Callback):
         sampler: Sampler | None = None,
         guidance: float | None = None,
         every: int = 1,
+        also_steps: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.options = {"sampler": sampler, "guidance": guidance}
         self.every = every
+        self.also_steps = also_steps
         self.kid = kid
         self.num_images = num_images
         self.diffusion_steps = diffusion_steps
@@ -66,12 +70,18 @@ class KIDCallback(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if not is_due(epoch, self.every, self.params["epochs"]):
             return
-        images = self.model.generate(self.num_images, self.diffusion_steps, seed=0, **self.options)
-        distance = self.kid(images)
-        if logs is None:
-            return
+        logs = {} if logs is None else logs
+        distance = self.measure(self.diffusion_steps)
         logs["kid"] = distance.value
         logs["kid_standard_error"] = distance.standard_error
+        for steps in self.also_steps:
+            logs[f"kid_{steps}_steps"] = self.measure(steps).value
+
+    def measure(self, diffusion_steps: int) -> Distance:
+        """The KID of images of so many steps."""
+        return self.kid(
+            self.model.generate(self.num_images, diffusion_steps, seed=0, **self.options)
+        )
 
 
 class DrawingCallback(keras.callbacks.Callback):

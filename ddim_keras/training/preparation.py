@@ -180,6 +180,7 @@ def callbacks_for(
                 sampler=Sampler(protocol.sampler, clip=protocol.clip),
                 guidance=protocol.guidance,
                 every=config.training.evaluate_every,
+                also_steps=config.model.student_steps[:-1],
             )
         )
     if process_id() == 0:

@@ -183,6 +183,19 @@ def test_the_axis_of_kid_has_numbers(last, scale):
     assert len([label for label in labels if bottom <= label.get_position()[1] <= top]) >= 3
 
 
+def test_a_student_of_several_has_a_curve_for_each_number_of_steps():
+    losses = dict.fromkeys(("noise_loss", "image_loss", "val_noise_loss", "val_image_loss"), 0.5)
+    measured = {"kid": 0.02, "kid_standard_error": 0.001, "kid_1_steps": 0.5, "kid_2_steps": 0.1}
+    history = [{"epoch": 1, **losses, **measured}, {"epoch": 2, **losses}]
+    _, axes = figures.training_curves(history, "KID").axes
+    assert {text.get_text() for text in axes.get_legend().get_texts()} == {
+        *("most steps", "1 steps", "2 steps")
+    }
+    bottom, top = axes.get_ylim()
+    assert bottom < 0.02
+    assert top > 0.5
+
+
 def test_the_reverse_process_ends_at_the_image_of_generate(tmp_path):
     run = make_run(tmp_path / "run", num_classes=3)
     options = ["reverse", "--run", str(run.folder), "--steps", "4", "--seed", "2"]

@@ -108,6 +108,16 @@ def test_kid_and_grids_follow_the_protocol(encoder, tmp_path, monkeypatch):
     assert (logs["kid"], logs["kid_standard_error"]) == pytest.approx(
         dataclasses.astuple(distance), nan_ok=True
     )
+    of_several = dataclasses.replace(TINY.model, student_steps=(1, 2, 4))
+    measure, _ = callbacks_for(
+        Run(tmp_path), dataclasses.replace(config, model=of_several), None, kid
+    )
+    measure.set_model(SimpleNamespace(generate=generate))
+    measure.set_params({"epochs": 1})
+    calls.clear()
+    measure.on_epoch_end(0, logs)
+    assert [call["steps"] for call in calls] == [7, 1, 2]
+    assert logs["kid_1_steps"] == logs["kid_2_steps"] == logs["kid"]
     unmeasured = dataclasses.replace(config, protocol=None)
     (alone,) = callbacks_for(Run(tmp_path), unmeasured, None, None)
     assert not isinstance(alone, KIDCallback)
