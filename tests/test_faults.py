@@ -1,5 +1,6 @@
 """Faults against commands: killed, stopped, without disk, run or cache; nothing saved is lost."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -30,14 +31,19 @@ COMMANDS = {
     "export": "-m ddim_keras.export --run run --output exported",
 }
 FAULTS = ("kill", "terminate", "full disk", "deleted run", "truncated cache")
+OUTPUTS = {
+    **{"train": "new", "resume": "run", "generate": "images"},
+    **{"evaluate": "run", "search": "run", "export": "exported"},
+}
+# File modes do not stop root; a mount of its own for the command does, where it may be made.
+READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
 
 
-def start(folder, command, limit=None):
+def start(folder, command, within=()):
     words = command.split()
     words = words if words[0] == "-m" else [str(ROOT / words[0]), *words[1:]]
-    line = ["bash", "-c", f'ulimit -f {limit}; exec "$@"', "-"] if limit else []
     return subprocess.Popen(
-        [*line, sys.executable, *words],
+        [*within, sys.executable, *words],
         cwd=folder,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -66,7 +72,8 @@ def test_a_fault_loses_nothing(prepared, tmp_path, name, fault):
     if fault == "truncated cache":
         (file,) = (folder / "cache").glob("*/train_images.npy")
         os.truncate(file, file.stat().st_size // 2)
-    process = start(folder, COMMANDS[name], limit=8 if fault == "full disk" else None)
+    quota = ("bash", "-c", 'ulimit -f 8; exec "$@"', "-")
+    process = start(folder, COMMANDS[name], within=quota if fault == "full disk" else ())
     if fault in ("kill", "terminate", "deleted run"):
         time.sleep(np.random.default_rng([len(name), len(fault)]).uniform(2, 12))
         if fault == "deleted run":
@@ -80,3 +87,42 @@ def test_a_fault_loses_nothing(prepared, tmp_path, name, fault):
         load_model(Run(folder / "run").weights_to_show())  # with its hashes
     if (folder / "new" / "last.weights.h5").exists():
         load_model(Run(folder / "new").last_weights)
+
+
+def contents(folder):
+    return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+
+
+@contextlib.contextmanager
+def read_only(folder):
+    """Gives what a command must be run within so that it can write nothing in a folder."""
+    if os.geteuid() != 0:
+        modes = {path: path.stat().st_mode for path in (folder, *folder.rglob("*"))}
+        for path, mode in modes.items():
+            path.chmod(mode & ~0o222)
+        yield ()
+        for path, mode in modes.items():
+            path.chmod(mode)
+        return
+    within = ("unshare", "--mount", "bash", "-c", READ_ONLY, str(folder))
+    if not shutil.which("unshare") or subprocess.run([*within, "true"], check=False).returncode:
+        pytest.skip("root, whom file modes do not stop, may not mount here")
+    yield within
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_read_only_folder_is_named_before_the_work(prepared, tmp_path, name):
+    folder = tmp_path / "folder"
+    shutil.copytree(prepared, folder)
+    output = folder / OUTPUTS[name]
+    output.mkdir(exist_ok=True)
+    before = contents(folder)
+    with read_only(output) as within:
+        process = start(folder, COMMANDS[name], within)
+        _, errors = process.communicate(timeout=300)
+    assert process.returncode == 1, errors
+    (line,) = errors.splitlines()
+    assert line.startswith("error: ")
+    assert OUTPUTS[name] in line
+    assert contents(folder) == before
+    load_model(Run(folder / "run").weights_to_show())
