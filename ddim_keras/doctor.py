@@ -8,6 +8,12 @@ noise level, generates images and compares them with the photographs: a minute o
 The findings are also written to doctor.md and doctor.png. With --quick it only reads.
 """
 
+if __name__ == "__main__":
+    from ddim_keras.cli.interruption import end_at_once
+
+    end_at_once()  # on Ctrl-C, while the rest is imported
+
+
 import argparse
 from collections.abc import Sequence
 from pathlib import Path

@@ -15,6 +15,12 @@ writes the denoiser in float32 for ONNX runtimes, which need neither Keras nor i
 writes the arrays and the configuration of the first form into one file without HDF5.
 """
 
+if __name__ == "__main__":
+    from ddim_keras.cli.interruption import end_at_once
+
+    end_at_once()  # on Ctrl-C, while the rest is imported
+
+
 import argparse
 import dataclasses
 import importlib.util

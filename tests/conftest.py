@@ -8,7 +8,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import pytest
 
+from ddim_keras.cli.interruption import raise_again
 from ddim_keras.data.drawn_flowers import draw_flowers
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_ends_the_tests():
+    """A command that ran in this process has left Ctrl-C to the system."""
+    yield
+    raise_again()
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,11 @@
 """`python -m ddim_keras.check my_lab.py`: tests a student's solution and names its mistakes."""
 
+if __name__ == "__main__":
+    from ddim_keras.cli.interruption import end_at_once
+
+    end_at_once()  # on Ctrl-C, while the rest is imported
+
+
 import argparse
 import sys
 from collections.abc import Sequence
@@ -7,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim_keras.check.gaps import EXERCISE, LAB
+from ddim_keras.cli.startup import run_command
 from ddim_keras.config import InputError
 
 RIGHT, WRONG, NOT_CHECKED = 0, 1, 2  # exit status
@@ -131,4 +138,4 @@ def _positive(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(lambda: sys.exit(main()))

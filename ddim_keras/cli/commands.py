@@ -4,30 +4,26 @@ Each runs the script of a clone with that name, which is installed beside the pa
 modules, `train` and `evaluate` would be in the way of others.
 """
 
-import runpy
-from importlib import metadata
-from pathlib import Path
-
-SCRIPTS = ("train", "generate", "evaluate")
+from ddim_keras.cli.interruption import end_at_once
 
 
 def train() -> None:
-    runpy.run_path(str(script("train")), run_name="__main__")
+    run_script("train")
 
 
 def generate() -> None:
-    runpy.run_path(str(script("generate")), run_name="__main__")
+    run_script("generate")
 
 
 def evaluate() -> None:
-    runpy.run_path(str(script("evaluate")), run_name="__main__")
+    run_script("evaluate")
 
 
-def script(name: str) -> Path:
-    """Where a script is: in the clone that is used, or where pip installed it."""
-    root = Path(__file__).parents[2]
-    if (root / "pyproject.toml").is_file():
-        return root / f"{name}.py"
-    place = ("share", "ddim_keras", f"{name}.py")
-    (file,) = (file for file in metadata.files("ddim-keras") or () if file.parts[-3:] == place)
-    return Path(str(file.locate()))
+def run_script(name: str) -> None:
+    """Finds a script and runs it; Ctrl-C ends the process until the script says otherwise."""
+    end_at_once()
+    import runpy
+
+    from ddim_keras.cli.scripts import find_script
+
+    runpy.run_path(str(find_script(name)), run_name="__main__")

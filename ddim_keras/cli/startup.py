@@ -17,7 +17,8 @@ BACKENDS = ("tensorflow", "jax", "torch")
 def run_command(main: Callable[[], None]) -> None:
     """Runs a command; a user's mistake or a failing disk becomes one line and exit status 1.
 
-    So does a lack of memory, or a reader of the output that has gone.
+    So does a lack of memory, or a reader of the output that has gone. Afterwards, Ctrl-C ends the
+    process at once: all is saved, and Python, which is ending it, would show a traceback.
     """
     try:
         raise_again()
@@ -41,6 +42,8 @@ def run_command(main: Callable[[], None]) -> None:
         )
     else:
         return
+    finally:
+        end_at_once()
     sys.exit("error: " + " ".join(message.split()))
 
 

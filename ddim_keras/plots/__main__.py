@@ -1,5 +1,11 @@
 """Figures of the course, made from the real schedules and samples."""
 
+if __name__ == "__main__":
+    from ddim_keras.cli.interruption import end_at_once
+
+    end_at_once()  # on Ctrl-C, while the rest is imported
+
+
 import argparse
 from collections.abc import Sequence
 from pathlib import Path

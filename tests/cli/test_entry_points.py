@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from ddim_keras.cli import commands
+from ddim_keras.cli import scripts
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
-@pytest.mark.parametrize("name", commands.SCRIPTS)
+@pytest.mark.parametrize("name", scripts.SCRIPTS)
 def test_each_entry_point_runs_its_script(name, monkeypatch, capsys):
     module, function = SETTINGS["project"]["scripts"][f"ddim-{name}"].split(":")
     monkeypatch.setattr(sys, "argv", [f"ddim-{name}", "--help"])
@@ -28,12 +28,12 @@ def test_each_entry_point_runs_its_script(name, monkeypatch, capsys):
 def test_installed_scripts_are_found(tmp_path, monkeypatch):
     """As pip installs them: the package in site-packages, the scripts as data."""
     package = tmp_path / "site-packages" / "ddim_keras" / "cli"
-    shutil.copytree(Path(commands.__file__).parent, package)
-    monkeypatch.setattr(commands, "__file__", str(package / "commands.py"))
+    shutil.copytree(Path(scripts.__file__).parent, package)
+    monkeypatch.setattr(scripts, "__file__", str(package / "scripts.py"))
     (folder, files), *_ = SETTINGS["tool"]["setuptools"]["data-files"].items()
     installed = [metadata.PackagePath("..", folder, file) for file in files]
     for file in installed:
         file.dist = metadata.PathDistribution(tmp_path / "site-packages" / "it.dist-info")
     monkeypatch.setattr(metadata, "files", lambda distribution: installed)
-    for name in commands.SCRIPTS:
-        assert commands.script(name).resolve() == tmp_path / folder / f"{name}.py"
+    for name in scripts.SCRIPTS:
+        assert scripts.find_script(name).resolve() == tmp_path / folder / f"{name}.py"

@@ -186,12 +186,33 @@ def test_streams_that_nobody_reads(closed):
     assert not result.stderr or result.stderr.startswith("error: there is no run nowhere")
 
 
-@pytest.mark.parametrize("script", ["train.py", "generate.py", "evaluate.py", "app.py"])
-def test_ctrl_c_while_modules_are_imported_shows_no_traceback(script, tmp_path):
+INTERRUPTED = {
+    **{name: (name,) for name in ("train.py", "generate.py", "evaluate.py", "app.py")},
+    **{name: ("-m", f"ddim_keras.{name}") for name in ("export", "doctor", "plots", "check")},
+    "ddim-train": (
+        "-c",
+        "import signal, sys\n"
+        "sys.addaudithook(lambda event, arguments: event == 'import' and arguments[0] == "
+        "'ddim_keras.cli.scripts' and signal.raise_signal(signal.SIGINT))\n"
+        "from ddim_keras.cli.commands import train; train()",
+        "--help",
+    ),
+    "at the end": (
+        "-c",
+        "import atexit, signal; atexit.register(signal.raise_signal, signal.SIGINT)\n"
+        "from ddim_keras.cli.startup import run_command; run_command(lambda: None)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", INTERRUPTED)
+def test_ctrl_c_while_python_is_busy_shows_no_traceback(name, tmp_path):
+    """While modules are imported, of which one sends the signal, or when the command is over."""
     (tmp_path / "argparse.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
     result = subprocess.run(
-        [sys.executable, ROOT / script],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        [sys.executable, *INTERRUPTED[name]],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))},
         capture_output=True,
         text=True,
         # Tests that a script runs in the background inherit a Ctrl-C that is ignored.
