@@ -44,7 +44,10 @@ def main() -> None:
     keras.config.set_dtype_policy(options.precision)
     models = [load_model(file, options.check_hashes) for file in weights]
     if options.compare:
-        comparison.compare_sides(options, weights, models, folder)
+        if "bits_per_dim" in options.metrics:
+            comparison.compare_bits(options, weights, models, folder)
+        if "kid" in options.metrics:
+            comparison.compare_sides(options, weights, models, folder)
     elif options.search_steps:
         search.store(search.search(options, runs[0], models[0]), runs[0], folder)
     elif options.assess:
@@ -60,7 +63,8 @@ def evaluate_likelihood(options: EvaluateOptions, run: Run, model: Any, folder: 
     """Prints the bits per dimension of real images; writes the terms of the bound."""
     from ddim_keras.evaluation import bits_per_dim
 
-    result = bits_per_dim.measure(options, run.read_config(), model)
+    images = bits_per_dim.chosen_images(options, run.read_config())
+    result = bits_per_dim.measure(options, model, images)
     print(result.text())
     result.save(folder)
     print(f"wrote {folder}/bits_per_dim.csv and {folder}/bits_per_dim.png")

@@ -26,6 +26,7 @@ from ddim_keras.config import GUIDANCE, METRICS
 from ddim_keras.runs.configuration import RunConfig
 
 DEFAULT_STEPS = [5, 10, 20]
+COMPARABLE = ("kid", "bits_per_dim")  # metrics of --compare
 # What the two sides of --compare can differ in, and the option of each.
 SIDE_OPTIONS = {
     "run": "--run",
@@ -53,6 +54,7 @@ EXAMPLES = """examples:
   python evaluate.py --search-steps 5 --search-by kid --samplers ipndm --spacing rho
                                                          longer, for one sampler
   python evaluate.py --compare runs/a runs/b --steps 20  which is better, and is that certain?
+  python evaluate.py --compare runs/a runs/b --metrics bits_per_dim
   python evaluate.py --compare sampler=ddim sampler=ipndm,spacing=rho --steps 5 10
   python evaluate.py --compare clip=no guidance=2,guidance-interval=0.5:0.98 --steps 20
 """
@@ -176,7 +178,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> EvaluateOptions:
         type=side,
         default=[],
         metavar=("A", "B"),
-        help="difference in KID of two settings with the same noises and real images, with its "
+        help="difference in KID of two settings with the same noises and real images, or with "
+        "--metrics bits_per_dim in what the same images cost under two runs, with its "
         "95 %% interval. Each is a run, a weights file, or a list such as sampler=ipndm,steps=5, "
         f"with any of {', '.join(SIDE_OPTIONS)}; other options hold for both",
     )
@@ -266,4 +269,23 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> EvaluateOptions:
 
     # What a side consists of are options of this command: checked, and explained, like all.
     sides = parser.parse_args(words).compare
-    return options_of(words, [Side(name, options_of([*words, *own])) for name, own in sides])
+    options = options_of(words, [Side(name, options_of([*words, *own])) for name, own in sides])
+    if problem := why_not_comparable(options):
+        parser.error(problem)
+    return options
+
+
+def why_not_comparable(options: EvaluateOptions) -> str | None:
+    """Why the metrics do not compare the two sides; None if they do."""
+    if not options.compare:
+        return None
+    for name in options.metrics:
+        if name not in COMPARABLE:
+            return f"--compare knows the metrics {' and '.join(COMPARABLE)}, not {name}"
+    first, second = (dataclasses.replace(side.options, run=None) for side in options.compare)
+    if "bits_per_dim" in options.metrics and first != second:
+        return (
+            "bits per dimension depend on the weights alone; with --metrics bits_per_dim, the two "
+            "sides of --compare differ in their run, and in nothing else"
+        )
+    return None

@@ -30,6 +30,7 @@ VARIANCES = {
     "beta": "beta, in step 1 as well",
     "learned": "learned variances",
 }
+FLOW = "probability flow"
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class BitsPerDim:
     terms: dict[str, np.ndarray]  # (T + 1, N) for each variance: L_0, ..., L_T
     flow: FlowBits | None
     why_no_flow: str = ""
+
+    def by_setting(self) -> dict[str, np.ndarray]:
+        """The bits of each image (N,), for each variance of the bound and the flow."""
+        bits = {VARIANCES[name]: terms.sum(axis=0) for name, terms in self.terms.items()}
+        return {**bits, FLOW: self.flow.bits} if self.flow else bits
 
     def text(self) -> str:
         """A line for each variance and the flow, and why the last term dominates if it does."""
@@ -54,11 +60,11 @@ class BitsPerDim:
             )
         if self.flow:
             lines.append(
-                f"  probability flow: {_mean(self.flow.bits)}, {self.flow.network_calls} network "
+                f"  {FLOW}: {_mean(self.flow.bits)}, {self.flow.network_calls} network "
                 "calls with gradients"
             )
         else:
-            lines.append(f"  no value of the probability flow: {self.why_no_flow}")
+            lines.append(f"  no value of the {FLOW}: {self.why_no_flow}")
         noise_rate = math.sqrt(self.betas[1])
         if noise_rate > CLEAN_NOISE_RATE:
             lines.append(
@@ -84,17 +90,21 @@ class BitsPerDim:
         figures.save_figure(figure, folder / "bits_per_dim.png")
 
 
-def measure(options: EvaluateOptions, config: RunConfig, model: DiffusionModel) -> BitsPerDim:
-    """Measures random images of the chosen split, with labels of any class."""
+def chosen_images(options: EvaluateOptions, config: RunConfig) -> np.ndarray:
+    """Random images of the chosen split, always the same ones."""
     dataset = load_data(options, config)
     images = dataset.train_images if options.split == "train" else dataset.validation_images
-    images = random_images(images, min(options.likelihood_images, len(images)))
-    num_steps = config.model.discrete_steps or PUBLISHED_STEPS
+    return random_images(images, options.likelihood_images)
+
+
+def measure(options: EvaluateOptions, model: DiffusionModel, images: np.ndarray) -> BitsPerDim:
+    """Measures images (N, H, W, C) of uint8, with labels of any class."""
+    num_steps = model.config.discrete_steps or PUBLISHED_STEPS
     betas = schedule_betas(model, num_steps)
     variances = ["small", "large"]
     if math.sqrt(betas[1]) > CLEAN_NOISE_RATE:
         variances.append("beta")
-    if config.model.variance == "learned":
+    if model.config.variance == "learned":
         variances.append("learned")
     bar = progress_bar(num_steps * -(-len(images) // options.batch_size), "step")
     terms = bound_terms(

@@ -1,13 +1,19 @@
-"""Two runs, weights files or settings, compared on the same noises, classes and real images."""
+"""Two runs, weights files or settings, compared on the same noises, classes and real images.
 
+By the KID of what they generate, or by what the same images cost in bits per dimension.
+"""
+
+import itertools
+from collections.abc import Collection
 from pathlib import Path
 
 from ddim_keras.cli.evaluate import EvaluateOptions, Side
 from ddim_keras.config import InputError
+from ddim_keras.evaluation.bits_per_dim import FLOW, VARIANCES, chosen_images, measure
 from ddim_keras.evaluation.measurement import load_kid
 from ddim_keras.evaluation.settings import Setting, chosen_settings, generate
 from ddim_keras.evaluation.table import Row, read_rows, write_rows
-from ddim_keras.metrics.comparison import compare
+from ddim_keras.metrics.comparison import Comparison, compare, compare_pairs
 from ddim_keras.metrics.kid import JackknifedDistance, KernelInceptionDistance
 from ddim_keras.model import DiffusionModel
 from ddim_keras.progress import sampling_progress
@@ -61,26 +67,25 @@ def compare_sides(
                 f"kid_{which}": distances[-1].value,
             }
             print(f"{side.name}: {setting.name}, {setting.steps} steps, KID {distances[-1]}")
-        comparison = compare(*distances)
-        low, high = comparison.interval
-        verdict = comparison.verdict(*names)
-        print(verdict, flush=True)
-        row |= {"difference": comparison.difference, "low": low, "high": high, "verdict": verdict}
+        row |= conclusion(compare(*distances), names)
+        print(row["verdict"], flush=True)
         rows.append(row | conditions)
         write_rows(path, rows)
     print(f"wrote {path}")
+
+
+def conclusion(comparison: Comparison, names: list[str]) -> Row:
+    """What a row says of two values: their difference, its 95 % interval, and the verdict."""
+    low, high = comparison.interval
+    verdict = comparison.verdict(*names)
+    return {"difference": comparison.difference, "low": low, "high": high, "verdict": verdict}
 
 
 def paired_settings(
     sides: list[Side], models: list[DiffusionModel]
 ) -> list[tuple[Setting, Setting]]:
     """The settings of the first side, each with that of the second to compare it with."""
-    shapes = [model.network.output_shape[1:] for model in models]
-    if shapes[0] != shapes[1]:
-        raise InputError(
-            f"{sides[0].name} generates images of shape {shapes[0]}, {sides[1].name} of "
-            f"{shapes[1]}; they cannot start from the same noises"
-        )
+    require_one_shape(sides, models)
     first, second = (
         chosen_settings(side.options, model) for side, model in zip(sides, models, strict=True)
     )
@@ -92,6 +97,16 @@ def paired_settings(
     return list(zip(first, second, strict=True))
 
 
+def require_one_shape(sides: list[Side], models: list[DiffusionModel]) -> None:
+    """Raises InputError if the images of the two sides differ in their shape."""
+    first, second = (model.network.input_shape[0][1:] for model in models)
+    if first != second:
+        raise InputError(
+            f"{sides[0].name} generates images of shape {first}, {sides[1].name} of {second}; "
+            "there are no noises or images that both can start from"
+        )
+
+
 def distance_of(
     options: EvaluateOptions, model: DiffusionModel, setting: Setting, kid: KernelInceptionDistance
 ) -> JackknifedDistance:
@@ -99,3 +114,65 @@ def distance_of(
     progress = sampling_progress(-(-options.num_images // options.batch_size), setting.steps)
     images = generate(options, model, setting, options.seed, progress)
     return kid.of_all_pairs(kid.encoder.features(images))
+
+
+def paired_bits(first: Collection[str], second: Collection[str]) -> list[tuple[str, str]]:
+    """Which of the settings of two sides to compare, as `BitsPerDim.by_setting` names them.
+
+    Equal ones, and learned variances with fixed ones if only one side has learned them.
+    """
+    learned = VARIANCES["learned"]
+    is_one_learned = (learned in first) != (learned in second)
+    return [
+        names
+        for names in itertools.product(first, second)
+        if names[0] == names[1] or (is_one_learned and learned in names and FLOW not in names)
+    ]
+
+
+def compare_bits(
+    options: EvaluateOptions, weights: list[Path], models: list[DiffusionModel], folder: Path
+) -> None:
+    """Prints under which side the same images cost fewer bits, and adds it to comparison.csv.
+
+    The arguments are those of `compare_sides`. The bounds are compared for each variance that both
+    sides have, and learned variances with fixed ones if only one side has learned them.
+
+    Raises:
+        InputError: if the weights are the same, or the images of the sides differ in their shape.
+    """
+    sides = options.compare
+    require_one_shape(sides, models)
+    names = [side.name for side in sides]
+    hashes = [sha256(file) for file in weights]
+    if hashes[0] == hashes[1]:
+        raise InputError(
+            f"{names[0]} and {names[1]} have the same weights, so each image costs the same bits; "
+            "compare two runs"
+        )
+    path = folder / "comparison.csv"
+    rows = read_rows(path)
+    images = chosen_images(options, Run(weights[0].parent).read_config())
+    results = []
+    for name, model in zip(names, models, strict=True):
+        result = measure(options, model, images)
+        print(f"{name}: {result.text()}", flush=True)
+        results.append(result.by_setting())
+    conditions = {"split": options.split, "num_images": len(images), "seed": options.seed}
+    for settings in paired_bits(*results):
+        first, second = (result[name] for result, name in zip(results, settings, strict=True))
+        row: Row = {}
+        for which, name, setting, digest, values in zip(
+            ("first", "second"), names, settings, hashes, (first, second), strict=True
+        ):
+            row |= {
+                which: name,
+                f"setting_{which}": setting,
+                f"weights_sha256_{which}": digest,
+                f"bits_per_dim_{which}": float(values.mean(dtype="float64")),
+            }
+        row |= conclusion(compare_pairs(first, second, "cost in bits per dimension"), names)
+        print(f"{' against '.join(dict.fromkeys(settings))}: {row['verdict']}", flush=True)
+        rows.append(row | conditions)
+    write_rows(path, rows)
+    print(f"wrote {path}")

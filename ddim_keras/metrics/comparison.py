@@ -1,12 +1,14 @@
-"""Which of two sets of generated images is closer to the real ones, and whether that is certain.
+"""Which of two models or settings is better, and whether that is certain.
 
-Two settings are compared on the same initial noises and the same real images. Much of the error of
-each KID is then common to both and cancels in their difference, so that far fewer images suffice
-than for two separate measurements.
+Two sets of generated images are compared on the same initial noises and the same real images, two
+likelihoods on the same images. Much of the error of each value is then common to both and cancels
+in their difference, so that far fewer images suffice than for two separate measurements.
 """
 
 import math
 from dataclasses import dataclass
+
+import numpy as np
 
 from ddim_keras.config import InputError
 from ddim_keras.metrics.kid import JackknifedDistance, jackknifed_error
@@ -16,10 +18,11 @@ QUANTILE = 1.96  # standard errors each way that hold 95 % of a normal distribut
 
 @dataclass(frozen=True)
 class Comparison:
-    """The KID of a first set minus that of a second one; negative if the first is better."""
+    """The value of a first model minus that of a second one; negative if the first is better."""
 
     difference: float
     standard_error: float
+    quantity: str = "KID"  # that is better if it is lower
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -33,7 +36,7 @@ class Comparison:
         return not low <= 0.0 <= high
 
     def verdict(self, first: str = "A", second: str = "B") -> str:
-        """A sentence for people, with the names of the two sets."""
+        """A sentence for people, with the names of the two models."""
         decimals = 4  # and at least two digits of the error
         if self.standard_error > 0:
             decimals = max(decimals, 1 - math.floor(math.log10(self.standard_error)))
@@ -45,12 +48,14 @@ class Comparison:
         low, high = self.interval
         if not self.is_certain:
             return (
-                f"no difference beyond the error: KID of {first} minus KID of {second} is "
-                f"{text(self.difference, low, high)}"
+                f"no difference beyond the error: {self.quantity} of {first} minus {self.quantity} "
+                f"of {second} is " + text(self.difference, low, high)
             )
         if self.difference < 0:
-            return f"{first} is better: its KID is lower by {text(-self.difference, -high, -low)}"
-        return f"{second} is better: its KID is lower by {text(self.difference, low, high)}"
+            better, lower_by = first, text(-self.difference, -high, -low)
+        else:
+            better, lower_by = second, text(self.difference, low, high)
+        return f"{better} is better: its {self.quantity} is lower by {lower_by}"
 
 
 def confidence_interval(value: float, standard_error: float) -> tuple[float, float]:
@@ -81,3 +86,15 @@ def compare(first: JackknifedDistance, second: JackknifedDistance) -> Comparison
             first.without_generated - second.without_generated,
         ),
     )
+
+
+def compare_pairs(first: np.ndarray, second: np.ndarray, quantity: str) -> Comparison:
+    """Compares the means of two values of each image, such as its bits under two models.
+
+    Args:
+        first, second: (N,) of the same images, at least 2.
+        quantity: of the values, in the singular.
+    """
+    differences = np.asarray(first, "float64") - second
+    error = differences.std(ddof=1) / math.sqrt(len(differences))
+    return Comparison(float(differences.mean()), float(error), quantity)

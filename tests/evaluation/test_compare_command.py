@@ -7,10 +7,13 @@ import pytest
 
 import evaluate
 from ddim_keras.cli.evaluate import Side, parse_arguments
-from ddim_keras.config import InputError, ModelConfig, NetworkConfig
-from ddim_keras.evaluation.comparison import paired_settings
+from ddim_keras.config import InputError, ModelConfig, NetworkConfig, TrainingConfig
+from ddim_keras.evaluation import bits_per_dim, comparison
+from ddim_keras.likelihood import new_model
 from ddim_keras.metrics import encoders
 from ddim_keras.model import DiffusionModel
+from ddim_keras.runs.folder import Run, find_weights, load_model
+from ddim_keras.runs.weights import save_weights
 from tests.helpers import make_run, run
 
 
@@ -103,6 +106,8 @@ def test_a_side_has_the_options_of_the_command():
         (("guidance-interval=0.5", "clip=no"), "--guidance-interval: expected 2 arguments"),
         (("steps=1",), "--compare: expected 2 arguments"),
         (("a", "b", "--search-steps", "5"), "not allowed with argument --compare"),
+        (("a", "b", "--metrics", "kid", "frechet"), "metrics kid and bits_per_dim, not frechet"),
+        (("a,eta=1", "b", "--metrics", "bits_per_dim"), "bits per dimension depend on the weights"),
     ],
 )
 def test_mistakes_of_the_command_line(compare, sides, message, capsys):
@@ -122,6 +127,85 @@ def test_what_does_not_compare(compare, place, tmp_path, monkeypatch):
     assert error.startswith(f"error: {tmp_path / 'comparison.csv'} is not a table of results")
 
 
+@pytest.fixture(scope="module")
+def learned(place):
+    """A run with learned variances, of the same data."""
+    made = make_run(place / "learned", num_classes=0, seed=2)
+    network = made.read_config().model.network
+    model = new_model(
+        ModelConfig(network=network, schedule="linear", discrete_steps=6, variance="learned")
+    )
+    model.pixel_means.assign([0.5, 0.4, 0.3])
+    model.pixel_variances.assign([0.04, 0.04, 0.04])
+    config = Run(place / "a").read_config()
+    training = TrainingConfig(loss="hybrid")
+    made.save_config(dataclasses.replace(config, model=model.config, training=training))
+    save_weights(model, made.last_weights)
+    return made.folder
+
+
+def test_bits_of_the_same_images_under_two_runs(
+    compare, place, learned, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(bits_per_dim, "PUBLISHED_STEPS", 4)
+    few = ("--metrics", "bits_per_dim", "--likelihood-images", 8)
+    assert compare("--compare", place / "a", place / "b", *few) == 0
+    printed = capsys.readouterr().out
+    rows = rows_of(tmp_path)
+    assert [row["setting_first"] for row in rows] == list(bits_per_dim.VARIANCES.values())[:3]
+    for row in rows:
+        difference = float(row["bits_per_dim_first"]) - float(row["bits_per_dim_second"])
+        assert row["setting_first"] == row["setting_second"]
+        assert float(row["difference"]) == pytest.approx(difference)
+        assert float(row["low"]) < difference < float(row["high"])
+        assert f"{row['setting_first']}: {row['verdict']}" in printed
+        assert (row["num_images"], row["split"]) == ("8", "validation")
+        assert row["weights_sha256_first"] != row["weights_sha256_second"]
+    # Added to what is there; the learned variances of one side with the fixed ones of the other.
+    assert compare("--compare", place / "a", learned, *few) == 0
+    recorded = rows_of(tmp_path)
+    assert recorded[: len(rows)] == rows
+    pairs = [(row["setting_first"], row["setting_second"]) for row in recorded[len(rows) :]]
+    small, large, beta, learned_ones = bits_per_dim.VARIANCES.values()
+    # With 6 steps, the noise of the linear schedule does not end near zero either.
+    assert pairs == [
+        (each, other) for each in (small, large, beta) for other in (each, learned_ones)
+    ]
+
+
+def test_bits_need_two_runs(compare, place, monkeypatch):
+    monkeypatch.setattr("ddim_keras.data.cache.load_dataset", None)
+    a = place / "a"
+    error = compare("--compare", a, a / "last.weights.h5", "--metrics", "bits_per_dim")
+    assert error == (
+        f"error: {a} and {a / 'last.weights.h5'} have the same weights, so each image costs the "
+        "same bits; compare two runs"
+    )
+
+
+def test_settings_of_bits_to_compare():
+    small, large, flow, learned = (
+        "small",
+        "large",
+        bits_per_dim.FLOW,
+        bits_per_dim.VARIANCES["learned"],
+    )
+    fixed, with_learned = (small, large, flow), (small, learned, flow)
+    pairs = comparison.paired_bits
+    assert pairs(fixed, fixed) == [(small, small), (large, large), (flow, flow)]
+    assert pairs(with_learned, with_learned[:2]) == [(small, small), (learned, learned)]
+    assert pairs(with_learned, fixed) == [
+        *((small, small), (learned, small), (learned, large), (flow, flow)),
+    ]
+
+
+def test_a_kid_needs_no_outputs_of_one_shape(place, learned):
+    """A run with learned variances has twice the outputs, and images of the same shape."""
+    sides = [Side(name, parse_arguments(["--steps", "2"])) for name in ("a", "learned")]
+    models = [load_model(find_weights(place / "a")), load_model(find_weights(learned))]
+    assert len(comparison.paired_settings(sides, models)) == 1
+
+
 def test_images_of_two_shapes():
     sides = [Side(name, parse_arguments([])) for name in ("a", "b")]
     models = [
@@ -131,4 +215,4 @@ def test_images_of_two_shapes():
         for size in (8, 16)
     ]
     with pytest.raises(InputError, match=r"a generates images of shape \(8, 8, 3\), b of \(16, 16"):
-        paired_settings(sides, models)
+        comparison.paired_settings(sides, models)

@@ -3,7 +3,7 @@ import pytest
 
 from ddim_keras import InputError
 from ddim_keras.metrics import kid
-from ddim_keras.metrics.comparison import Comparison, compare
+from ddim_keras.metrics.comparison import Comparison, compare, compare_pairs
 from ddim_keras.metrics.kid import distance_of_all_pairs, squared_mmd
 
 DIMENSIONS = 4
@@ -110,6 +110,22 @@ def test_equal_generators_are_seldom_told_apart():
 )
 def test_the_verdict_in_words(difference, error, expected):
     assert Comparison(difference, error).verdict() == expected
+
+
+def test_pairs_tell_what_their_means_do_not():
+    """A small difference of the same images, which differ much more among themselves."""
+    random = np.random.default_rng(0)
+    second = random.normal(4.0, 1.0, 50)
+    differences = random.normal(-0.02, 0.01, 50)
+    comparison = compare_pairs(second + differences, second, "cost")
+    assert comparison.difference == pytest.approx(differences.mean())
+    assert comparison.standard_error == pytest.approx(np.std(differences, ddof=1) / np.sqrt(50))
+    assert comparison.verdict("a", "b").startswith("a is better: its cost is lower by 0.0")
+    reverse = compare_pairs(second, second + differences, "cost")
+    assert reverse.verdict("a", "b") == comparison.verdict("b", "a")
+    assert "cost of a minus cost of b is 0.0000" in compare_pairs(second, second, "cost").verdict(
+        "a", "b"
+    )
 
 
 def test_sets_that_do_not_compare_are_refused():
