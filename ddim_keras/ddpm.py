@@ -435,9 +435,24 @@ def bound_bits(
         steps: (B,), from 1 to T.
         value_range: as for `decoder_bits`.
     """
+    variances = interpolated_variances(fractions, steps, betas)
+    return bound_bits_of_variances(
+        images, noises, pred_noises, variances, steps, betas, value_range
+    )
+
+
+def bound_bits_of_variances(
+    images: Tensor,
+    noises: Tensor,
+    pred_noises: Tensor,
+    variances: Tensor,
+    steps: Tensor,
+    betas: np.ndarray,
+    value_range: tuple[Tensor, Tensor] = (-1.0, 1.0),
+) -> Tensor:
+    """`bound_bits` with the variances (B, ...) of the learned steps themselves."""
     noisy_images = sample_xt(images, steps, noises, alpha_bars_of(betas))
     pred_means = posterior_mean_from_noises(noisy_images, pred_noises, steps, betas)
-    variances = interpolated_variances(fractions, steps, betas)
     return ops.where(
         ops.equal(steps, 1),
         decoder_bits(images, pred_means, variances, value_range),

@@ -28,7 +28,7 @@ from ddim_keras.ddpm import (
     PUBLISHED_STEPS,
     alpha_bars_of,
     betas_of,
-    bound_bits,
+    bound_bits_of_variances,
     interpolated_variances,
     posterior_mean_from_images,
     rates_at,
@@ -170,8 +170,9 @@ class LearnedVarianceModel(DiffusionModel):
         # The hybrid loss trains the means by the noises alone.
         is_hybrid = self.bound_loss == "hybrid"
         noises_of_means = ops.stop_gradient(pred_noises) if is_hybrid else pred_noises
-        bits = bound_bits(
-            images, noises, noises_of_means, fractions, steps, self.betas, self.pixel_range
+        variances = self.variances(fractions, steps)
+        bits = bound_bits_of_variances(
+            images, noises, noises_of_means, variances, steps, self.betas, self.pixel_range
         )
         bound = self.config.discrete_steps * ops.mean(weights * bits)
         losses = {
@@ -183,6 +184,10 @@ class LearnedVarianceModel(DiffusionModel):
             self.remember(steps, ops.stop_gradient(bits))
         loss = losses["noise_loss"] + BOUND_WEIGHT * bound if is_hybrid else bound
         return loss, losses
+
+    def variances(self, fractions: Any, steps: Any) -> Any:
+        """The variances of steps (B,) of the training, from the fractions of `predict_step`."""
+        return interpolated_variances(fractions, steps, self.betas)
 
     def draw_steps(self, num_images: Any, by_importance: bool) -> tuple[Any, Any]:
         """Steps (B,), from 1 to T, and the weights 1 / (T p) that keep means over steps unbiased.
