@@ -16,7 +16,6 @@ import argparse
 import csv
 import dataclasses
 import itertools
-import json
 import math
 import sys
 import time
@@ -32,6 +31,13 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 import gan
 
 from benchmarks.quality import gan_report
+from benchmarks.quality.equal_time import (
+    WARM_UP,
+    DiffusionTraining,
+    computing_clock,
+    require_same_settings,
+    steps_within,
+)
 from benchmarks.quality.gan_report import (
     CALLS,
     DATA,
@@ -74,8 +80,6 @@ VARIATIONS = {
     "rate_by_3": Variation(rate_factor=1 / 3),
 }
 MEASUREMENTS = 8  # of a training, evenly in its steps
-WARM_UP = 2  # steps that compile, and are not timed
-PROBED_STEPS = 20
 SETTINGS = ("dataset", "image_size", "seconds", "num_images")  # the same for a whole folder
 
 
@@ -143,17 +147,6 @@ def main() -> None:
 # Files.
 
 
-def require_same_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Writes the settings of a new folder; raises InputError if it holds trainings of others."""
-    file = folder / "settings.json"
-    if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with written_whole(file) as part:
-            part.write_text(json.dumps(settings) + "\n")
-    elif json.loads(file.read_text()) != settings:
-        raise InputError(f"{folder} holds trainings of other settings; choose another --output")
-
-
 def read_curves(folder: Path) -> Curves:
     """The rows of trainings.csv by training, in their order."""
     curves: Curves = {}
@@ -190,30 +183,15 @@ def picture(folder: Path, name: str) -> Path:
 # Training and measuring.
 
 
-class Diffusion:
+class Diffusion(DiffusionTraining):
     """`fast`, without classes."""
 
     def __init__(self, images: np.ndarray, variation: Variation, total_steps: int) -> None:
-        from ddim_keras.backends.devices import fast_precision
-        from ddim_keras.training.loop import build_model
-
-        _, size, _, channels = images.shape
-        network = dataclasses.replace(FAST.model.network, image_size=size, channels=channels)
-        config = dataclasses.replace(FAST.model, network=network, seed=variation.seed)
         rate = FAST.training.learning_rate * variation.rate_factor
-        recipe = dataclasses.replace(FAST.training, learning_rate=rate, precision=fast_precision())
-        self.images, self.batch_size = images, recipe.batch_size
-        self.order = (recipe.batch_size, 1, recipe.flip, variation.seed)
-        self.model = build_model(config, recipe, total_steps)
-        self.model.adapt(images)
-
-    def train(self, first_step: int, num_steps: int) -> None:
-        from ddim_keras.data.batches import training_batches
-
-        labels = np.zeros(len(self.images), "int32")
-        batches = training_batches(self.images, labels, *self.order, first_step)
-        for batch in itertools.islice(batches, num_steps):
-            self.model.train_on_batch(*batch)
+        config = dataclasses.replace(FAST.model, seed=variation.seed)
+        recipe = dataclasses.replace(FAST.training, learning_rate=rate)
+        super().__init__(config, recipe, images, total_steps)
+        self.batch_size = recipe.batch_size
 
     def generate(self, num_images: int) -> np.ndarray:
         return self.model.generate(num_images, CALLS["diffusion"], seed=0)
@@ -248,7 +226,6 @@ CONTENDERS: dict[str, Any] = {"diffusion": Diffusion, "gan": Gan}
 
 def train_all(arguments: argparse.Namespace, missing: Sequence[str]) -> None:
     """Trains what is missing; each training is saved as soon as it is complete."""
-    from ddim_keras.backends import describe_device
     from ddim_keras.data.batches import random_images
     from ddim_keras.data.cache import load_dataset
     from ddim_keras.metrics.encoders import choose_encoder
@@ -256,7 +233,7 @@ def train_all(arguments: argparse.Namespace, missing: Sequence[str]) -> None:
     from ddim_keras.plots.figures import save_samples
     from ddim_keras.progress import duration
 
-    clock = time.process_time if describe_device() == "CPU" else time.perf_counter
+    clock = computing_clock()
     folder, place = arguments.output, (arguments.data_dir, arguments.cache_dir)
     data = load_dataset(arguments.dataset, arguments.image_size, *place)
     kid = KernelInceptionDistance(choose_encoder(arguments.kid_weights), data.validation_images)
@@ -277,7 +254,7 @@ def train_all(arguments: argparse.Namespace, missing: Sequence[str]) -> None:
             steps = int(known[0]["steps"])
         else:
             probe = CONTENDERS[kind](photographs, variation, 1000)
-            steps = steps_within(arguments.seconds, probe, clock)
+            steps = steps_within(arguments.seconds, probe, clock, WARM_UP + MEASUREMENTS)
         kept = gan.without_share(photographs, variation.leave_out, variation.seed)
         rows = []
         for row, images in training(CONTENDERS[kind](kept, variation, steps), steps, count, clock):
@@ -288,15 +265,6 @@ def train_all(arguments: argparse.Namespace, missing: Sequence[str]) -> None:
             print(f"{number + 1}/{len(missing)}: {text}; {left} left", flush=True)
         save_samples(images, f"{name}, seed 0", picture(folder, name))
         add_rows(folder, rows)
-
-
-def steps_within(seconds: float, contender: Any, clock: Callable[[], float]) -> int:
-    """How many steps a training of so many seconds has, by some steps of it."""
-    contender.train(0, WARM_UP)
-    start = clock()
-    contender.train(WARM_UP, PROBED_STEPS)
-    steps = int(seconds * PROBED_STEPS / (clock() - start))
-    return max(steps, WARM_UP + MEASUREMENTS)
 
 
 def training(
