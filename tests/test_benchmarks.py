@@ -1,7 +1,9 @@
 import argparse
 import dataclasses
+import functools
 import itertools
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -13,17 +15,23 @@ from keras import layers
 from benchmarks.quality import (
     ablation,
     compact_encoder,
+    equal_time,
     few_steps,
     gan_experiments,
     gan_report,
+    likelihood_experiments,
+    likelihood_report,
 )
 from benchmarks.reliability import mutants
 from benchmarks.speed import contenders, profile_steps, throughput, time_to_kid, worker
 from benchmarks.speed.flops import forward_flops
-from ddim_keras.config import NetworkConfig
+from ddim_keras import likelihood
+from ddim_keras.config import InputError, NetworkConfig
 from ddim_keras.data.drawn_flowers import draw_flowers
+from ddim_keras.ddpm import rates_at
 from ddim_keras.network import residual_unet
 from ddim_keras.presets import PRESETS
+from ddim_keras.runs.configuration import RunConfig
 from tests.helpers import TINY, run
 
 
@@ -518,7 +526,7 @@ def test_share_of_near_identical_images():
 @pytest.mark.slow
 def test_gan_experiments_end_to_end(tmp_path, monkeypatch, encoder, capsys):
     monkeypatch.setattr(gan_experiments, "FAST", TINY)
-    monkeypatch.setattr(gan_experiments, "PROBED_STEPS", 2)
+    monkeypatch.setattr(equal_time, "PROBED_STEPS", 2)
     monkeypatch.setattr(gan_experiments, "MEASUREMENTS", 2)
     monkeypatch.setattr(gan_experiments.gan, "WIDTH", 4)
     monkeypatch.setattr("ddim_keras.metrics.encoders.choose_encoder", lambda weights: encoder)
@@ -546,3 +554,225 @@ def test_gan_experiments_end_to_end(tmp_path, monkeypatch, encoder, capsys):
         assert (tmp_path / "out" / name).exists()
     error = run(gan_experiments, "--seconds", 2, *settings[2:], *place)
     assert error.endswith("out holds trainings of other settings; choose another --output")
+
+
+def test_steps_of_a_training_of_equal_time():
+    """Those that compile are not timed; there are as many as are needed at least."""
+    now, trained = [0.0], []
+
+    class Slow:
+        def train(self, first_step, num_steps):
+            trained.append((first_step, num_steps))
+            now[0] += num_steps * (100.0 if first_step == 0 else 0.5)
+
+    assert equal_time.steps_within(60, Slow(), lambda: now[0], fewest=7) == 120
+    assert trained == [(0, 2), (2, 20)]
+    assert equal_time.steps_within(1, Slow(), lambda: now[0], fewest=7) == 7
+
+
+def test_a_folder_of_trainings_has_one_setting(tmp_path):
+    folder = tmp_path / "new"
+    for _ in range(2):
+        equal_time.require_same_settings(folder, {"seconds": 3})
+    with pytest.raises(InputError, match="new holds trainings of other settings"):
+        equal_time.require_same_settings(folder, {"seconds": 4})
+
+
+def costs(training, judged, *bits):
+    rows = [
+        {"training": training, "judged": judged, "image": n, "bits": b} for n, b in enumerate(bits)
+    ]
+    return [row | {"L_0": 1.0, "between": row["bits"] - 1.5, "L_T": 0.5} for row in rows]
+
+
+def test_likelihood_tables():
+    trainings = [
+        {"training": name, "images": 1e5, "seconds": 1200.3, "is_finite": name != "bound cosine"}
+        for name in ("noise cosine", "hybrid cosine", "bound cosine")
+    ]
+    bits = [
+        *costs("noise cosine", "small", 4.0, 5.0, 6.1),
+        *costs("noise cosine", "large", 3.8, 4.8, 5.7),
+        *costs("hybrid cosine", "learned", 3.8, 4.7, 5.8),
+        *costs("hybrid cosine", "small", 4.0, 5.0, 6.0),
+    ]
+    kids = [{"training": "hybrid cosine", "kid": 0.1, "kid_standard_error": 0.01, "protocol": "x"}]
+    table = likelihood_report.table_of_bits(trainings, bits, kids).splitlines()
+    assert len(table) == 2 + 5
+    assert table[2] == (
+        "| noise cosine | 100,000 | 1200 | small | 1.0000 | 3.5333 | 0.5000 | 5.0333 ± 0.6064 | 3 "
+        "| - |"
+    )
+    assert table[4].endswith("| 4.7667 ± 0.5783 | 3 | 0.1000 ± 0.0100 (x) |")
+    assert "infinite weights" in table[6]
+    judgements = likelihood_report.by_judgement(bits)
+    better, alike, of_one = likelihood_report.table_of_answers(judgements).splitlines()[2:]
+    assert "hybrid cosine, learned is better: its cost in bits per dimension is lower by" in better
+    assert "| learned or fixed variances | -0.2667 (" in better
+    assert "no difference beyond the error" in alike
+    assert of_one.startswith("| of one network | -0.2333 (")
+
+
+def test_questions_are_about_what_is_measured():
+    """Each has two costs that some training has, and no question is asked twice."""
+    known = {
+        (name, judged)
+        for name in likelihood_report.TRAININGS
+        for judged in ("small", "large", "flow", *(["learned"] if "noise" not in name else []))
+    }
+    pairs = [(question.first, question.second) for question in likelihood_report.QUESTIONS]
+    assert {*itertools.chain(*pairs)} <= known
+    assert len({frozenset(pair) for pair in pairs}) == len(pairs)
+
+
+def steady_curves(steps=100):
+    """Losses that fall, and gradient norms around 1."""
+    random = np.random.default_rng(0)
+    losses = 5 + 10 * np.exp(-np.arange(steps) / 20) + 0.1 * random.random(steps)
+    return np.stack([losses, 0.5 + random.random(steps)], axis=1)
+
+
+def test_a_training_of_variances_that_is_unstable():
+    def faults_of(column, step, value):
+        curves = steady_curves()
+        curves[step:, column] = value
+        return likelihood_report.faults(curves)
+
+    steady = steady_curves()
+    assert likelihood_report.faults(steady) == []
+    assert faults_of(0, 60, np.nan) == ["infinite loss or gradient in step 60"]
+    (spike,) = faults_of(1, 99, 500.0)
+    assert re.fullmatch(r"a gradient norm [45]\d\d times the median", spike)
+    assert faults_of(1, 99, 50.0) == []
+    (rise,) = faults_of(0, 60, 9.0)
+    assert rise.startswith("a median loss 1.")
+    early = steady.copy()
+    early[:10] *= 1e6  # before anything has settled
+    assert likelihood_report.faults(early) == []
+
+    curves = {"interpolated": steady, "direct": steady.copy()}
+    curves["direct"][-1, 1] = 1e6
+    assert likelihood_report.judge_stability(curves).endswith("unstable: holds")
+    curves["interpolated"] = curves["direct"]
+    assert likelihood_report.judge_stability(curves).endswith("unstable: holds of both")
+    curves["direct"] = steady
+    assert likelihood_report.judge_stability(curves).endswith("unstable: does not hold")
+
+
+def likelihood_settings(folder, **others):
+    settings = {"output": folder, "only": [1, 2], "kid_weights": None}
+    return argparse.Namespace(**settings | others)
+
+
+def test_parts_of_the_likelihood_experiments_that_are_missing(tmp_path):
+    """All at first; then those that no table has, and none of a training that diverged."""
+    parts = likelihood_experiments.missing_parts(likelihood_settings(tmp_path))
+    assert len(parts) == 5 * 3 + 2
+    assert parts[:4] == [
+        *(("train", "noise cosine"), ("bound", "noise cosine"), ("flow", "noise cosine")),
+        ("train", "hybrid cosine"),
+    ]
+    add = likelihood_experiments.add_rows
+    add(tmp_path, "trainings", [{"training": "noise cosine", "is_finite": 1}])
+    add(tmp_path, "trainings", [{"training": "hybrid cosine", "is_finite": 0}])
+    add(tmp_path, "bits", costs("noise cosine", "small", 4.0, 5.0))
+    add(tmp_path, "stability", [{"variance": "interpolated", "step": 0}])
+    with_kid = likelihood_settings(tmp_path, kid_weights="compact")
+    parts = likelihood_experiments.missing_parts(with_kid)
+    assert parts[:2] == [("flow", "noise cosine"), ("KID", "noise cosine")]
+    assert parts[2] == ("train", "bound cosine")
+    assert parts[-1] == ("record", "direct")
+    assert likelihood_experiments.missing_parts(likelihood_settings(tmp_path, only=[2])) == [
+        ("record", "direct")
+    ]
+
+
+def test_recipes_of_the_likelihood_experiments():
+    """Each is valid, and differs from the preset in its loss, variance and schedule alone."""
+    preset = PRESETS["likelihood"]
+    settings = likelihood_settings(None, discrete_steps=1000)
+    for name in likelihood_report.TRAININGS:
+        config, recipe = likelihood_experiments.recipe_of(name, settings)
+        RunConfig(preset=name, model=config, training=recipe)
+        assert config.schedule == name.split()[1]
+        assert recipe.loss_on == "noise"
+        same = {"schedule": "cosine", "variance": "learned"}
+        assert dataclasses.replace(config, **same) == preset.model
+        assert dataclasses.replace(recipe, loss="hybrid") == preset.training
+
+
+def test_a_directly_predicted_variance():
+    """The exponential of the network's output, which is 0 at first."""
+    from benchmarks.quality.direct_variance import VarianceTraining
+
+    values = {"variance": "learned", "discrete_steps": 50, "schedule": "cosine"}
+    config = dataclasses.replace(TINY.model, **values)
+    recipe = dataclasses.replace(TINY.training, loss="bound")
+    images, _ = draw_flowers(32, 16)
+    policy = keras.config.dtype_policy()
+    try:
+        model = VarianceTraining("direct", config, recipe, images, 10).model
+        steps = keras.ops.convert_to_tensor([1, 40])
+        normalized = model.normalize(keras.ops.convert_to_tensor(images[:2]))
+        rates = rates_at(steps, model.alpha_bars, normalized)
+        _, _, fractions = model.predict_step(normalized, *rates, training=False)
+        for more, expected in ((0.0, 1.0), (1.5, np.exp(3.0))):
+            variances = model.variances(fractions + more, steps)
+            np.testing.assert_allclose(keras.ops.convert_to_numpy(variances), expected, rtol=1e-3)
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+def test_the_gradient_norm_of_a_step_is_recorded():
+    from benchmarks.quality.direct_variance import record_gradient_norm
+
+    weights = [keras.Variable(np.ones(2)), keras.Variable(np.ones(1))]
+    optimizer = keras.optimizers.SGD(0.1)
+    optimizer.build(weights)
+    norm = record_gradient_norm(optimizer)
+    gradients = [keras.ops.convert_to_tensor(values) for values in ([3.0, 4.0], [12.0])]
+    optimizer.apply(gradients, weights)
+    assert float(keras.ops.convert_to_numpy(norm)) == pytest.approx(13)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(weights[0]), [0.7, 0.6], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_likelihood_experiments_end_to_end(tmp_path, monkeypatch, encoder, capsys):
+    monkeypatch.setattr(likelihood_experiments, "RECIPE", TINY)
+    monkeypatch.setattr(likelihood_experiments, "BETWEEN_REPORTS", 2)
+    monkeypatch.setattr(likelihood_experiments, "FEWEST_STEPS", 6)
+    coarse = functools.partial(likelihood.flow_bits, tolerance=1e-2)
+    monkeypatch.setattr(likelihood, "flow_bits", coarse)
+    monkeypatch.setattr(equal_time, "PROBED_STEPS", 2)
+    monkeypatch.setattr("ddim_keras.metrics.encoders.choose_encoder", lambda weights: encoder)
+    settings = ("--seconds", 1, "--direct-seconds", 1, "--image-size", 16, "--discrete-steps", 100)
+    counts = ("--num-images", 4, "--flow-images", 2, "--kid-images", 16)
+    out = tmp_path / "out"
+    place = ("--dataset", "drawn_flowers", "--cache-dir", tmp_path, "--output", out)
+    command = (likelihood_experiments, *settings, *counts, *place)
+    policy = keras.config.dtype_policy()
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(likelihood_experiments, "TRAININGS", ("noise cosine", "hybrid cosine"))
+            assert run(*command, "--only", 1) == 0
+        recorded = (out / "bits.csv").read_text()
+        assert run(*command, "--kid-weights", "x") == 0
+    finally:
+        keras.config.set_dtype_policy(policy)
+    assert (out / "bits.csv").read_text().startswith(recorded)
+    for table, rows in (("trainings", 5), ("kid", 5), ("terms", 5 * 101)):
+        assert len(likelihood_experiments.read(out, table)) == rows
+    bits = likelihood_experiments.read(out, "bits")
+    assert len(bits) == 2 * (2 * 4 + 2) + 3 * (3 * 4 + 2)
+    for row in bits:
+        assert row["judged"] == "flow" or row["bits"] == pytest.approx(
+            row["L_0"] + row["between"] + row["L_T"]
+        )
+    steps = [row["steps"] for row in likelihood_experiments.read(out, "trainings")]
+    assert (steps[0], steps[1]) == (steps[3], steps[4])  # of the same losses
+    capsys.readouterr()
+    monkeypatch.setattr(likelihood_experiments, "work", None)  # nothing is left to do
+    assert run(*command) == 0
+    assert "a directly predicted variance is unstable: " in capsys.readouterr().out
+    for name in ("likelihood.png", "stability.png", "hybrid_linear/last.weights.h5"):
+        assert (out / name).exists()
