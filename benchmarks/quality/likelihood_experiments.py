@@ -173,7 +173,9 @@ def report(arguments: argparse.Namespace) -> None:
         judgements = likelihood_report.by_judgement(bits)
         trainings = read(folder, "trainings")
         print(likelihood_report.table_of_bits(trainings, bits, read(folder, "kid")))
-        print(f"\n{likelihood_report.table_of_answers(judgements)}")
+        answers = likelihood_report.table_of_answers(judgements)
+        if len(answers.splitlines()) > 2:  # lines of the header
+            print(f"\n{answers}")
         figure = folder / "likelihood.png"
         likelihood_report.draw_likelihood(figure, judgements, read(folder, "terms"))
     curves = likelihood_report.curves_of(read(folder, "stability"))
