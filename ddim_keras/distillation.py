@@ -15,14 +15,14 @@ So the student learns to correct its own errors, and guidance, which then costs 
 are those of DDIM in N steps: `DiffusionModel.reverse_diffusion(noise, N)` is how it draws.
 
 A student of several N, such as 1, 2 and 4, is told N by an embedding beside that of the noise
-level, and takes the steps of each N in turn.
+level, and takes the steps of each N in turn. The teacher's part is `training/trajectories.py`.
 """
 
 import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -33,13 +33,12 @@ from ddim_keras import backends
 from ddim_keras.config import InputError, ModelConfig
 from ddim_keras.guidance import Guidance
 from ddim_keras.model import DiffusionModel
-from ddim_keras.samplers import Sampler, adams_bashforth
+from ddim_keras.samplers import Sampler
 from ddim_keras.schedules import SCHEDULES, OffsetCosine
 from ddim_keras.spacing import sampling_signal_rates
 from ddim_keras.types import Denoise, Tensor
 
 CLEANEST_RATE = 0.99  # of the student's schedule: with 4 calls, the last one is at 0.88
-SHORT_STEP = math.radians(7)  # of the teacher, as an angle of (signal, noise)
 
 
 def student_config(teacher: ModelConfig, *steps: int) -> ModelConfig:
@@ -55,7 +54,7 @@ def student_config(teacher: ModelConfig, *steps: int) -> ModelConfig:
         ),
         schedule="offset_cosine",
         max_signal_rate=CLEANEST_RATE,
-        min_signal_rate=_signal_rate(teacher, 1.0),
+        min_signal_rate=signal_rate_at(teacher, 1.0),
         discrete_steps=0,
         ema=0.0,  # the learning rate ends at 0, so that the last weights need no average
         label_dropout=0.0,
@@ -78,81 +77,34 @@ def met_rates(config: ModelConfig) -> list[float]:
     return [rate for rate, after in itertools.pairwise([*rates, 2.0]) if after - rate > 1e-6]
 
 
-def teacher_rates(met_rates: Sequence[float], cleanest_rate: float) -> list[float]:
-    """Signal rates of the teacher: the student's, short steps between, and on to the cleanest."""
-    if cleanest_rate <= met_rates[-2]:
-        raise InputError(
-            f"the teacher knows signal rates up to {cleanest_rate:.4g}, the student's last call is "
-            f"at {met_rates[-2]:.4g}; choose fewer --student-steps"
-        )
-    angles = [math.acos(rate) for rate in (*met_rates[:-1], cleanest_rate)]
-    rates = []
-    for start, end in itertools.pairwise(angles):
-        steps = max(1, round((start - end) / SHORT_STEP))
-        rates += np.cos(np.linspace(start, end, steps, endpoint=False)).tolist()
-    return [*rates, cleanest_rate, 1.0]
-
-
-def _signal_rate(config: ModelConfig, time: float) -> float:
+def signal_rate_at(config: ModelConfig, time: float) -> float:
+    """The signal rate of a model's schedule at a time in [0, 1]."""
     schedule = SCHEDULES[config.schedule].between(config.max_signal_rate, config.min_signal_rate)
     return float(schedule(np.array(time), np)[1])
-
-
-def draw_trajectories(
-    teacher: DiffusionModel,
-    noises: np.ndarray,
-    labels: np.ndarray,
-    met_rates: Sequence[float],
-    guidance: float,
-) -> np.ndarray:
-    """Follows the teacher from noises to images, and keeps what it has at the student's rates.
-
-    Costs about 11 network calls per image, with guidance twice as large ones.
-
-    Args:
-        noises: (B, H, W, C), standard normal.
-        labels: (B,), -1 for any class, which has no guidance.
-
-    Returns:
-        (B, H, W, R * C), normalised: the noises, and after them the noisy images at each of the R
-        rates, for rate 1 the predicted ones.
-    """
-    cleanest_rate = min(_signal_rate(teacher.config, 0.0), CLEANEST_RATE)
-    rates = teacher_rates(met_rates, cleanest_rate)
-    kept = {int(np.abs(np.array(rates) - rate).argmin()) for rate in met_rates}
-    states: list[Tensor] = []
-
-    def keep(step: int, noisy_images: Tensor, pred_images: Tensor) -> None:
-        if step in kept:
-            states.append(ops.convert_to_numpy(noisy_images))
-
-    told = (guidance, labels) if teacher.num_classes else (0.0, None)
-    denoise = Guidance(told[0])(teacher.compiled_denoise, told[1])
-    images = adams_bashforth(denoise, noises, rates, order=3, callback=keep)
-    return np.concatenate([*states, ops.convert_to_numpy(images)], axis=-1)
 
 
 @keras.saving.register_keras_serializable(package="ddim_keras")
 class Student(DiffusionModel):
     """A diffusion model that draws in the steps that it was taught, without guidance.
 
-    Its configuration is a `student_config`. It is trained on `draw_trajectories`, not on images.
+    Its configuration is a `student_config`. It is trained on the trajectories of
+    `training.trajectories`, not on images.
     """
 
     def __init__(self, config: ModelConfig, only_average: bool = False, **kwargs: Any) -> None:
         super().__init__(config, only_average, **kwargs)
         self.updates_per_batch = sum(config.student_steps)
-        self.trajectory_loss_tracker = keras.metrics.Mean(name="trajectory_loss")
+        self.noise_loss_tracker = keras.metrics.Mean(name="trajectory_loss")  # in its place
 
     def generate(
         self, num_images: int, diffusion_steps: int | None = None, **options: Any
     ) -> np.ndarray:
         """As `DiffusionModel.generate`; InputError for other steps, a sampler or guidance."""
-        taught = self.config.student_steps
-        steps = taught[-1] if diffusion_steps is None else diffusion_steps
+        steps = self.config.student_steps[-1] if diffusion_steps is None else diffusion_steps
         sampler, guidance = (options.pop(name, None) for name in ("sampler", "guidance"))
         has_guidance = getattr(guidance, "strength", guidance)
-        if steps not in taught or Sampler.of(sampler or "ddim") != Sampler() or has_guidance:
+        is_taught = steps in self.config.student_steps
+        if not is_taught or Sampler.of(sampler or "ddim") != Sampler() or has_guidance:
             raise InputError(
                 f"this student draws in {self.config.steps_in_words} steps of ddim without "
                 "guidance; for anything else load its teacher"
@@ -162,6 +114,14 @@ class Student(DiffusionModel):
             return Guidance(0.0)(self.compiled_denoise_in[steps], labels)
 
         return super().generate(num_images, steps, guidance=in_steps, **options)
+
+    def reverse_diffusion(
+        self, initial_noise: Tensor, diffusion_steps: int, *arguments: Any, **options: Any
+    ) -> Tensor:
+        """As `DiffusionModel.reverse_diffusion`, by default told its number of steps."""
+        if len(arguments) < 2:
+            options.setdefault("denoise", self.compiled_denoise_in[diffusion_steps])
+        return super().reverse_diffusion(initial_noise, diffusion_steps, *arguments, **options)
 
     def denoise(
         self,
@@ -249,7 +209,3 @@ class Student(DiffusionModel):
         noisy_images = rates[1] * pred_images + next_noise_rate * pred_noises
         distance = self.mean_error(target, noisy_images)
         return distance, {"distance": distance, "noisy_images": noisy_images}
-
-    @property
-    def metrics(self) -> list[keras.Metric]:
-        return [self.trajectory_loss_tracker, self.image_loss_tracker]

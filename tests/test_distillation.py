@@ -14,17 +14,16 @@ from ddim_keras.config import InputError, ModelConfig, NetworkConfig
 from ddim_keras.data.cache import Dataset
 from ddim_keras.distillation import (
     Student,
-    draw_trajectories,
     met_rates,
     student_config,
     student_rates,
-    teacher_rates,
 )
 from ddim_keras.model import DiffusionModel
 from ddim_keras.runs.folder import Run, load_model
 from ddim_keras.samplers import Sampler
 from ddim_keras.training import loop, trajectories
 from ddim_keras.training.callbacks import Interrupted
+from ddim_keras.training.trajectories import draw_trajectories, teacher_rates
 from tests.helpers import denoiser, make_run, run, standard_normal
 
 DEVIATION = 0.5  # of normally distributed data, per pixel
@@ -140,6 +139,14 @@ def test_a_student_of_several_begins_as_its_teacher_and_is_told_its_number_of_st
     assert np.abs(told(1)[0] - told(2)[0]).max() > 1e-2
     np.testing.assert_allclose(told(1)[0], ops.convert_to_numpy(expected[0]), rtol=1e-4, atol=1e-4)
     assert student.generate(3, 1, seed=0).shape == student.generate(3, seed=0).shape
+    draws = [ops.convert_to_numpy(student.reverse_diffusion(noises, steps)) for steps in (1, 2)]
+    generated = [
+        student.generate(3, steps, initial_noise=noises, labels=[-1] * 3) for steps in (1, 2)
+    ]
+    for drawn, images in zip(draws, generated, strict=True):
+        np.testing.assert_allclose(
+            ops.convert_to_numpy(student.denormalize(drawn)), images, atol=1e-5
+        )
     with pytest.raises(InputError, match="draws in 1 or 2 steps of ddim"):
         student.generate(3, 3)
 
