@@ -26,6 +26,7 @@ from ddim_keras.training.callbacks import Interrupted
 from ddim_keras.training.trajectories import draw_trajectories, teacher_rates
 from tests.helpers import denoiser, make_run, run, standard_normal
 
+TINY = ModelConfig(network=NetworkConfig(image_size=8, widths=(8,), depths=(1,)))
 DEVIATION = 0.5  # of normally distributed data, per pixel
 
 
@@ -54,7 +55,7 @@ def test_a_trajectory_is_the_solution_of_the_differential_equation():
 
 
 def test_the_students_steps_are_those_of_ddim_and_the_teacher_meets_them():
-    config = student_config(ModelConfig(), 4)
+    config = student_config(TINY, 4)
     rates = student_rates(config, 4)
     assert rates == met_rates(config)
     np.testing.assert_allclose(rates, [0.02, 0.3638, 0.6629, 0.8805, 1], atol=1e-4)
@@ -68,7 +69,7 @@ def test_the_students_steps_are_those_of_ddim_and_the_teacher_meets_them():
 
 
 def test_a_student_of_several_meets_its_teacher_where_any_of_its_steps_ends():
-    config = student_config(ModelConfig(), 1, 2, 3, 4)
+    config = student_config(TINY, 1, 2, 3, 4)
     rates = met_rates(config)
     assert len(rates) == 7  # after 0, 1/4, 1/3, 1/2, 2/3 and 3/4 of the way, and at the end
     assert rates == sorted(rates)
@@ -80,7 +81,7 @@ def test_a_student_of_several_meets_its_teacher_where_any_of_its_steps_ends():
 
 @pytest.mark.parametrize("counts", [(3,), (1, 2, 4)])
 def test_a_student_that_makes_the_teachers_steps_has_no_loss(counts, monkeypatch):
-    student = Student(student_config(ModelConfig(), *counts))
+    student = Student(student_config(TINY, *counts))
     student.compile(loss="mae")
     assert student.updates_per_batch == sum(counts)
     rates = met_rates(student.config)
