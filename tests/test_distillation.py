@@ -266,6 +266,7 @@ def test_what_a_student_has_not_learnt_is_refused(place, command, options, refus
     assert error.endswith(f"take its teacher: --run {place / 'teacher'}")
 
 
+@pytest.mark.slow
 def test_a_student_of_several_is_trained_and_draws_in_each(place, tmp_path, monkeypatch):
     monkeypatch.setattr(trajectories, "HELD_OUT", 16)
     monkeypatch.setattr(trajectories, "AT_ONCE", 16)

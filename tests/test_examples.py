@@ -143,6 +143,7 @@ class TestSwissRoll:
         assert "--langevin must end in .png" in run(swiss_roll, "--langevin", "roll.jpg")
 
 
+@pytest.mark.slow
 class TestClassConditional:
     def test_what_is_trained_is_found_again(self, trained, place, capsys):
         files = [place / "run" / name for name in ("last.weights.h5", "classifier.weights.h5")]

@@ -268,6 +268,7 @@ def test_labels_are_dropped_at_the_configured_rate():
     assert set(unlabelled) <= {-1, NUM_CLASSES}
 
 
+@pytest.mark.slow
 def test_labels_teach_what_each_class_looks_like(tmp_path):
     values = np.array([40, 128, 215], "uint8")
     labels = np.arange(96) % NUM_CLASSES

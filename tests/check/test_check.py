@@ -105,7 +105,7 @@ def test_right_exercise_in_numpy(of_a_solution):
     [
         ("jax_functions.py", 3),
         ("torch_class.py", 4),
-        ("tensorflow_class.py", 3),
+        pytest.param("tensorflow_class.py", 3, marks=pytest.mark.slow),
         pytest.param("tensorflow_given_networks.py", 4, marks=pytest.mark.slow),
         pytest.param("keras_class.py", 4, marks=pytest.mark.slow),
         pytest.param("keras_exercise.py", 3, marks=pytest.mark.slow),

@@ -121,6 +121,7 @@ class TestTrain:
         config = finished.read_config()
         assert (config.preset, config.epochs, config.num_images) == ("tiny", 2, 80)
 
+    @pytest.mark.slow  # the default run stops one of test_loop.py
     def test_a_killed_run_ends_as_any_other(self, finished, options, place):
         killed = subprocess.run(
             [sys.executable, "-c", KILLED_IN_SECOND_EPOCH, *options, "--output", "stopped"],
