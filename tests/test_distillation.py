@@ -100,13 +100,17 @@ def test_a_student_that_makes_the_teachers_steps_has_no_loss(counts, monkeypatch
         return parts[1] * noisy_images, parts[0] * noisy_images
 
     monkeypatch.setattr(student, "denoise", denoise)
-    losses = student.follow(
-        np.concatenate([gain * noises for gain in gains], axis=-1).astype("float32"),
-        lambda compare: compare(None, training=False)[1],
-    )
-    assert {name: float(loss) for name, loss in losses.items()} == pytest.approx(
-        {"trajectory_loss": 0, "image_loss": 0}, abs=1e-6
-    )
+    states = [gain * noises for gain in gains]
+
+    def losses_of(states):
+        seen.clear()
+        trajectories = np.concatenate(states, axis=-1).astype("float32")
+        losses = student.follow(trajectories, lambda compare: compare(None, training=False)[1])
+        return {name: float(loss) for name, loss in losses.items()}
+
+    of_images = {"trajectory_loss": 0.5 * len(counts) / sum(counts), "image_loss": 0.5}
+    assert losses_of([*states[:-1], states[-1] + 0.5]) == pytest.approx(of_images, abs=1e-5)
+    assert losses_of(states) == pytest.approx({"trajectory_loss": 0, "image_loss": 0}, abs=1e-6)
     assert [steps for steps, _ in seen] == [steps for steps in counts for _ in range(steps)]
     starts = [rate for steps in counts for rate in student_rates(student.config, steps)[:-1]]
     for rate, (_, met) in zip(starts, seen, strict=True):
