@@ -319,7 +319,9 @@ class BaseModel(keras.Model):
 
     @property
     def dropout_states(self) -> list[keras.Variable]:
-        """The states of the random numbers of dropout, which Keras does not save."""
+        """The states of dropout's random numbers, which Keras does not save; only for training."""
+        if self.only_average:
+            return []
         states = [each for each in self.variables if each.name == "seed_generator_state"]
         return [state for state in states if state is not self.seed_generator.state]
 
@@ -338,9 +340,10 @@ class BaseModel(keras.Model):
     def load_own_variables(self, store: Any) -> None:
         variables = {key: store[key] for key in store.keys()}  # noqa: SIM118 (not a mapping)
         self.seed_generator.state.assign(variables.pop("seed_state"))
-        states = variables.pop("dropout_states") if self.dropout_states else ()
-        for state, value in zip(self.dropout_states, states, strict=True):
-            state.assign(value)
+        states = variables.pop("dropout_states", ())
+        if not self.only_average:
+            for state, value in zip(self.dropout_states, states, strict=True):
+                state.assign(value)
         metric_values = variables.pop("metric_values")
         for variable, value in zip(self.metrics_variables, metric_values, strict=True):
             variable.assign(value)

@@ -485,6 +485,7 @@ for model in (whole, only):
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.parametrize("config", [*CONFIGS.values(), WITH_DROPOUT])
 def test_the_average_alone_generates_the_same_images(config, tmp_path):
     model = randomised(config)
     model.save_weights(tmp_path / "both.weights.h5")
