@@ -34,16 +34,16 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> DemoOptions:
     """Parses the command line; ends the process if it is wrong, or asks for help."""
     parser = Parser(
         prog="app.py",
-        description="Demo in the browser: generate, paint, and look inside. It listens on "
-        "127.0.0.1 alone, loads nothing from other hosts, and keeps its files in a temporary "
-        "folder, which it removes at the end.",
+        description="Demo in the browser: generate, paint, and look inside. It listens only on "
+        "127.0.0.1, loads nothing from other hosts, and keeps its files in a temporary folder, "
+        "which it removes at the end.",
         epilog=EXAMPLES,
     )
     parser.add_argument(
         "--run",
         metavar="RUN",
-        help="run or provided model to begin with; the others of runs/ can be chosen on the page "
-        "(default: a provided model of few steps, else the newest run)",
+        help="run or provided model to begin with; the page offers all others as well (default: a "
+        "provided model of few steps, else the newest run)",
     )
     parser.add_argument(
         "--port", type=at_least(1, 65535), metavar="N", default=7860, help="port (default: 7860)"
@@ -53,7 +53,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> DemoOptions:
         type=at_least(1),
         metavar="N",
         default=24,
-        help="requests that wait at most; further ones are refused with a message (default: 24)",
+        help="largest number of waiting requests; others are refused with a message (default: 24)",
     )
     add_precision_option(parser)
     add_verify_option(parser)

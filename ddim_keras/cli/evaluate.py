@@ -46,11 +46,11 @@ EXAMPLES = """examples:
   python evaluate.py                                     the newest run, DDIM
   python evaluate.py --samplers ddim ipndm dpm_solver --steps 5 10 20
   python evaluate.py --split train --spacing time rho --last-signal-rate 0.95 0.98
-                                                         to choose where the steps lie
+                                                         to choose where to place the steps
   python evaluate.py --assess --num-images 1638          one setting, in every respect
   python evaluate.py --metrics bits_per_dim              likelihood, by the bound and the flow
-  python evaluate.py --search-steps 5 10 20              searches it, and
-  python evaluate.py --spacing time searched             shows what that gains
+  python evaluate.py --search-steps 5 10 20              searches the best places, and
+  python evaluate.py --spacing time searched             shows what they gain
   python evaluate.py --search-steps 5 --search-by kid --samplers ipndm --spacing rho
                                                          longer, for one sampler
   python evaluate.py --compare runs/a runs/b --steps 20  which is better, and is that certain?
@@ -145,7 +145,7 @@ def side(text: str) -> tuple[str, list[str]]:
             name, value = "run", part
         if name not in SIDE_OPTIONS:
             raise argparse.ArgumentTypeError(
-                f"{name!r} is none of what two sides can differ in: {', '.join(SIDE_OPTIONS)}"
+                f"the two sides cannot differ in {name!r}; choose from: {', '.join(SIDE_OPTIONS)}"
             )
         option = SIDE_OPTIONS[name]
         if name == "clip":
@@ -178,18 +178,18 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> EvaluateOptions:
         type=side,
         default=[],
         metavar=("A", "B"),
-        help="difference in KID of two settings with the same noises and real images, or with "
-        "--metrics bits_per_dim in what the same images cost under two runs, with its "
-        "95 %% interval. Each is a run, a weights file, or a list such as sampler=ipndm,steps=5, "
-        f"with any of {', '.join(SIDE_OPTIONS)}; other options hold for both",
+        help="difference in KID between two settings, with the same noises and real images, and "
+        "its 95 %% interval; with --metrics bits_per_dim, difference in bits for the same images "
+        "under two runs. Each is a run, a weights file, or a list such as sampler=ipndm,steps=5, "
+        f"with any of {', '.join(SIDE_OPTIONS)}; other options apply to both",
     )
     task.add_argument(
         "--search-steps",
         nargs="+",
         type=at_least(1, MOST_IN_FIGURE),
         metavar="N",
-        help="search the best places of N steps instead of measuring, and store them in the run "
-        "folder for --spacing searched",
+        help="search for the best places of N steps instead of measuring, and store them in the "
+        "run folder for --spacing searched",
     )
     task.add_argument(
         "--assess",
@@ -213,7 +213,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> EvaluateOptions:
         type=at_least(1, MOST_STEPS),
         metavar="N",
         help=f"numbers of sampling steps (default: {' '.join(map(str, DEFAULT_STEPS))}; "
-        f"{DEFAULT_STEPS[-1]} with --assess; for a student those that it learnt)",
+        f"{DEFAULT_STEPS[-1]} with --assess; for a student, those it has learnt)",
     )
     add_guidance_options(
         parser, default=f"{GUIDANCE:g} for class-conditional runs and with --guide, otherwise 0"
@@ -223,7 +223,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> EvaluateOptions:
         nargs="+",
         choices=METRICS,
         default=["kid"],
-        help="metrics; frechet and precision_recall depend on --num-images, bits_per_dim takes no "
+        help="metrics; frechet and precision_recall depend on --num-images, bits_per_dim needs no "
         "generated images (default: kid)",
     )
     add(
@@ -281,11 +281,11 @@ def why_not_comparable(options: EvaluateOptions) -> str | None:
         return None
     for name in options.metrics:
         if name not in COMPARABLE:
-            return f"--compare knows the metrics {' and '.join(COMPARABLE)}, not {name}"
+            return f"--compare takes the metrics {' and '.join(COMPARABLE)}, not {name}"
     first, second = (dataclasses.replace(side.options, run=None) for side in options.compare)
     if "bits_per_dim" in options.metrics and first != second:
         return (
             "bits per dimension depend on the weights alone; with --metrics bits_per_dim, the two "
-            "sides of --compare differ in their run, and in nothing else"
+            "sides of --compare may differ only in their run"
         )
     return None

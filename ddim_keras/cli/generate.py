@@ -146,8 +146,8 @@ def make_parser() -> Parser:
     """The parser of the command line."""
     parser = Parser(
         prog="generate.py",
-        description="Generates images from a trained model: a labelled grid, and single files if "
-        "wanted.",
+        description="Generates images from a trained model: a labelled grid and, with "
+        "--images-dir, a file for each image.",
         epilog=EXAMPLES,
     )
     add = parser.add_argument
@@ -156,14 +156,14 @@ def make_parser() -> Parser:
         type=at_least(1, MOST_STEPS),
         metavar="N",
         help="sampling steps, one network call each; more are slower and finer (default: "
-        f"{DEFAULT_STEPS}; {INPAINTING_STEPS} with --inpaint; for a student those that it learnt)",
+        f"{DEFAULT_STEPS}; {INPAINTING_STEPS} with --inpaint; for a student, those it has learnt)",
     )
     add(
         "--num-images",
         type=at_least(1, MOST_IMAGES),
         metavar="N",
-        help=f"number of images, of each class with --class; above {MOST_IN_GRID} in all only with "
-        f"--images-dir (default: 32; 8 with --class; {NUM_EDITED} with "
+        help=f"number of images, or of images per class with --class; more than {MOST_IN_GRID} in "
+        f"all need --images-dir (default: 32; 8 with --class; {NUM_EDITED} with "
         "--inpaint, --from-image, and --encode of two images)",
     )
     add_sampling_options(parser)
@@ -225,15 +225,15 @@ def add_editing_options(parser: argparse.ArgumentParser) -> None:
         "--interpolate",
         type=at_least(0),
         metavar="SEED",
-        help="images on the way from the noise of --seed to that of this seed",
+        help="images on the path from the noise of --seed to the noise of this seed",
     )
     editing.add_argument(
         "--inpaint",
         type=Path,
         nargs=2,
         metavar=("IMAGE", "MASK"),
-        help="fill in this image where the mask, an image of the same shape, is white; where it is "
-        "black the image is kept exactly, where it is grey it changes the more, the lighter",
+        help="fill in this image where the mask, an image of the same proportions, is white; where "
+        "it is black, the image is kept exactly; lighter grey changes more",
     )
     editing.add_argument(
         "--from-image",
@@ -246,22 +246,23 @@ def add_editing_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         metavar="IMAGE",
-        help="the noise that leads to this image, and the way back; with a second image, the path "
-        f"from one to the other (default sampler: {ENCODING_SAMPLER}, even in {ENCODING_SPACING})",
+        help="the noise that leads to this image, and the image decoded from it; with a second "
+        "image, the path from one to the other (default sampler: "
+        f"{ENCODING_SAMPLER}, spacing {ENCODING_SPACING})",
     )
     group.add_argument(
         "--resample",
         type=at_least(1, MOST_IN_FIGURE),
         metavar="N",
-        help="repetitions of each step of --inpaint, one network call each; more join better, and "
-        f"draw smoother (default: {RESAMPLE})",
+        help="repetitions of each step of --inpaint, one network call each; more give a less "
+        f"visible seam and smoother images (default: {RESAMPLE})",
     )
     group.add_argument(
         "--strength",
         type=strength,
         metavar="S",
-        help="diffusion time up to which noise is added with --from-image, above 0 to 1; larger "
-        f"changes more (default: {STRENGTH:g})",
+        help="diffusion time up to which noise is added with --from-image, above 0 and at most 1; "
+        f"larger values change more (default: {STRENGTH:g})",
     )
 
 
@@ -283,10 +284,10 @@ def check_editing(parsed: argparse.Namespace) -> None:
 
     if parsed.inpaint:
         refuse("--inpaint, which has its own sampler,", "sampler", "eta")
-    else:
-        refuse("anything but --inpaint", "resample")
-    if not parsed.from_image:
-        refuse("anything but --from-image", "strength")
+    elif parsed.resample:
+        raise InputError("only --inpaint uses --resample; omit it")
+    if parsed.strength and not parsed.from_image:
+        raise InputError("only --from-image uses --strength; omit it")
     if parsed.encode:
         if len(parsed.encode) > 2:
             raise InputError(f"--encode takes one or two images, not {len(parsed.encode)}")
@@ -294,7 +295,7 @@ def check_editing(parsed: argparse.Namespace) -> None:
         if len(parsed.encode) == 1:
             refuse("--encode with one image", "num_images", "images_dir")
         if len(parsed.classes or []) > 1:
-            raise InputError("--encode takes one --class, which both images are taken for")
+            raise InputError("--encode takes only one --class, which is used for both images")
         if parsed.steps == 1:
             raise InputError("--encode needs at least 2 --steps")
 

@@ -165,7 +165,7 @@ def add_verify_option(parser: Any) -> None:
         "--no-verify",
         dest="check_hashes",
         action="store_false",
-        help="read weights and configuration even if their hashes are not those of manifest.json",
+        help="read weights and configuration even if their hashes do not match manifest.json",
     )
 
 
@@ -220,8 +220,8 @@ def add_sampler_options(parser: argparse._ActionsContainer, several: bool = Fals
         choices=SPACINGS,
         default=[None] if several else None,
         metavar="NAME",
-        help="quantity in which the steps are even: time, log_snr or rho; or searched, for the "
-        "steps that evaluate.py --search-steps found for this model (default: time)",
+        help="quantity in which steps are evenly spaced: time, log_snr or rho; or searched, for "
+        "the steps that evaluate.py --search-steps found for this model (default: time)",
     )
     parser.add_argument(
         "--last-signal-rate",
@@ -246,7 +246,7 @@ def add_sampler_options(parser: argparse._ActionsContainer, several: bool = Fals
         choices=FRESH_NOISE_VARIANCES,
         default="small",
         help="variance of the fresh noise of --eta; small: beta-tilde of DDPM; large: its beta; "
-        "learned: as the network of a run with learned variances predicts it (default: small)",
+        "learned: predicted by the network of a run with learned variances (default: small)",
     )
     parser.add_argument(
         "--clip",
@@ -271,7 +271,7 @@ def add_guidance_options(parser: Any, default: str) -> None:
         type=finite,
         nargs=2,
         metavar=("LOW", "HIGH"),
-        help="signal rates between which there is guidance, such as 0.5 0.98 (default: all)",
+        help="signal rates between which guidance applies, such as 0.5 0.98 (default: all)",
     )
     parser.add_argument(
         "--guide",

@@ -37,8 +37,8 @@ def run_command(main: Callable[[], None]) -> None:
         if not _is_lack_of_memory(error):
             raise
         message = (
-            "the memory does not suffice; choose fewer images at once (--batch-size) or a smaller "
-            "network. What was saved before is kept"
+            "not enough memory; choose a smaller --batch-size or a smaller network. What was saved "
+            "before is kept"
         )
     else:
         return

@@ -46,8 +46,8 @@ def raising(error):
         (OSError("a failure"), "error: a failure; what was saved before is kept"),
         (KeyboardInterrupt(), 130),
         (BrokenPipeError(errno.EPIPE, "Broken pipe"), "error: Broken pipe; what was saved before"),
-        (MemoryError(), "error: the memory does not suffice"),
-        (RuntimeError("RESOURCE_EXHAUSTED: 9 GB"), "error: the memory does not suffice"),
+        (MemoryError(), "error: not enough memory"),
+        (RuntimeError("RESOURCE_EXHAUSTED: 9 GB"), "error: not enough memory"),
     ],
 )
 def test_failures_become_an_exit_status(error, status):

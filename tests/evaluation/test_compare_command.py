@@ -101,7 +101,7 @@ def test_a_side_has_the_options_of_the_command():
     [
         (("sampler=ddmi", "sampler=ddim"), "did you mean 'ddim'?"),
         (("steps=0", "steps=1"), "--steps: must be at least 1, not 0"),
-        (("colour=red", "steps=1"), "'colour' is none of what two sides can differ in: run, "),
+        (("colour=red", "steps=1"), "the two sides cannot differ in 'colour'; choose from: run, "),
         (("clip=maybe", "clip=no"), "clip must be yes or no, not 'maybe'"),
         (("guidance-interval=0.5", "clip=no"), "--guidance-interval: expected 2 arguments"),
         (("steps=1",), "--compare: expected 2 arguments"),
