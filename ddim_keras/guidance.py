@@ -71,6 +71,8 @@ class Guidance:
         told = {} if labels is None else {"labels": ops.convert_to_tensor(labels, dtype="int32")}
         if self.strength and not told and self.guide is None:
             raise InputError("guidance needs a model with classes, or a guide")
+        if not self.strength and not told:
+            return denoise  # itself, by which `ancestral_sampling` knows that one call suffices
 
         def better(*inputs: Tensor) -> tuple[Tensor, Tensor]:
             return denoise(*inputs, **told)

@@ -453,6 +453,15 @@ def test_ancestral_sampling_with_learned_variances(learned):
         plain_model().generate(1, 4, sampler=sampler)
 
 
+def test_learned_variances_without_a_class_cost_one_network_call_per_step(learned, monkeypatch):
+    def second_call(*_):
+        raise AssertionError("the images of this step are predicted already")
+
+    monkeypatch.setitem(vars(learned), "compiled_denoise", second_call)
+    sampler = Sampler(eta=1.0, variance="learned")
+    assert learned.generate(2, 3, seed=0, sampler=sampler).shape == (2, 8, 8, 1)
+
+
 def test_bound_of_learned_variances_reports_all_three(learned):
     terms = bound_terms(learned, pixels(5), batch_size=2)
     assert list(terms) == ["small", "large", "learned"]
