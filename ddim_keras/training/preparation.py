@@ -143,7 +143,7 @@ def with_protocol(
     version, and measured images without guidance.
 
     Raises:
-        InputError: if the run was measured with another encoder.
+        InputError: if the run was measured with another encoder, or with too few generated images.
     """
     if kid is None:
         return config
@@ -158,6 +158,11 @@ def with_protocol(
             "resume it with the same --kid-weights, or with --no-kid"
         )
     images = config.training.kid_images or len(kid.real_features)
+    if images < kid.batch_size:
+        raise InputError(
+            f"the KID needs at least {kid.batch_size} generated images, not {images}; choose more "
+            "--kid-images, or --no-kid"
+        )
     return dataclasses.replace(config, protocol=dataclasses.replace(protocol, images=images))
 
 

@@ -51,6 +51,17 @@ def test_a_resumed_run_keeps_its_protocol_and_refuses_another_encoder(kid):
         with_protocol(config(3, KIDProtocol("KID, other")), kid, is_resumed=True)
 
 
+def test_too_few_images_for_a_kid_are_refused_before_the_first_epoch(kid):
+    def with_images(count):
+        few = config(0)
+        recipe = dataclasses.replace(few.training, kid_images=count)
+        return with_protocol(dataclasses.replace(few, training=recipe), kid, is_resumed=False)
+
+    assert with_images(64).protocol.images == 64
+    with pytest.raises(InputError, match="at least 64 generated images, not 63; choose more"):
+        with_images(63)
+
+
 def test_a_resumed_run_needs_the_images_and_classes_that_it_had():
     images, labels = draw_flowers(40, 16)
     names = ("rose", "lily")

@@ -112,7 +112,7 @@ TRAININGS = {
     "warmup_steps": ({"warmup_steps": 6}, {"rates": (0.0, 0.01, 0.02)}),
     "cosine_decay": ({"cosine_decay": True}, {"rates": (0.02, 0.01866, 0.0)}),
     "flip": ({"flip": True}, {"mirrored": True}),
-    "kid_images": ({"kid_images": 13}, {"images of KID": 13}),
+    "kid_images": ({"kid_images": 21}, {"images of KID": 21}),
     "evaluate_every": ({"evaluate_every": 7}, {"epochs between KIDs, and grids": [7, 7]}),
     "precision": ({"precision": "mixed_bfloat16"}, {"layers": "bfloat16"}),
 }
