@@ -113,8 +113,9 @@ def fast_precision() -> str:
             is_fast = details.get("compute_capability", (0, 0)) >= (8, 0)
     elif BACKEND == "jax":
         device = jax.local_devices()[0]
-        capability = getattr(device, "compute_capability", "0")
-        is_fast = device.platform == "tpu" or float(capability) >= 8
+        # Such as "8.0"; of a GPU that is not NVIDIA's the name, such as "gfx942".
+        major = getattr(device, "compute_capability", "0").partition(".")[0]
+        is_fast = device.platform == "tpu" or (major.isdecimal() and int(major) >= 8)
     elif torch.cuda.is_available():
         is_fast = torch.cuda.is_bf16_supported()
     else:

@@ -109,9 +109,11 @@ def feed(model: Any, batches: Callable[[], Iterator[tuple[np.ndarray, np.ndarray
 
 
 def local_value(variable: Any) -> Tensor:
-    if jax.process_count() == 1:
-        return variable.value
-    return variable.value.addressable_data(0)
+    value = variable.value
+    # In a compiled step, which all hosts share, a value has no part of this host.
+    if jax.process_count() == 1 or isinstance(value, jax.core.Tracer):
+        return value
+    return value.addressable_data(0)
 
 
 def keep_data(model: Any, images: np.ndarray, labels: np.ndarray) -> None:

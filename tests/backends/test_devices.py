@@ -1,10 +1,14 @@
 """One batch shared by several devices: the losses, weights and KID of one device."""
 
+from types import SimpleNamespace
+
 import keras
+import numpy as np
 import pytest
 
 import train
 from benchmarks.speed import devices as benchmark
+from ddim_keras.backends import local_value
 from ddim_keras.backends.devices import (
     choose_devices,
     connect_hosts,
@@ -59,6 +63,33 @@ def test_bfloat16_is_used_where_the_processor_has_it(flags, expected, monkeypatc
     if choose_devices(None, batch_size=1)[0].lower().startswith(("cpu", "default")):
         is_used = expected and BACKEND != "jax"
         assert fast_precision() == ("mixed_bfloat16" if is_used else "float32")
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="of JAX")
+@pytest.mark.parametrize(
+    ("platform", "capability", "expected"),
+    [
+        ("gpu", "7.5", "float32"),
+        ("gpu", "8.0", "mixed_bfloat16"),
+        ("gpu", "12.0", "mixed_bfloat16"),
+        ("gpu", "gfx942", "float32"),  # AMD
+        ("tpu", "", "mixed_bfloat16"),
+    ],
+)
+def test_bfloat16_is_used_on_accelerators_that_have_it(platform, capability, expected, monkeypatch):
+    device = SimpleNamespace(platform=platform, compute_capability=capability)
+    monkeypatch.setattr("jax.local_devices", lambda: [device])
+    assert fast_precision() == expected
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="several hosts need JAX")
+def test_a_compiled_step_of_several_hosts_reads_whole_values(monkeypatch):
+    """The loss with learned variances asks for the range of pixels within the step."""
+    import jax
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    double = jax.jit(lambda value: 2 * local_value(SimpleNamespace(value=value)))
+    assert double(np.ones(3)).tolist() == [2, 2, 2]
 
 
 @needs_devices
