@@ -190,7 +190,7 @@ def callbacks_for(
         )
     if process_id() == 0:
         steps = max(config.model.student_steps, default=20)
-        guidance = protocol.guidance if protocol else None
+        guidance = protocol.guidance if protocol else config.model.default_guidance
         every = config.training.evaluate_every
         callbacks.append(SampleGrid(run, diffusion_steps=steps, guidance=guidance, every=every))
         if tensorboard:

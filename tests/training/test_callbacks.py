@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ddim_keras.config import InputError
+from ddim_keras.config import GUIDANCE, InputError
 from ddim_keras.metrics.kid import KernelInceptionDistance
 from ddim_keras.runs.configuration import KIDProtocol, RunConfig
 from ddim_keras.runs.folder import Run
@@ -121,3 +121,9 @@ def test_kid_and_grids_follow_the_protocol(encoder, tmp_path, monkeypatch):
     unmeasured = dataclasses.replace(config, protocol=None)
     (alone,) = callbacks_for(Run(tmp_path), unmeasured, None, None)
     assert not isinstance(alone, KIDCallback)
+    assert alone.guidance == 0
+    network = dataclasses.replace(TINY.model.network, num_classes=3)
+    with_classes = dataclasses.replace(TINY.model, network=network)
+    unmeasured = dataclasses.replace(unmeasured, model=with_classes)
+    (alone,) = callbacks_for(Run(tmp_path), unmeasured, None, None)
+    assert alone.guidance == GUIDANCE  # which the title of the grid then says
