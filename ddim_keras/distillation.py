@@ -34,7 +34,7 @@ from ddim_keras.config import InputError, ModelConfig
 from ddim_keras.guidance import Guidance
 from ddim_keras.model import DiffusionModel
 from ddim_keras.samplers import Sampler
-from ddim_keras.schedules import SCHEDULES, OffsetCosine
+from ddim_keras.schedules import schedule_of
 from ddim_keras.spacing import sampling_signal_rates
 from ddim_keras.types import Denoise, Tensor
 
@@ -54,7 +54,7 @@ def student_config(teacher: ModelConfig, *steps: int) -> ModelConfig:
         ),
         schedule="offset_cosine",
         max_signal_rate=CLEANEST_RATE,
-        min_signal_rate=signal_rate_at(teacher, 1.0),
+        min_signal_rate=float(schedule_of(teacher)(1.0, np)[1]),
         discrete_steps=0,
         ema=0.0,  # the learning rate ends at 0, so that the last weights need no average
         label_dropout=0.0,
@@ -65,8 +65,7 @@ def student_config(teacher: ModelConfig, *steps: int) -> ModelConfig:
 
 def student_rates(config: ModelConfig, steps: int) -> list[float]:
     """The N + 1 signal rates of a student in N steps, rising, the last of them 1."""
-    schedule = OffsetCosine(config.max_signal_rate, config.min_signal_rate)
-    return sampling_signal_rates(steps, schedule=schedule)
+    return sampling_signal_rates(steps, schedule=schedule_of(config))
 
 
 def met_rates(config: ModelConfig) -> list[float]:
@@ -75,12 +74,6 @@ def met_rates(config: ModelConfig) -> list[float]:
         itertools.chain(*(student_rates(config, steps) for steps in config.student_steps))
     )
     return [rate for rate, after in itertools.pairwise([*rates, 2.0]) if after - rate > 1e-6]
-
-
-def signal_rate_at(config: ModelConfig, time: float) -> float:
-    """The signal rate of a model's schedule at a time in [0, 1]."""
-    schedule = SCHEDULES[config.schedule].between(config.max_signal_rate, config.min_signal_rate)
-    return float(schedule(np.array(time), np)[1])
 
 
 @keras.saving.register_keras_serializable(package="ddim_keras")

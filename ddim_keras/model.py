@@ -18,7 +18,7 @@ from ddim_keras.arguments import require_counts
 from ddim_keras.base_model import BaseModel, initial_weights_of
 from ddim_keras.config import ModelConfig
 from ddim_keras.network import residual_unet
-from ddim_keras.schedules import SCHEDULES
+from ddim_keras.schedules import schedule_of
 from ddim_keras.types import Callback, Denoise, Tensor
 
 
@@ -44,9 +44,7 @@ class DiffusionModel(BaseModel):
         self, config: ModelConfig | None = None, only_average: bool = False, **kwargs: Any
     ) -> None:
         super().__init__(config or ModelConfig(), only_average, **kwargs)
-        self.schedule = SCHEDULES[self.config.schedule].between(
-            self.config.max_signal_rate, self.config.min_signal_rate
-        )
+        self.schedule = schedule_of(self.config)
         # Of each number of steps, once they have been searched; see `step_search`.
         self.searched_steps: Mapping[int, Sequence[float]] = {}
         build = functools.partial(residual_unet, self.config.network, self.outputs_per_channel)

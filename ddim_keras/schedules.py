@@ -17,6 +17,7 @@ from typing import Any
 
 import keras
 
+from ddim_keras.config import ModelConfig
 from ddim_keras.types import Tensor
 
 # Earlier times are clamped to this one by schedules that start without noise: a prediction of the
@@ -133,6 +134,11 @@ SCHEDULES: dict[str, Schedule] = {
     "linear": Linear(),
     "cosine": Cosine(),
 }
+
+
+def schedule_of(config: ModelConfig) -> Schedule:
+    """The schedule of a model, with its limits."""
+    return SCHEDULES[config.schedule].between(config.max_signal_rate, config.min_signal_rate)
 
 
 def offset_cosine(

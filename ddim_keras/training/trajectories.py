@@ -21,7 +21,7 @@ from keras import ops
 from ddim_keras.atomic import written_whole
 from ddim_keras.config import InputError
 from ddim_keras.data.cache import Dataset, default_cache_dir
-from ddim_keras.distillation import CLEANEST_RATE, met_rates, signal_rate_at
+from ddim_keras.distillation import CLEANEST_RATE, met_rates
 from ddim_keras.guidance import Guidance
 from ddim_keras.model import DiffusionModel
 from ddim_keras.progress import progress_bar, say
@@ -29,6 +29,7 @@ from ddim_keras.runs.configuration import RunConfig
 from ddim_keras.runs.folder import find_run, load_model
 from ddim_keras.runs.manifest import sha256
 from ddim_keras.samplers import adams_bashforth
+from ddim_keras.schedules import schedule_of
 from ddim_keras.types import Tensor
 
 SHORT_STEP = math.radians(7)  # of the teacher, as an angle of (signal, noise)
@@ -70,7 +71,7 @@ def draw_trajectories(
         (B, H, W, R * C), normalised: the noises, and after them the noisy images at each of the R
         rates, for rate 1 the predicted ones.
     """
-    cleanest_rate = min(signal_rate_at(teacher.config, 0.0), CLEANEST_RATE)
+    cleanest_rate = min(float(schedule_of(teacher.config)(0.0, np)[1]), CLEANEST_RATE)
     rates = teacher_rates(met_rates, cleanest_rate)
     kept = {int(np.abs(np.array(rates) - rate).argmin()) for rate in met_rates}
     states: list[Tensor] = []
