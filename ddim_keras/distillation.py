@@ -21,7 +21,6 @@ level, and takes the steps of each N in turn. The teacher's part is `training/tr
 import dataclasses
 import functools
 import itertools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -33,7 +32,7 @@ from ddim_keras import backends
 from ddim_keras.config import InputError, ModelConfig
 from ddim_keras.guidance import Guidance
 from ddim_keras.model import DiffusionModel
-from ddim_keras.samplers import Sampler
+from ddim_keras.samplers import Sampler, ddim
 from ddim_keras.schedules import schedule_of
 from ddim_keras.spacing import sampling_signal_rates
 from ddim_keras.types import Denoise, Tensor
@@ -125,7 +124,7 @@ class Student(DiffusionModel):
         labels: Tensor = None,
         steps: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """As `DiffusionModel.denoise`, on the way of so many steps, by default the most."""
+        """As `DiffusionModel.denoise`, told the number of steps, by default the largest."""
         told = []
         if self.config.network.step_counts:
             index = self.config.student_steps.index(steps or self.config.student_steps[-1])
@@ -162,7 +161,7 @@ class Student(DiffusionModel):
     def follow(
         self, trajectories: Tensor, evaluate: Callable[..., dict[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """The student's ways: mean distance of all steps, and that of the images.
+        """Takes all steps of the student: their mean distance, and that of the images.
 
         `evaluate` takes a function that compares one step, and returns what that reports.
         """
@@ -194,11 +193,7 @@ class Student(DiffusionModel):
         labels: Tensor = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The distance from the teacher's noisy images after one step, and the student's own."""
-        like = ops.ones((ops.shape(noisy_images)[0], 1, 1, 1))
-        noise_rate, next_noise_rate = (math.sqrt(1 - rate**2) for rate in rates)
-        pred_noises, pred_images = self.denoise(
-            noisy_images, noise_rate * like, rates[0] * like, training, labels, steps
-        )
-        noisy_images = rates[1] * pred_images + next_noise_rate * pred_noises
+        denoise = functools.partial(self.denoise, training=training, labels=labels, steps=steps)
+        noisy_images = ddim(denoise, noisy_images, rates, fresh_noises=())  # eta 0: none are drawn
         distance = self.mean_error(target, noisy_images)
         return distance, {"distance": distance, "noisy_images": noisy_images}
