@@ -42,7 +42,7 @@ def linear_betas(num_steps: int = PUBLISHED_STEPS) -> np.ndarray:
     """Betas that grow linearly, 1e-4 to 0.02 at 1000 steps (Ho, section 4).
 
     For another number of steps T they are multiplied by 1000 / T, so that as much noise is added
-    in all: as T grows, alpha-bar at step t tends to that of `schedules.linear` at time t / T.
+    in all: as T grows, alpha-bar at step t tends to that of `schedules.Linear` at time t / T.
 
     Args:
         num_steps: T, above 20, where the last beta would be 1.
@@ -284,8 +284,8 @@ def ancestral_sampling(
 ) -> Tensor:
     """Algorithm 2 (Ho): from noise to images, with one call of `denoise` for each of T steps.
 
-    It is DDIM at eta 1 on the discrete steps (Song et al. 2020, section 4.1), and is taken from
-    there. A step draws from a normal distribution around `posterior_mean_from_noises`.
+    This is DDIM at eta 1 on the discrete steps (Song et al. 2020, section 4.1), which it calls. A
+    step draws from a normal distribution around `posterior_mean_from_noises`.
 
     Args:
         initial_noise: (B, H, W, C), standard normal.

@@ -36,8 +36,8 @@ def langevin_steps(
     """Unadjusted Langevin dynamics at one noise level (Song et al. 2021, algorithm 5).
 
     `images + size * score + sqrt(2 * size) * noise`, of the size 2 (step_ratio * noise_rate)**2:
-    that of the paper for predicted noises of unit variance, whatever else is in the batch. Costs
-    one network call per step.
+    that of the paper for predicted noises of unit variance, whatever else is in the batch, without
+    its factor alpha, which is near 1. Costs one network call per step.
 
     Args:
         noisy_images: (B, H, W, C) of this level.

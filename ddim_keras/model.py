@@ -130,7 +130,7 @@ class DiffusionModel(BaseModel):
     ) -> Tensor:
         """Deterministic DDIM (Song et al. 2020, equation 12 with sigma = 0), uniform in time.
 
-        Costs one network call a step.
+        Costs one network call per step.
 
         Args:
             initial_noise: (B, H, W, C), standard normal.

@@ -329,7 +329,7 @@ def adaptive_block(
 
 
 def attention_block(x: Tensor, head_channels: int = 64) -> Tensor:
-    """Residual self-attention over all positions, 64 channels per head (Dhariwal, Nichol 2021)."""
+    """Residual self-attention, `head_channels` or more per head (Dhariwal and Nichol 2021)."""
     _, height, width, channels = x.shape
     heads = max(1, channels // head_channels)
     tokens = layers.Reshape((height * width, channels))(GroupNorm()(x))

@@ -36,8 +36,8 @@ FAST = Preset(
     training=TrainingConfig(
         batch_size=16,
         repetitions=1,
-        # Of the noise, so that weak noise counts, and with it texture. The strongest noise is told
-        # with errors below the delta, whose squares find the mean colour; MAE's median is darker.
+        # On the noise, so that low noise levels, and with them texture, carry weight. At high ones
+        # errors fall below delta, where squares find the mean colour; MAE's median is darker.
         loss="huber",
         loss_on="noise",
         optimizer="muon",

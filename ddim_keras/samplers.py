@@ -80,7 +80,7 @@ def ddim(
     seed: int | keras.random.SeedGenerator | None = None,
     fresh_noises: Iterable[Tensor] | None = None,
 ) -> Tensor:
-    """DDIM (Song et al. 2020, equations 12 and 16). Order 1, one network call a step.
+    """DDIM (Song et al. 2020, equations 12 and 16). Order 1, one network call per step.
 
     Keeps the predicted image, and of the predicted noise as much as belongs to the next level, or
     less with `eta` above 0, when fresh noise fills up the difference.
@@ -136,16 +136,16 @@ def adams_bashforth(
     order: int = 4,
     equal_steps: bool = False,
 ) -> Tensor:
-    """Adams-Bashforth multistep, one network call a step: extrapolates the predicted noises.
+    """Adams-Bashforth multistep, one network call per step: extrapolates the predicted noises.
 
     For steps of any size: integrates exactly the polynomial of the log-SNR through the last
     `order` predictions. This is DEIS (Zhang and Chen 2022, https://arxiv.org/abs/2204.13902) with
     the polynomial in log-rho, as the library diffusers has it; the paper's are in time or rho.
 
     Args:
-        order: 2, 3 or 4. With no predictions yet, the first steps have the orders 1, 2, ...; their
-            errors, of N**-2 and N**-3, limit the whole to order 2 unless these steps are shorter
-            than the rest. At few steps the higher orders are more accurate all the same.
+        order: 2, 3 or 4. With no history yet, the first steps use orders 1, 2, ...; their errors,
+            of N**-2 and N**-3, limit the whole to order 2 unless these steps are shorter than the
+            rest. At few steps the higher orders are more accurate all the same.
         equal_steps: use the weights for equal steps of noise_rate / signal_rate, whatever the
             steps: `ipndm`.
     """
@@ -195,8 +195,8 @@ def dpm_solver(
 ) -> Tensor:
     """DPM-Solver++(2M) (Lu et al. 2022, https://arxiv.org/abs/2211.01095, algorithm 2).
 
-    Order 2, one network call a step. Extrapolates the predicted images, not the noises: along a
-    line in the log-SNR through the last two, to the middle of the step.
+    Order 2, one network call per step. Extrapolates the predicted images, not the noises: along
+    a line in the log-SNR through the last two, to the middle of the step.
     """
     noisy_images, levels, predict = _start(denoise, initial_noise, signal_rates, clip_range)
     past_level: Level = levels[0]
@@ -230,8 +230,8 @@ def heun(
 ) -> Tensor:
     """Heun's method (Karras et al. 2022, https://arxiv.org/abs/2206.00364, algorithm 1).
 
-    Order 2, two network calls a step, but one in the step to signal rate 1. Averages the noises
-    that are predicted at the two ends of a DDIM step.
+    Order 2, two network calls per step, but one in the step to signal rate 1. Averages the
+    noises that are predicted at the two ends of a DDIM step.
     """
     noisy_images, levels, predict = _start(denoise, initial_noise, signal_rates, clip_range)
     for step, (level, next_level) in enumerate(itertools.pairwise(levels)):

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ddim_keras.cli.startup import BACKENDS
-from ddim_keras.config import FRESH_NOISE_VARIANCES, SAMPLERS, SPACINGS, InputError, settings_of
+from ddim_keras.config import (
+    FRESH_NOISE_VARIANCES,
+    PRECISIONS,
+    SAMPLERS,
+    SPACINGS,
+    InputError,
+    settings_of,
+)
 
 LARGEST = 2**31 - 1  # whole number of an argument
 MOST_IMAGES = 10**7  # of one command; more, with another seed
@@ -192,7 +199,7 @@ def add_precision_option(parser: argparse.ArgumentParser) -> None:
     """Adds --precision, for generating."""
     parser.add_argument(
         "--precision",
-        choices=("float32", "mixed_bfloat16"),
+        choices=PRECISIONS,
         default="float32",
         help="dtype policy of the layers; mixed_bfloat16 is faster if the processor or GPU has "
         "instructions for it, and changes the images a little (default: float32)",

@@ -9,8 +9,6 @@ import numpy as np
 
 from ddim_keras.config import InputError
 
-# Batches.
-
 
 def random_images(images: np.ndarray, num_images: int) -> np.ndarray:
     """A random choice of the images, always the same one; all of them if there are fewer."""

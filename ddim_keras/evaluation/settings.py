@@ -10,7 +10,8 @@ from ddim_keras.config import GUIDANCE
 from ddim_keras.guidance import Guidance
 from ddim_keras.model import DiffusionModel
 from ddim_keras.runs.folder import find_weights, load_guide
-from ddim_keras.samplers import Callback, Sampler
+from ddim_keras.samplers import Sampler
+from ddim_keras.types import Callback
 
 
 @dataclass(frozen=True)

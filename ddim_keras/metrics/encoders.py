@@ -1,8 +1,8 @@
 """Encoders: the networks whose features the metrics compare.
 
 Inception v3 (Szegedy et al. 2015, https://arxiv.org/abs/1512.00567), trained on ImageNet, as in the
-Keras DDIM example; and a compact network that comes with the project, for where Inception can be
-had neither by download nor by file. Distances in the features of two encoders do not compare.
+Keras DDIM example; and a compact network that comes with the project, for machines without
+Inception's weights. Distances in the features of different encoders are not comparable.
 """
 
 import contextlib
@@ -60,7 +60,7 @@ def choose_encoder(weights: str | None = None) -> Encoder:
 
     Args:
         weights: a file for `inception_encoder`, or "compact" for `compact_encoder`. By default
-            Inception, downloaded, or the compact encoder where it cannot be, with a note.
+            Inception, downloaded, or with a note the compact encoder if that fails.
     """
     if weights == "compact":
         return compact_encoder()

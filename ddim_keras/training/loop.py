@@ -41,9 +41,8 @@ from ddim_keras.training.callbacks import (
 )
 from ddim_keras.training.muon import ConvolutionMuon
 
-MOST_STEPS_PER_EXECUTION = (
-    100  # at most: what Ctrl-C waits for, and long enough for Python not to matter
-)
+# What Ctrl-C waits for; long enough for Python not to matter.
+MOST_STEPS_PER_EXECUTION = 100
 
 
 def build_model(

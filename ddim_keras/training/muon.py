@@ -2,7 +2,7 @@
 
 Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon/). AdamW scales each weight by itself.
 Muon replaces the averaged gradient of a kernel, as a matrix, by the nearest one whose singular
-values are all 1, so that what is rarely asked for is learnt as fast as what is always asked for.
+values are all 1, so that rare gradient directions are learnt as fast as common ones.
 """
 
 import math
@@ -29,7 +29,7 @@ class ConvolutionMuon(keras.optimizers.AdamW):
     al. 2025, https://arxiv.org/abs/2502.16982, equation 4), so that a learning rate and weight
     decay for AdamW suit it as well.
 
-    Costs 15 matrix products a kernel and step, whatever the batch size.
+    Costs 15 matrix products per kernel and step, whatever the batch size.
 
     Args:
         learning_rate, weight_decay, **kwargs: as `keras.optimizers.AdamW`.
