@@ -42,12 +42,13 @@ def interpolate(start: np.ndarray, end: np.ndarray, num_images: int) -> np.ndarr
 
 def add_noise(images: Tensor, noises: Tensor, signal_rate: float) -> Tensor:
     """Noisy images: `signal_rate * images + noise_rate * noises`, the squares summing to 1."""
-    images = ops.convert_to_tensor(images, dtype="float32")
+    images, noises = (ops.convert_to_tensor(each, dtype="float32") for each in (images, noises))
     return signal_rate * images + _noise_rate(signal_rate) * noises
 
 
 def remove_noise(noisy_images: Tensor, noises: Tensor, signal_rate: float) -> Tensor:
     """The inverse of `add_noise`."""
+    noises = ops.convert_to_tensor(noises, dtype=noisy_images.dtype)
     return (noisy_images - _noise_rate(signal_rate) * noises) / signal_rate
 
 

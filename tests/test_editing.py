@@ -1,5 +1,6 @@
 import math
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -79,6 +80,7 @@ def test_noise_is_standard_normal():
 def test_noise_is_added_and_removed():
     images, noises = normal(2, 4, 4, 3), normal(2, 4, 4, 3, seed=1)
     noisy_images = add_noise(images, noises, 0.6)
+    assert keras.backend.standardize_dtype(noisy_images.dtype) == "float32"  # of float64
     np.testing.assert_allclose(numpy(noisy_images), 0.6 * images + 0.8 * noises, atol=1e-6)
     np.testing.assert_allclose(numpy(remove_noise(noisy_images, noises, 0.6)), images, atol=1e-6)
     np.testing.assert_array_equal(numpy(add_noise(images, noises, 1.0)), images.astype("float32"))

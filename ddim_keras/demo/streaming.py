@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from keras import ops
 
 from ddim_keras.model import DiffusionModel
 from ddim_keras.types import Callback
@@ -38,7 +39,9 @@ def streamed(model: DiffusionModel, work: Callable[[Callback], None]) -> Iterato
     is_stopped = threading.Event()
 
     def callback(step: int, noisy_images: Any, pred_images: Any) -> None:
-        frame = (np.array(model.denormalize(each)) for each in (noisy_images, pred_images))
+        frame = (
+            ops.convert_to_numpy(model.denormalize(each)) for each in (noisy_images, pred_images)
+        )
         frames.put(Frame(step, *frame))
         if is_stopped.is_set():
             raise _Stopped

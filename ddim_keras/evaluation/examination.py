@@ -102,7 +102,7 @@ def prediction_errors(model: DiffusionModel, images: np.ndarray, labels: np.ndar
     """Mean squared errors (L,) of the images that the average predicts at each of TIMES."""
     order = np.random.default_rng(0).permutation(len(images))[:IMAGES]
     clean = model.normalize(ops.convert_to_tensor(images[order]))
-    noises = np.random.default_rng(1).standard_normal(clean.shape, "float32")
+    noises = ops.convert_to_tensor(np.random.default_rng(1).standard_normal(clean.shape, "float32"))
     denoise = model.compiled_denoise
     options = {"labels": labels[order]} if model.num_classes else {}
     errors = []

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from keras import ops
 
 from ddim_keras.backends import describe_device
 from ddim_keras.cli.generate import GenerateOptions
@@ -150,7 +151,7 @@ class Job:
         for path, line in zip(options.inputs, encoded.describe(), strict=True):
             print(f"{path}: {line}")
         if len(given.images) == 1:
-            noise = model.denormalize(encoded.noises)[0]
+            noise = ops.convert_to_numpy(model.denormalize(encoded.noises))[0]
             pictures = [given.images[0] / 255, noise, encoded.decoded[0], encoded.predicted[0]]
             title = "image, its noise, decoded, predicted"
         else:
@@ -160,7 +161,7 @@ class Job:
                 print(f"wrote {len(between)} images into {options.images_dir}")
             pictures = [given.images[0] / 255, *between, given.images[1] / 255]
             title = "image, on the way between the noises of both, image"
-        pixels = np.stack([np.asarray(picture) for picture in pictures])
+        pixels = np.stack(pictures)
         figure = figures.image_grid(pixels, f"{title}; {how}", columns=min(len(pixels), 20), zoom=3)
         figures.save_figure(figure, options.output)
         print(f"wrote {options.output}")

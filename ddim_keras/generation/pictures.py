@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from keras import ops
 from PIL import Image
 
 from ddim_keras.cli.generate import MOST_IN_ANIMATION, MOST_IN_GRID, GenerateOptions
@@ -30,7 +31,9 @@ class Trajectory:
         """Adds a frame, until the steps of the first batch are complete."""
         if len(self.frames) < self.steps:
             halves = (
-                figures.tiled(np.array(self.model.denormalize(images[:MOST_IN_ANIMATION])))
+                figures.tiled(
+                    ops.convert_to_numpy(self.model.denormalize(images[:MOST_IN_ANIMATION]))
+                )
                 for images in (noisy_images, pred_images)
             )
             self.frames.append(np.concatenate(list(halves), axis=1))

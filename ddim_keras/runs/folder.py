@@ -27,8 +27,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ddim_keras.atomic import require_writable, written_whole
 from ddim_keras.config import InputError
 from ddim_keras.foreign import contents_of, read_json, read_table
@@ -301,6 +299,8 @@ def load_guide(weights: Path, model: Any) -> Any:
     Raises:
         InputError: if the guide has other images or classes than the model.
     """
+    from keras import ops  # not before: run folders are read without Keras
+
     guide = load_model(weights)
     for what in ("image_size", "channels", "num_classes"):
         theirs, ours = (getattr(each.config.network, what) for each in (guide, model))
@@ -309,7 +309,7 @@ def load_guide(weights: Path, model: Any) -> Any:
                 f"{weights} cannot guide this model: its {what} is {theirs}, not {ours}"
             )
     for theirs, ours in zip(guide.pixel_range, model.pixel_range, strict=True):
-        if abs(np.array(theirs) - np.array(ours)).max() > 0.01:
+        if ops.max(ops.abs(theirs - ours)) > 0.01:
             raise InputError(
                 f"{weights} cannot guide this model: it was trained on images of another mean or "
                 "variance; choose a checkpoint of the same run"
