@@ -217,11 +217,8 @@ class DiffusionModel(BaseModel):
         T the times are as often each of 1/T, 2/T, ..., 1, as in DDPM.
         """
         noises = backends.draw(self, keras.random.normal, ops.shape(images))
-        shape = (ops.shape(images)[0], 1, 1, 1)
-        diffusion_times = backends.draw(self, keras.random.uniform, shape)
-        if self.config.stratified_times:
-            distances = ops.arange(shape[0], dtype="float32") / ops.cast(shape[0], "float32")
-            diffusion_times = (diffusion_times[:1] + ops.reshape(distances, shape)) % 1.0
+        distribution = stratified if self.config.stratified_times else keras.random.uniform
+        diffusion_times = backends.draw(self, distribution, (ops.shape(images)[0], 1, 1, 1))
         if steps := self.config.discrete_steps:
             diffusion_times = (ops.floor(diffusion_times * steps) + 1.0) / steps
         return noises, diffusion_times
@@ -253,3 +250,10 @@ class DiffusionModel(BaseModel):
     @property
     def metrics(self) -> list[keras.Metric]:
         return [self.noise_loss_tracker, self.image_loss_tracker]
+
+
+def stratified(shape: tuple[int | Tensor, ...], **options: Any) -> Tensor:
+    """Random numbers in [0, 1), each uniform, at equal distances from a random first one."""
+    first = keras.random.uniform(shape, **options)[:1]
+    distances = ops.arange(shape[0], dtype="float32") / ops.cast(shape[0], "float32")
+    return (first + ops.reshape(distances, shape)) % 1.0

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 from keras import ops
 
-from ddim_keras import DiffusionModel, InputError, ModelConfig, NetworkConfig, draw_flowers
+from ddim_keras import (
+    DiffusionModel,
+    InputError,
+    ModelConfig,
+    NetworkConfig,
+    backends,
+    draw_flowers,
+)
 from ddim_keras.presets import PRESETS
 
 SIZE = 8
@@ -333,6 +340,22 @@ def test_stratified_times_are_at_equal_distances_and_each_is_uniform():
     assert np.all(batches.std(axis=0) > 0.25)  # of a uniform one 0.289
     with pytest.raises(InputError, match="draw their own steps"):
         ModelConfig(variance="learned", discrete_steps=10, stratified_times=True)
+
+
+def test_a_device_has_its_part_of_the_stratified_times_of_the_whole_batch(monkeypatch):
+    """Under TensorFlow, where each device draws for all, and takes its own part."""
+    model = DiffusionModel(ModelConfig(network=PLAIN, stratified_times=True))
+    state = numpy(model.seed_generator.state)
+    _, whole = model.draw_noises_and_times(ops.zeros((8, 2, 2, 1)))
+    model.seed_generator.state.assign(state)
+    draw = backends.draw
+
+    def second_half(model, distribution, shape):
+        return draw(model, distribution, (2 * shape[0], *shape[1:]))[shape[0] :]
+
+    monkeypatch.setattr(backends, "draw", second_half)
+    _, part = model.draw_noises_and_times(ops.zeros((4, 2, 2, 1)))
+    np.testing.assert_array_equal(numpy(part), numpy(whole)[4:])
 
 
 @pytest.mark.parametrize(("schedule", "prediction"), [("linear", "image"), ("cosine", "velocity")])
