@@ -1,12 +1,12 @@
 """Search for the best placement of a sampler's steps, for a given model.
 
 Two ways. `search_steps`: Chen et al. 2024, "On the trajectory regularity of ODE-based diffusion
-sampling" (https://arxiv.org/abs/2405.11326), who call it GITS. The way from noise to image is
-followed once in many short steps, the teacher. From each of its points single DDIM steps are tried
-to all later ones, and how far each lands from the teacher is what that step costs. The cheapest
-path of N steps through these points, found by dynamic programming, says where N steps should lie.
-It needs no images, and it serves every sampler, though the costs are those of DDIM. The discount
-of the paper for the cost of later steps is left out.
+sampling" (https://arxiv.org/abs/2405.11326), who call it GITS. A fine trajectory from noise to
+image, the teacher, is computed once. From each of its points single DDIM steps are tried to all
+later ones; the cost of such a step is its distance from the teacher at arrival. The cheapest path
+of N steps through these points, found by dynamic programming, says where to place N steps. It needs
+no images, and it serves every sampler, though the costs are those of DDIM. The paper's discount for
+the cost of later steps is omitted.
 
 `coordinate_search`: moves one signal rate after the other, and keeps what improves a measure, such
 as the KID of the generated images. For one sampler, and many times as long.

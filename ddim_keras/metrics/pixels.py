@@ -6,9 +6,10 @@ import numpy as np
 def pixel_statistics(images: np.ndarray) -> dict[str, float]:
     """Means over images of what can be seen without a network; all in units of the pixel range.
 
-    `contrast` is the standard deviation of an image's pixels, `saturation` the difference between
-    the largest and the smallest channel, and `detail` the root mean square difference of pixels
-    that touch. Blurred images lack detail; predictions that are averages lack contrast.
+    `contrast` is the standard deviation over an image's pixels, per channel, `saturation` the
+    difference between the largest and the smallest channel, and `detail` the root mean square
+    difference of pixels that touch. Blurred images lack detail; predictions that are averages lack
+    contrast.
 
     Args:
         images: (N, H, W, C), uint8 or float in [0, 1]; 1 or 3 channels.

@@ -24,10 +24,10 @@ class ConvolutionMuon(keras.optimizers.AdamW):
     """Muon for the kernels of convolutions, AdamW for everything else.
 
     Keras's own `Muon` is for dense layers. Here a kernel (height, width, inputs, outputs) is a
-    matrix with a column for each output (for each input, where a convolution is transposed). A
-    step is as long as a usual one of AdamW, root mean square 0.2 times the learning rate (Liu et
-    al. 2025, https://arxiv.org/abs/2502.16982, equation 4), so that a learning rate and weight
-    decay for AdamW suit it as well.
+    matrix with a column for each output (that of `PatchesToPixels`: for each input). A step is as
+    long as a usual one of AdamW, root mean square 0.2 times the learning rate (Liu et al. 2025,
+    https://arxiv.org/abs/2502.16982, equation 4), so that a learning rate and weight decay for
+    AdamW suit it as well.
 
     Costs 15 matrix products per kernel and step, whatever the batch size.
 
