@@ -100,13 +100,13 @@ def train_in(run: Run, config: RunConfig, options: TrainOptions) -> None:
     if process_id() == 0:
         remove_parts(run.folder)
         run.save_config(config)
-    lessons = with_trajectories(dataset, config, options.cache_dir)
+    training_data = with_trajectories(dataset, config, options.cache_dir)
     say(f"run: {run.folder}, preset {config.preset}, {config.epochs} epochs")
     try:
         model = train(
             run,
             config,
-            lessons,
+            training_data,
             protocol=config.protocol.metric if config.protocol else "KID",
             callbacks=callbacks_for(run, config, dataset, kid, options.tensorboard),
             devices=len(devices),

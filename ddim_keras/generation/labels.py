@@ -31,8 +31,8 @@ def chosen_strength(options: GenerateOptions, config: RunConfig) -> float:
     """The strength of guidance; by default GUIDANCE for images of classes, or with a guide."""
     if options.guidance is not None:
         return options.guidance
-    is_redrawn = options.inpaint or options.from_image
-    is_of_classes = not options.is_editing or (is_redrawn and options.classes)
     if options.guide:
         return GUIDANCE
+    is_redrawn = options.inpaint or options.from_image
+    is_of_classes = not options.is_editing or (is_redrawn and options.classes)
     return config.model.default_guidance if is_of_classes else 0.0

@@ -168,10 +168,7 @@ class KernelInceptionDistance:
         If there are more generated images, the real ones are shuffled and used again. A last batch
         that is not full is left out.
         """
-        return self.of_features(self.encoder.features(generated_images))
-
-    def of_features(self, generated: np.ndarray) -> Distance:
-        """The same for features (N, D) of generated images."""
+        generated = self.encoder.features(generated_images)
         num_batches = len(generated) // self.batch_size
         if num_batches < 1:
             raise InputError(
