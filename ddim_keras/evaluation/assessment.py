@@ -14,7 +14,7 @@ from ddim_keras.cli.evaluate import EvaluateOptions
 from ddim_keras.config import InputError
 from ddim_keras.data.cache import Dataset
 from ddim_keras.evaluation.measurement import load_data
-from ddim_keras.evaluation.settings import Setting, chosen_settings, generate
+from ddim_keras.evaluation.settings import chosen_settings, generate
 from ddim_keras.metrics.classes import nearest_classes
 from ddim_keras.metrics.comparison import confidence_interval
 from ddim_keras.metrics.encoders import Encoder, choose_encoder
@@ -58,7 +58,12 @@ def assess(
     Raises:
         InputError: if the command line asks for more than one setting.
     """
-    setting = one_setting(options, model)
+    setting, *others = chosen_settings(options, model)
+    if others:
+        raise InputError(
+            f"--assess is of one setting, not {1 + len(others)}; give one number of --steps, and "
+            "one sampler"
+        )
     dataset = load_data(options, config)
     encoder = choose_encoder(options.kid_weights)
     labels = labels_like(dataset, options.num_images, model.num_classes)
@@ -87,17 +92,6 @@ def assess(
         part.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     print("\n\n".join(parts[3:]))
     print(f"\nwrote {folder}/assessment.md")
-
-
-def one_setting(options: EvaluateOptions, model: DiffusionModel) -> Setting:
-    """The setting that the command line asks for; raises InputError if there are several."""
-    settings = chosen_settings(options, model)
-    if len(settings) > 1:
-        raise InputError(
-            f"--assess is of one setting, not {len(settings)}; give one number of --steps, and one "
-            "sampler"
-        )
-    return settings[0]
 
 
 def labels_like(dataset: Dataset, num_images: int, num_classes: int) -> np.ndarray:

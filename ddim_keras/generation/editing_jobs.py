@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from ddim_keras.editing import add_noise, decode, encode, inpaint, interpolate
+from ddim_keras.editing import add_noise, decode, encode, inpaint
 from ddim_keras.guidance import Guidance
 from ddim_keras.samplers import Sampler, image_noises
 from ddim_keras.types import Callback, Denoise, Tensor
@@ -171,22 +171,3 @@ def encoded(
         for add in (added_noises, None)
     )
     return EncodedImages(images, ops.convert_to_numpy(noises), decoded, predicted)
-
-
-def path_between(
-    model: Any,
-    denoise: Denoise,
-    noises: np.ndarray,
-    num_images: int,
-    sampler: Sampler,
-    signal_rates: Sequence[float],
-) -> np.ndarray:
-    """The predicted images (num_images, H, W, C) on the way between two encoded ones.
-
-    Args:
-        noises: (2, H, W, C), of two images.
-    """
-    start, end = noises
-    path = interpolate(start, end, num_images)
-    decoded = decode(denoise, path, signal_rates, sampler)
-    return ops.convert_to_numpy(model.denormalize(decoded))

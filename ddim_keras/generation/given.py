@@ -29,14 +29,6 @@ class GivenImages:
         size, channels = network.image_size, network.channels
         return cls(np.stack([load_image(path, size, channels) for path in paths]))
 
-    @classmethod
-    def read_masked(cls, path: Path, mask: Path, network: NetworkConfig) -> "GivenImages":
-        """Reads an image file and its mask."""
-        weights = load_mask(mask, path, network.image_size)
-        if not weights.any():
-            raise InputError(f"the mask {mask} is black; make white what is to be filled in")
-        return cls(cls.read([path], network).images, weights)
-
     def shown(self) -> np.ndarray:
         """The first image, grey where it is to be filled in: (H, W, C) uint8."""
         if self.mask is None:
@@ -47,7 +39,10 @@ class GivenImages:
 
 def read_given(options: GenerateOptions, network: NetworkConfig) -> GivenImages | None:
     """Reads the images to be edited, and the mask."""
-    if options.inpaint:
-        image, mask = options.inpaint
-        return GivenImages.read_masked(image, mask, network)
-    return GivenImages.read(options.inputs, network) if options.inputs else None
+    if not options.inpaint:
+        return GivenImages.read(options.inputs, network) if options.inputs else None
+    image, mask = options.inpaint
+    weights = load_mask(mask, image, network.image_size)
+    if not weights.any():
+        raise InputError(f"the mask {mask} is black; make white what is to be filled in")
+    return GivenImages(GivenImages.read([image], network).images, weights)

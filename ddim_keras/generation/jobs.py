@@ -9,7 +9,7 @@ from keras import ops
 
 from ddim_keras.backends import describe_device
 from ddim_keras.cli.generate import GenerateOptions
-from ddim_keras.editing import interpolate
+from ddim_keras.editing import decode, interpolate
 from ddim_keras.generation import editing_jobs
 from ddim_keras.generation.editing_jobs import EncodedImages
 from ddim_keras.generation.files import write_images
@@ -101,9 +101,11 @@ class Job:
             )
         initial_noise = None
         if options.interpolate is not None:
-            initial_noise = noises_between(
-                model, options.seed, options.interpolate, len(self.labels)
+            start, end = (
+                model.draw_noise(1, np.random.default_rng(seed))[0]
+                for seed in (options.seed, options.interpolate)
             )
+            initial_noise = interpolate(start, end, len(self.labels))
         elif self.given:
             initial_noise = editing_jobs.starting_points(
                 model, self.given.images[0], len(self.labels), options.seed, self.signal_rates[0]
@@ -132,11 +134,11 @@ class Job:
 
     def between(self, encoded: EncodedImages, callback: Callback | None = None) -> np.ndarray:
         """Images on the way from one encoded image to the other: (num_images, H, W, C)."""
-        num_images = self.options.num_images
-        denoise = self._denoiser(num_images, callback)
-        return editing_jobs.path_between(
-            self.model, denoise, encoded.noises, num_images, self.sampler, self.signal_rates
-        )
+        start, end = encoded.noises
+        path = interpolate(start, end, self.options.num_images)
+        denoise = self._denoiser(len(path), callback)
+        decoded = decode(denoise, path, self.signal_rates, self.sampler)
+        return ops.convert_to_numpy(self.model.denormalize(decoded))
 
     def _denoiser(self, num_images: int, callback: Callback | None) -> Denoise:
         labels = np.full(num_images, self.labels[0])
@@ -180,13 +182,3 @@ def chosen_sampler(options: GenerateOptions, model: DiffusionModel) -> Sampler:
         eta=options.eta,
         variance=options.variance,
     )
-
-
-def noises_between(
-    model: DiffusionModel, seed: int, other_seed: int, num_images: int
-) -> np.ndarray:
-    """Noises from the first of one seed to the first of another."""
-    start, end = (
-        model.draw_noise(1, np.random.default_rng(each))[0] for each in (seed, other_seed)
-    )
-    return interpolate(start, end, num_images)
