@@ -337,6 +337,14 @@ class TrainingConfig:
         metavar="N",
         may_change=True,
     )
+    averages: tuple[float, ...] = setting(
+        (),
+        "widths of other averages of the weights, kept in averages/ of the run: the standard "
+        "deviation of the steps that count, as a share of the training, such as 0.05 0.1",
+        above=0,
+        most=0.28,
+        metavar="W",
+    )
     trajectories: int = setting(
         9216,
         "trajectories of the teacher that a student is trained on; a pass over them is its epoch",

@@ -1,6 +1,7 @@
 """Helpers that the tests share: a tiny recipe and run, commands run here, known denoisers."""
 
 import contextlib
+import signal
 import sys
 
 import keras
@@ -33,6 +34,22 @@ def run(command, *arguments):
         except SystemExit as ending:
             return ending.code
     return 0
+
+
+class InterruptAt(keras.callbacks.Callback):
+    """Presses Ctrl-C in some step."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.steps_left = steps
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps_left -= 1
+        if not self.steps_left:
+            self.stop()
+
+    def stop(self):
+        signal.raise_signal(signal.SIGINT)
 
 
 # A row of history.csv.

@@ -135,7 +135,7 @@ def add_settings(
             options["choices"] = rules["choices"]
         elif rules["is_path"]:
             options["type"] = whole_path_of_run if rules["metavar"] == "RUN" else whole_path
-        elif annotation is float:
+        elif annotation in (float, tuple[float, ...]):
             options["type"] = finite
         else:
             options["type"] = at_least(

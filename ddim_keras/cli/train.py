@@ -58,7 +58,7 @@ SETTINGS = {
     "training": (
         *("batch_size", "repetitions", "loss", "huber_delta", "loss_on", "optimizer"),
         *("learning_rate", "weight_decay", "warmup_steps", "cosine_decay", "precision"),
-        *("kid_images", "evaluate_every"),
+        *("kid_images", "evaluate_every", "averages"),
     ),
 }
 SPECIAL_DEFAULTS = {

@@ -11,6 +11,7 @@
       curves.png          losses and KID
       samples/            a grid per epoch, always from the same noise, and its images as an array
       guides/             averages of some early epochs in half precision, for --guide
+      averages/           averages of other lengths, for `train.py --averages`
       report.md           the summary, written at the end
 
 Files are written beside their final name and renamed, so that each is always whole.

@@ -31,7 +31,7 @@ from ddim_keras.progress import verbosity
 from ddim_keras.runs.configuration import RunConfig
 from ddim_keras.runs.folder import Run, find_run, load_model
 from ddim_keras.runs.weights import load_weights
-from ddim_keras.training.averages import KeepGuides
+from ddim_keras.training.averages import KeepGuides, PowerAverages
 from ddim_keras.training.callbacks import (
     FinishEpoch,
     Interrupted,
@@ -204,7 +204,11 @@ def train(
         run.repair(done // steps)
     feed = Feed(model, config, dataset, steps_per_execution)
     reports: list[keras.callbacks.Callback] = [TimeEstimate(total_steps - done, feed)]
+    averages = None
     if process_id() == 0:
+        if recipe.averages:
+            averages = PowerAverages(run, recipe.averages, done, total_steps, feed)
+            reports.append(averages)
         reports.append(RunRecord(run, protocol, images_per_epoch=steps * recipe.batch_size))
         if not config.distill_from:
             reports.append(KeepGuides(run, config.epochs))
@@ -220,6 +224,8 @@ def train(
             if done < total_steps:
                 fit(model, feed, done, steps, config.epochs, [*callbacks, *reports, stop])
     except Interrupted:
+        if averages:
+            averages.save()
         if process_id() == 0:
             run.save_last(model)
         raise

@@ -1,6 +1,5 @@
 import dataclasses
 import operator
-import signal
 from types import SimpleNamespace
 
 import keras
@@ -26,7 +25,7 @@ from ddim_keras.runs.losses import loss_of_no_prediction
 from ddim_keras.runs.report import write_report
 from ddim_keras.training.callbacks import Interrupted, KIDCallback, SampleGrid
 from ddim_keras.training.loop import build_model, build_optimizer, even_part
-from tests.helpers import EPOCH
+from tests.helpers import EPOCH, InterruptAt
 
 CONFIG = RunConfig(
     preset="lab",
@@ -54,22 +53,6 @@ def run(tmp_path):
 def losses(run):
     names = ("epoch", "noise_loss", "image_loss", "val_noise_loss", "val_image_loss")
     return [[row[name] for name in names] for row in run.read_history()]
-
-
-class InterruptAt(keras.callbacks.Callback):
-    """Presses Ctrl-C in some step."""
-
-    def __init__(self, steps):
-        super().__init__()
-        self.steps_left = steps
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.steps_left -= 1
-        if not self.steps_left:
-            self.stop()
-
-    def stop(self):
-        signal.raise_signal(signal.SIGINT)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from ddim_keras.metrics.kid import KernelInceptionDistance
 from ddim_keras.model import DiffusionModel
 from ddim_keras.runs.configuration import RunConfig
 from ddim_keras.runs.folder import Run, load_model
+from ddim_keras.training.averages import PowerAverages
 from ddim_keras.training.callbacks import FinishEpoch, RunRecord, TimeEstimate
 from ddim_keras.training.loop import build_model, take_weights, train
 from ddim_keras.training.preparation import callbacks_for, with_protocol
@@ -94,6 +95,7 @@ def training_of(begin, config, dataset, encoder):
         "mirrored": any(image.tobytes() not in known for image in images),
         "images of KID": measured.protocol.images,
         "epochs between KIDs, and grids": [callback.every for callback in evaluation],
+        "widths": [x.widths for x in given.callbacks if isinstance(x, PowerAverages)],
         "layers": next(x.compute_dtype for x in model.network.layers if "conv" in x.name),
         "products": getattr(optimizer, "product_dtype", None),
     }
@@ -114,6 +116,7 @@ TRAININGS = {
     "flip": ({"flip": True}, {"mirrored": True}),
     "kid_images": ({"kid_images": 21}, {"images of KID": 21}),
     "evaluate_every": ({"evaluate_every": 7}, {"epochs between KIDs, and grids": [7, 7]}),
+    "averages": ({"averages": (0.2,)}, {"widths": [(0.2,)]}),
     "precision": ({"precision": "mixed_bfloat16"}, {"layers": "bfloat16"}),
 }
 
@@ -137,6 +140,7 @@ def test_every_field_of_the_recipe_reaches_the_training(begin, dataset, encoder)
         "mirrored": False,
         "images of KID": 16,
         "epochs between KIDs, and grids": [1, 1],
+        "widths": [],
         "layers": "float32",
         "products": None,
     }

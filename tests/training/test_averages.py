@@ -1,0 +1,127 @@
+"""Averages of other lengths: their profile, the resume of a training, and what is exported."""
+
+import dataclasses
+import math
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from ddim_keras import Dataset, InputError, ModelConfig, NetworkConfig, TrainingConfig, train
+from ddim_keras.data.drawn_flowers import draw_flowers
+from ddim_keras.runs.configuration import RunConfig
+from ddim_keras.runs.folder import Run, load_model
+from ddim_keras.training import averages
+from ddim_keras.training.averages import exponent_of
+from ddim_keras.training.callbacks import Interrupted
+from tests.helpers import InterruptAt
+
+CONFIG = RunConfig(
+    "tiny",
+    ModelConfig(network=NetworkConfig(image_size=8, widths=(8,), depths=(1,))),
+    TrainingConfig(batch_size=8, repetitions=1, averages=(0.1, 0.25)),
+    epochs=3,
+)
+STEPS = 15
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    images, labels = draw_flowers(48, 8)
+    return Dataset("drawn", images[:40], labels[:40], images[40:], labels[40:], ("a",) * 10)
+
+
+@pytest.fixture(autouse=True)
+def every_third_step(monkeypatch):
+    monkeypatch.setattr(averages, "UPDATE_EVERY", 3)
+
+
+def new_run(folder):
+    run = Run(folder)
+    run.save_config(CONFIG)
+    return run
+
+
+def flat_weights(network):
+    return np.concatenate([ops.convert_to_numpy(each).ravel() for each in network.weights])
+
+
+class Weights(keras.callbacks.Callback):
+    """The trained weights after each step."""
+
+    def __init__(self):
+        super().__init__()
+        self.after = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.after.append(flat_weights(self.model.network))
+
+
+@pytest.mark.parametrize(("width", "exponent"), [(0.05, 16.97), (0.10, 6.94)])
+def test_the_exponents_are_those_of_the_paper(width, exponent):
+    assert exponent_of(width) == pytest.approx(exponent, abs=0.005)
+
+
+@pytest.mark.parametrize("width", [0.03, 0.1, 0.2, 0.28])
+def test_the_steps_that_count_have_the_width_as_their_deviation(width):
+    times = (np.arange(100_000) + 0.5) / 100_000
+    shares = times ** exponent_of(width)
+    shares /= shares.sum()
+    mean = (shares * times).sum()
+    assert math.sqrt((shares * (times - mean) ** 2).sum()) == pytest.approx(width, rel=1e-4)
+
+
+def test_weights_count_by_the_power_of_their_step(dataset, tmp_path):
+    run, weights = new_run(tmp_path / "run"), Weights()
+    train(run, CONFIG, dataset, callbacks=[weights])
+    # Those of step s stand for the steps since the update before: the integral of s^e over them.
+    steps = np.arange(0, STEPS + 1, 3)
+    for width in CONFIG.training.averages:
+        shares = np.diff((steps / STEPS) ** (exponent_of(width) + 1))
+        expected = sum(
+            share * weights.after[step - 1] for share, step in zip(shares, steps[1:], strict=True)
+        )
+        exported = load_model(run.folder / "averages" / f"{width:g}")
+        np.testing.assert_allclose(
+            flat_weights(exported.ema_network), expected, rtol=2e-3, atol=1e-5
+        )
+        assert np.isfinite(exported.generate(2, 2, seed=0)).all()
+
+
+def test_an_interrupted_training_has_the_same_averages(dataset, tmp_path):
+    whole, stopped = (new_run(tmp_path / name) for name in ("whole", "stopped"))
+    train(whole, CONFIG, dataset)
+    for step in (7, 4):  # within the second epoch, and within the third
+        with pytest.raises(Interrupted):
+            train(stopped, CONFIG, dataset, callbacks=[InterruptAt(step)])
+    train(stopped, CONFIG, dataset)
+    files = sorted(path.name for path in (whole.folder / "averages").glob("step_*.npz"))
+    assert files == ["step_10.npz", "step_15.npz"]  # of the last checkpoint and the one before
+    pair = [np.load(run.folder / "averages" / files[-1])["averages"] for run in (whole, stopped)]
+    np.testing.assert_array_equal(*pair)
+
+
+def test_a_killed_training_keeps_the_averages_of_its_checkpoint(dataset, tmp_path):
+    run = new_run(tmp_path / "run")
+    train(run, dataclasses.replace(CONFIG, epochs=1), dataset)
+    checkpoint = run.last_weights.read_bytes()
+    train(run, dataclasses.replace(CONFIG, epochs=2), dataset)
+    # As after a kill between the averages of step 10 and its weights, twice.
+    for _ in range(2):
+        run.last_weights.write_bytes(checkpoint)
+        (run.folder / "manifest.json").unlink()
+        train(run, dataclasses.replace(CONFIG, epochs=2), dataset)
+        assert (run.folder / "averages" / "step_5.npz").exists()
+
+
+def test_missing_or_damaged_averages_are_an_error_before_the_training(dataset, tmp_path):
+    run = new_run(tmp_path / "run")
+    train(run, dataclasses.replace(CONFIG, epochs=1), dataset)
+    file = run.folder / "averages" / "step_5.npz"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"step_5\.npz"):
+        train(run, CONFIG, dataset)
+    file.unlink()
+    with pytest.raises(InputError, match="missing"):
+        train(run, CONFIG, dataset)
