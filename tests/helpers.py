@@ -89,9 +89,11 @@ NAMES = ("sunflower", "sweet pea", "rose")
 SIZE = 16
 
 
-def make_run(folder, num_classes, seed=0):
+def make_run(folder, num_classes, seed=0, block="plain"):
     """A run folder with a model that was not trained, but whose weights are not zero."""
-    network = NetworkConfig(image_size=SIZE, widths=(8,), depths=(1,), num_classes=num_classes)
+    network = NetworkConfig(
+        image_size=SIZE, widths=(8,), depths=(1,), block=block, num_classes=num_classes
+    )
     config = RunConfig(
         preset="tiny",
         model=ModelConfig(network=network, prediction="velocity", max_signal_rate=0.99),

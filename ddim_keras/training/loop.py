@@ -7,6 +7,7 @@ so that a run that was interrupted ends with the same weights as one that was no
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -126,7 +127,7 @@ def take_weights(model: DiffusionModel, source: Run, class_names: Sequence[str] 
     trained = load_model(source.weights_to_show())
     rows = embedding_rows(source.read_config(), model.num_classes, class_names)
     for network in (model.network, model.ema_network):
-        network.set_weights(fitting_weights(network, trained.ema_network, rows))
+        copy_weights(network, trained.ema_network, rows)
     model.pixel_means.assign(trained.pixel_means)
     model.pixel_variances.assign(trained.pixel_variances)
     if model.config.student_steps and model.num_classes:
@@ -143,26 +144,41 @@ def embedding_rows(source: RunConfig, num_classes: int, class_names: Sequence[st
     return [*known, trained]
 
 
-def fitting_weights(
-    network: keras.Model, trained: keras.Model, rows: Sequence[int]
-) -> list[np.ndarray]:
-    """The weights of a trained network for one that differs in its embeddings alone.
+def copy_weights(network: keras.Model, trained: keras.Model, rows: Sequence[int]) -> None:
+    """Copies the weights of a trained network to one that differs in its embeddings alone.
 
-    That of a student's numbers of steps begins with zeros.
+    The embedding of a student's numbers of steps begins with zeros.
     """
-    embeddings: list[np.ndarray] = []
-    others: list[np.ndarray] = []
-    for variable in trained.weights:
-        (embeddings if variable.name == "embeddings" else others).append(np.array(variable))
-    remaining = iter(others)
-    return [
-        next(remaining)
-        if variable.name != "embeddings"
-        else embeddings[0][rows]
-        if embeddings and "step_embedding" not in variable.path
-        else np.zeros(variable.shape)
-        for variable in network.weights
+
+    def is_embedding(layer: keras.Layer) -> bool:
+        return isinstance(layer, keras.layers.Embedding)
+
+    sources = layers_as_made(trained)
+    of_classes = [
+        layer.get_weights()[0][rows]
+        for layer in sources
+        if is_embedding(layer) and layer.name != "step_embedding"
     ]
+    others = (layer.get_weights() for layer in sources if not is_embedding(layer))
+    for layer in layers_as_made(network):
+        if not is_embedding(layer):
+            layer.set_weights(next(others))
+        elif of_classes and layer.name != "step_embedding":
+            layer.set_weights(of_classes)
+        else:
+            layer.set_weights([np.zeros(layer.weights[0].shape)])
+
+
+def layers_as_made(network: keras.Model) -> list[keras.Layer]:
+    """The layers with weights, those of each class in the order in which they were made.
+
+    Their names tell it. A network lists them by depth, which one more embedding changes.
+    """
+
+    def made(layer: keras.Layer) -> tuple[str, int]:
+        return type(layer).__name__, int((re.findall(r"_(\d+)$", layer.name) or [0])[0])
+
+    return sorted((layer for layer in network.layers if layer.weights), key=made)
 
 
 def train(
