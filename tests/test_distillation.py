@@ -10,7 +10,8 @@ from keras import ops
 import evaluate
 import generate
 import train
-from ddim_keras.config import InputError, ModelConfig, NetworkConfig
+from ddim_keras.cli.train import new_run, parse_arguments
+from ddim_keras.config import InputError, ModelConfig, NetworkConfig, TrainingConfig
 from ddim_keras.data.cache import Dataset
 from ddim_keras.distillation import (
     Student,
@@ -154,6 +155,34 @@ def test_a_student_of_several_begins_as_its_teacher_and_is_told_its_number_of_st
         )
     with pytest.raises(InputError, match="draws in 1 or 2 steps of ddim"):
         student.generate(3, 3)
+
+
+@pytest.mark.parametrize("num_classes", [0, 3])
+def test_a_student_of_several_takes_all_weights_of_its_teacher(num_classes, tmp_path):
+    """Though one more embedding changes the order in which the network lists them."""
+    source = make_run(tmp_path / "teacher", num_classes, block="adaptive")
+    student = loop.build_model(
+        student_config(source.read_config().model, 1, 2), TrainingConfig(), total_steps=1
+    )
+    loop.take_weights(student, source)
+    teacher = load_model(source.last_weights)
+    noises = np.random.default_rng(0).standard_normal((3, 16, 16, 3), dtype="float32")
+    given = [ops.convert_to_tensor(noises), *(ops.full((3, 1, 1, 1), x) for x in (0.8, 0.6))]
+    labels = np.array([0, 1, -1]) if num_classes else None
+    expected, _ = teacher.denoise(*given, training=False, labels=labels)
+    for training in (True, False):  # the trained network, and the average
+        found, _ = student.denoise(*given, training=training, labels=labels, steps=1)
+        np.testing.assert_allclose(
+            *map(ops.convert_to_numpy, (found, expected)), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_a_new_student_of_several_has_an_embedding_for_its_number_of_steps(place):
+    for steps, count in (("2", 0), ("1 2 4", 3)):
+        words = ("--distill-from", str(place / "teacher"), "--student-steps", *steps.split())
+        _, config = new_run(parse_arguments(words), "student")
+        assert config.model.network.step_counts == count
+        assert config.model.student_steps == tuple(map(int, steps.split()))
 
 
 @pytest.fixture(scope="module")

@@ -198,20 +198,21 @@ def new_run(options: TrainOptions, preset: str) -> tuple[Run, RunConfig]:
     recipe = PRESETS[preset]
     config = RunConfig(preset, recipe.model, recipe.training, epochs=recipe.epochs)
     if options.settings.get("distill_from"):
-        config = of_teacher(config, find_run(options.settings["distill_from"]).read_config())
+        teacher = find_run(options.settings["distill_from"]).read_config()
+        config = of_teacher(config, teacher, options.settings["student_steps"])
     config = with_settings(config, options.settings)
     date = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     folder = RUNS / f"{preset}-{Path(config.dataset or 'flowers').stem}-{date}"
     return Run(options.output or folder), config
 
 
-def of_teacher(config: RunConfig, teacher: RunConfig) -> RunConfig:
-    """The configuration of a new student, whose number of steps is still to be set."""
+def of_teacher(config: RunConfig, teacher: RunConfig, steps: Sequence[int]) -> RunConfig:
+    """The configuration of a new student, in one or more numbers of steps."""
     from ddim_keras.distillation import student_config  # imports Keras
 
     return dataclasses.replace(
         config,
-        model=student_config(teacher.model),
+        model=student_config(teacher.model, *steps),
         dataset=teacher.dataset,
         data_dir=teacher.data_dir,
         class_names=teacher.class_names,
