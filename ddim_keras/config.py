@@ -29,7 +29,7 @@ RESAMPLINGS = ("pool", "block")
 PRECISIONS = ("float32", "mixed_bfloat16")
 METRICS = ("kid", "frechet", "precision_recall", "bits_per_dim")
 # Of pictures of classes, unless another is chosen. Against training images, 0, 1 and 2 gave the
-# provided model a KID of 0.044, 0.025 and 0.019 at 20 steps of DDIM; but the stronger, the less
+# included model a KID of 0.044, 0.025 and 0.019 at 20 steps of DDIM; but the stronger, the less
 # variety (Ho and Salimans 2022, https://arxiv.org/abs/2207.12598, figure 1).
 GUIDANCE = 1.0
 MOST_GUIDANCE = 1000.0  # beyond, rounding is all that is left of a prediction

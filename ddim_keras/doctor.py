@@ -52,7 +52,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "run",
         nargs="?",
         metavar="RUN",
-        help="run folder, name of a run in runs/, or provided model (default: the newest run)",
+        help="run folder, name of a run in runs/, or included model (default: the newest run)",
     )
     parser.add_argument(
         "--quick",
@@ -80,7 +80,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--output",
         type=Path,
         metavar="DIR",
-        help="folder of doctor.md and doctor.png (default: the run folder; for provided models the "
+        help="folder of doctor.md and doctor.png (default: the run folder; for included models the "
         "current folder)",
     )
     add_backend_option(parser)
@@ -253,7 +253,7 @@ def examine_images(
 
 
 def provided_for(run: Run, config: RunConfig) -> Any:
-    """The provided model, where it was trained on the same images and is not the run; or None."""
+    """The included model, where it was trained on the same images and is not the run; or None."""
     provided = Run(PRETRAINED)
     known = provided.read_config()
     is_same = (config.dataset, config.model.network.image_size) == (

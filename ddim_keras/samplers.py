@@ -299,7 +299,7 @@ SAMPLERS: dict[str, Callable[..., Tensor]] = {
     "heun": heun,
 }
 # Of 0.85, 0.9 and 0.94 it gave iPNDM the least KID against training images with 10 and 20 steps
-# even in time, and with 5 hardly more than 0.85 (0.0449, 0.0443), with the provided model.
+# even in time, and with 5 hardly more than 0.85 (0.0449, 0.0443), with the included model.
 LAST_SIGNAL_RATE = 0.9
 
 

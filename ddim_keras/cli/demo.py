@@ -42,8 +42,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> DemoOptions:
     parser.add_argument(
         "--run",
         metavar="RUN",
-        help="run or provided model to begin with; the page offers all others as well (default: a "
-        "provided model of few steps, else the newest run)",
+        help="run or included model to begin with; the page offers all others as well (default: an "
+        "included model of few steps, else the newest run)",
     )
     parser.add_argument(
         "--port", type=at_least(1, 65535), metavar="N", default=7860, help="port (default: 7860)"

@@ -256,7 +256,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> EvaluateOptions:
         type=Path,
         metavar="DIR",
         help="folder of evaluation.csv and evaluation.png, or of the searched steps (default: the "
-        "run folder; for provided models the current folder)",
+        "run folder; for included models the current folder)",
     )
     add_backend_option(parser)
     words = list(sys.argv[1:] if arguments is None else arguments)

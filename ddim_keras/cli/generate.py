@@ -33,7 +33,7 @@ STRENGTH = 0.6
 ENCODING_SAMPLER, ENCODING_SPACING = "dpm_solver", "log_snr"
 
 EXAMPLES = """examples:
-  python generate.py --steps 20                   the newest run, else the model provided
+  python generate.py --steps 20                   the newest run, else the included model
   python generate.py --run runs/mine --num-images 100 --seed 7
   python generate.py --class sunflower "sweet pea"
   python generate.py --steps 10 --sampler dpm_solver --spacing rho

@@ -104,7 +104,7 @@ def whole_path(name: str) -> str:
 
 
 def whole_path_of_run(name: str) -> str:
-    """As `whole_path`, for runs: another folder leaves the name to a run or a provided model."""
+    """As `whole_path`, for runs: another folder leaves the name to a run or an included model."""
     is_other_folder = Path(name).is_dir() and not (Path(name) / "config.json").is_file()
     return name if name and is_other_folder else whole_path(name)
 
@@ -161,8 +161,8 @@ def add_run_option(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--run",
         metavar="RUN",
-        help="run folder, name of a run in runs/, or provided model; uses the best weights, or the "
-        "last if KID was not measured (default: the newest run, else the provided model flowers)",
+        help="run folder, name of a run in runs/, or included model; uses the best weights, or the "
+        "last if KID was not measured (default: the newest run, else the included model flowers)",
     )
 
 
@@ -260,7 +260,7 @@ def add_sampler_options(parser: argparse._ActionsContainer, several: bool = Fals
         action=argparse.BooleanOptionalAction,
         default=False,
         help="clip predicted images to the range of pixels in each step (default: no; KID of the "
-        "provided model falls by 0.0005 at most)",
+        "included model falls by 0.0005 at most)",
     )
 
 

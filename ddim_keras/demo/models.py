@@ -1,4 +1,4 @@
-"""Models that the demo offers: the provided ones and those of runs/, the last ones in memory."""
+"""Models that the demo offers: the included ones and those of runs/, the last ones in memory."""
 
 import contextlib
 from collections import OrderedDict
@@ -27,7 +27,7 @@ class Models:
     Args:
         precision: dtype policy of the layers.
         check_hashes: whether the files must be those of their manifests.
-        first: run or provided model to begin with; None: a provided one, if possible of few steps.
+        first: run or included model to begin with; None: an included one, if possible of few steps.
     """
 
     def __init__(self, precision: str, check_hashes: bool, first: str | None) -> None:
@@ -40,7 +40,7 @@ class Models:
         self._loaded: OrderedDict[tuple[Path, str], DiffusionModel] = OrderedDict()
 
     def names(self, with_students: bool = True) -> list[str]:
-        """Names of all models with weights: the first, provided ones, and runs, newest name first.
+        """Names of all models with weights: the first, included ones, and runs, newest name first.
 
         Args:
             with_students: whether to name those that know but one number of steps.

@@ -27,7 +27,7 @@ IMAGES = 128  # for each of these measurements
 # Where a finding becomes a warning.
 HARDLY_BETTER = 0.9  # error, as a share of that of predicting nothing
 MEMORISED = 1.15  # error on validation images, as a multiple of that on training images
-WORSE = 1.1  # error, as a multiple of the provided model's
+WORSE = 1.1  # error, as a multiple of the included model's
 PALE, GRAINY, BLURRED = 0.85, 1.3, 0.6  # of the photographs' contrast and detail
 WRONG_COLOUR = 0.05  # of the pixel range
 COPIES = 0.05  # share of generated images
@@ -74,7 +74,7 @@ def examine(
         )
         errors["validation images"] = prediction_errors(model, validation, labels)
         if provided is not None:
-            errors["validation images, provided model"] = prediction_errors(
+            errors["validation images, included model"] = prediction_errors(
                 provided, validation, labels
             )
     noise_rates, _ = model.diffusion_schedule(ops.convert_to_tensor(TIMES, "float32"))
@@ -167,11 +167,11 @@ def _predictions(examined: Examination) -> Iterator[str]:
             else "No sign of memorising."
         )
     )
-    if "validation images, provided model" not in examined.errors:
+    if "validation images, included model" not in examined.errors:
         return
-    ratio = np.mean(validation / examined.errors["validation images, provided model"])
+    ratio = np.mean(validation / examined.errors["validation images, included model"])
     yield (
-        f"The error is {ratio:.2f} times that of the provided model for these images. "
+        f"The error is {ratio:.2f} times that of the included model for these images. "
         + ("A longer training should help." if ratio > WORSE else "It is as good, or nearly.")
     )
 

@@ -53,7 +53,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "image that the network sees in it",
         "evolution": "samples from the same noises over a training, one row per noise",
         "curves": "losses and KID of a run over its epochs",
-        "network": "the U-Net of a run or provided model: levels, blocks, attention, parameters",
+        "network": "the U-Net of a run or included model: levels, blocks, attention, parameters",
         "data": "training images of a data set with their classes, to look at before training",
     }
     forward, schedules, reverse, evolution, curves, network, data = (

@@ -79,13 +79,13 @@ class RunConfig:
     protocol: KIDProtocol | None = None  # of the KID in the history; None: not measured yet
     start_from: str | None = setting(
         None,
-        "run, or provided model, whose averaged weights are the initial ones",
+        "run, or included model, whose averaged weights are the initial ones",
         metavar="RUN",
         is_path=True,
     )
     distill_from: str | None = setting(
         None,
-        "run, or provided model, that teaches a student of few steps, see --student-steps",
+        "run, or included model, that teaches a student of few steps, see --student-steps",
         metavar="RUN",
         is_path=True,
     )

@@ -213,7 +213,7 @@ def newest_run(runs: Path = RUNS, with_weights: bool = True) -> Run:
 
 
 def find_run(name: str | Path | None, with_weights: bool = True) -> Run:
-    """The run that a user means: a folder, a name under runs/, or a provided model.
+    """The run that a user means: a folder, a name under runs/, or an included model.
 
     Args:
         name: None stands for the newest run, see `newest_run`.
@@ -231,7 +231,7 @@ def find_run(name: str | Path | None, with_weights: bool = True) -> Run:
         return Run(places[0])  # what is missing there is said by who reads it
     provided = ", ".join(sorted(path.name for path in PRETRAINED.parent.glob("*/")))
     raise InputError(
-        f"there is no run {name}: neither the folder {name}, nor {RUNS / name}, nor a provided "
+        f"there is no run {name}: neither the folder {name}, nor {RUNS / name}, nor an included "
         f"model of that name ({provided})"
     )
 
@@ -280,7 +280,7 @@ def find_weights(name: str | Path | None) -> Path:
 
 
 def output_folder(output: Path | None, run: Run) -> Path:
-    """The folder `output` or, without it, the run; not the package, where provided models are.
+    """The folder `output` or, without it, the run; not the package, where included models are.
 
     It is made and tried now, before the work, in case that fails.
     """

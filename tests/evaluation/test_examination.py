@@ -23,7 +23,7 @@ GOOD = Examination(
     errors={
         "training images": 0.3 * RATES**2,
         "validation images": 0.31 * RATES**2,
-        "validation images, provided model": 0.3 * RATES**2,
+        "validation images, included model": 0.3 * RATES**2,
     },
     pixels=(PHOTOGRAPHS, PHOTOGRAPHS),
     nearest=Nearest(generated=SPREAD, validation=SPREAD),
@@ -52,7 +52,7 @@ def test_a_good_model_is_said_to_be_good():
     for expected in (
         "is 31% of that of predicting nothing at its best noise level",
         "1.03 times that on training images. No sign of memorising.",
-        "1.03 times that of the provided model",
+        "1.03 times that of the included model",
         "100% of the contrast of photographs, and 100% of their detail. That is usual.",
         "hardly seen",
         "No sign of copies",
@@ -68,8 +68,8 @@ def test_a_good_model_is_said_to_be_good():
         ({"errors": {"validation images": 0.95 * RATES**2}}, "it has learnt nothing yet"),
         ({"errors": GOOD.errors | {"training images": 0.2 * RATES**2}}, "by heart"),
         (
-            {"errors": GOOD.errors | {"validation images, provided model": 0.2 * RATES**2}},
-            "1.55 times that of the provided model for these images. A longer training",
+            {"errors": GOOD.errors | {"validation images, included model": 0.2 * RATES**2}},
+            "1.55 times that of the included model for these images. A longer training",
         ),
         ({"pixels": (PHOTOGRAPHS | {"contrast": 0.15}, PHOTOGRAPHS)}, "They are pale"),
         ({"pixels": (PHOTOGRAPHS | {"detail": 0.04}, PHOTOGRAPHS)}, "They are blurred"),
