@@ -163,7 +163,12 @@ class NetworkConfig:
             raise InputError(
                 f"embedding_dims must be even and at least 2, not {self.embedding_dims}"
             )
-        if self.block == "adaptive" and any(width % 8 for width in self.widths):
+        grouped = [
+            width
+            for width, size in zip(self.widths, self.feature_sizes, strict=True)
+            if self.block == "adaptive" or size in self.attention_sizes
+        ]
+        if any(width % 8 for width in grouped):
             raise InputError(f"widths {self.widths} must be divisible by 8, the groups of the norm")
         if self.block == "plain" and self.patch_size != 1:
             raise InputError("patches need the adaptive block")

@@ -45,6 +45,7 @@ def test_configurations_do_not_change():
         ({"widths": (8, 0), "depths": (1, 1)}, "widths must be at least 1, not 0"),
         ({"widths": (8, 8), "depths": (1, 0)}, "depths must be at least 1, not 0"),
         ({"widths": (8, 12), "depths": (1, 1), "block": "adaptive"}, "divisible by 8"),
+        ({"widths": (8, 12), "depths": (1, 1), "attention_sizes": (32,)}, "divisible by 8"),
         ({"channels": 0}, "channels must be from 1 to 64, not 0"),
         ({"patch_size": 0}, "patch_size must be at least 1, not 0"),
         ({"patch_size": 2}, "patches need the adaptive block"),
