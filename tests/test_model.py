@@ -342,6 +342,16 @@ def test_stratified_times_are_at_equal_distances_and_each_is_uniform():
         ModelConfig(variance="learned", discrete_steps=10, stratified_times=True)
 
 
+def test_the_seed_decides_the_noises_and_times_of_training():
+    def drawn(seed):
+        model = DiffusionModel(ModelConfig(network=PLAIN, seed=seed))
+        return [numpy(each) for each in model.draw_noises_and_times(ops.zeros((2, 4, 4, 1)))]
+
+    for first, same, other in zip(drawn(1), drawn(1), drawn(2), strict=True):
+        np.testing.assert_array_equal(first, same)
+        assert np.abs(first - other).max() > 1e-3
+
+
 def test_a_device_has_its_part_of_the_stratified_times_of_the_whole_batch(monkeypatch):
     """Under TensorFlow, where each device draws for all, and takes its own part."""
     model = DiffusionModel(ModelConfig(network=PLAIN, stratified_times=True))
