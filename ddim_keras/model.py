@@ -1,9 +1,9 @@
-"""The diffusion model: what is trained, on what, and how images come out of noise.
+"""The diffusion model: its networks, its training, and deterministic DDIM sampling.
 
 Denoising Diffusion Implicit Models, Song et al. 2020 (https://arxiv.org/abs/2010.02502).
 Shapes: images, noises and predictions are (B, H, W, C) float32; times and rates are (B, 1, 1, 1);
-labels are (B,) integers, of which -1 stands for any class. Inside the model images have zero mean
-and unit variance per channel; at its borders they are uint8, or float in [0, 1].
+labels are (B,) integers, where -1 means any class. Inside the model, images have zero mean and unit
+variance per channel; its users pass uint8, or float in [0, 1].
 """
 
 import functools
@@ -24,17 +24,17 @@ from ddim_keras.types import Callback, Denoise, Tensor
 
 @keras.saving.register_keras_serializable(package="ddim_keras")
 class DiffusionModel(BaseModel):
-    """A denoising network, its exponential moving average, and the diffusion around them.
+    """A diffusion model: a denoising network and its exponential moving average.
 
-    `network` is trained; `ema_network` follows it and is what generates. Call `adapt(images)`
-    once before training, so that the model knows the mean and variance of its pixels. That,
+    `network` is trained; `ema_network` follows it and generates the images. Call `adapt(images)`
+    once before training, to set the mean and variance of the pixels. `adapt`,
     `generate(num_images, diffusion_steps)`, the labels, and what Keras needs to compile and save a
-    model, is in `base_model.py`.
+    model are in `base_model.py`.
 
     Args:
-        config: what to build, by default the assignment's model.
-        only_average: build the averaged network alone, and let it stand for both: half of the time
-            to start and of the memory, where weights are loaded to generate from.
+        config: configuration to build, by default the assignment's model.
+        only_average: build the averaged network only and use it as both networks. Halves the
+            start-up time and memory when weights are only loaded to generate.
     """
 
     outputs_per_channel = 1  # of the network
@@ -45,7 +45,7 @@ class DiffusionModel(BaseModel):
     ) -> None:
         super().__init__(config or ModelConfig(), only_average, **kwargs)
         self.schedule = schedule_of(self.config)
-        # Of each number of steps, once they have been searched; see `step_search`.
+        # For each number of steps, once searched; see `step_search`.
         self.searched_steps: Mapping[int, Sequence[float]] = {}
         build = functools.partial(residual_unet, self.config.network, self.outputs_per_channel)
         with initial_weights_of(self.config.seed):
@@ -76,17 +76,17 @@ class DiffusionModel(BaseModel):
     ) -> tuple[Tensor, Tensor]:
         """Splits noisy images into their two parts, with one network call.
 
-        The network sees the noise variance, and predicts the noise (Ho et al. 2020, equation 11),
+        The network gets the noise variance, and predicts the noise (Ho et al. 2020, equation 11),
         the velocity `signal_rates * noises - noise_rates * images` (Salimans and Ho 2022,
-        https://arxiv.org/abs/2202.00512, appendix D) or the image. Each way the two results satisfy
+        https://arxiv.org/abs/2202.00512, appendix D) or the image. In each case the results satisfy
         `noisy_images = signal_rates * pred_images + noise_rates * pred_noises`.
 
         Args:
-            training: whether to use the network that is trained, or its moving average.
-            labels: of a class-conditional model, by default -1; others ignore them.
+            training: True for the trained network, False for its moving average.
+            labels: for a class-conditional model, by default -1; other models ignore them.
 
         Returns:
-            `pred_noises, pred_images`, each of the shape of `noisy_images`.
+            `pred_noises, pred_images`, each with the shape of `noisy_images`.
         """
         prediction = self.network_outputs(noisy_images, noise_rates, training, labels)
         return self.split(prediction, noisy_images, noise_rates, signal_rates)
@@ -99,7 +99,7 @@ class DiffusionModel(BaseModel):
         labels: Tensor = None,
         *others: Tensor,
     ) -> Tensor:
-        """The prediction of the network that is trained, or of its moving average."""
+        """The output of the trained network or, with training=False, of its moving average."""
         network = self.network if training else self.ema_network
         inputs = [noisy_images, noise_rates**2]
         if self.num_classes:
@@ -109,7 +109,7 @@ class DiffusionModel(BaseModel):
     def split(
         self, prediction: Tensor, noisy_images: Tensor, noise_rates: Tensor, signal_rates: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """`pred_noises, pred_images` of a prediction of noise, velocity or image."""
+        """`pred_noises, pred_images` from a prediction of the noise, velocity or image."""
         if self.config.prediction == "noise":
             pred_noises = prediction
             pred_images = (noisy_images - noise_rates * pred_noises) / signal_rates
@@ -136,7 +136,7 @@ class DiffusionModel(BaseModel):
             initial_noise: (B, H, W, C), standard normal.
             diffusion_steps: number of steps, at least 1.
             callback: called as `callback(step, noisy_images, pred_images)` in each step.
-            denoise: in place of `compiled_denoise`, such as one that a `Guidance` returns.
+            denoise: used instead of `compiled_denoise`, such as the result of a `Guidance`.
 
         Returns:
             The predicted images of the last step, (B, H, W, C), normalised.
@@ -162,9 +162,9 @@ class DiffusionModel(BaseModel):
     # Training.
 
     def train_step(self, *arguments: Any) -> Any:
-        """One step: the losses of a batch and their gradients, the optimizer, the moving average.
+        """One training step: losses of a batch, gradients, optimizer step, moving average.
 
-        Takes and returns what Keras's trainer of the backend does, see `backends`.
+        Has the signature of the backend's Keras trainer; see `backends`.
         """
         with backends.Step(self, *arguments) as step:
             losses = step.minimize(self.compute_losses)
@@ -172,7 +172,7 @@ class DiffusionModel(BaseModel):
             return step.results(self.update_metrics(losses))
 
     def test_step(self, *arguments: Any) -> Any:
-        """The losses of a validation batch, with the moving average."""
+        """Losses of a validation batch, with the moving average."""
         with backends.Step(self, *arguments) as step:
             _, losses = self.compute_losses(step.images, training=False, labels=step.labels)
             return step.results(self.update_metrics(losses))
@@ -180,11 +180,11 @@ class DiffusionModel(BaseModel):
     def compute_losses(
         self, images: Tensor, training: bool, labels: Tensor = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mixes images with random noise at random times, and measures the predictions.
+        """Mixes images with random noise at random times, and computes the losses.
 
         Args:
             images: (B, H, W, C), uint8 or float in [0, 1].
-            labels: of a class-conditional model; a share of them is dropped in training.
+            labels: for a class-conditional model; a share of them is dropped in training.
 
         Returns:
             The scalar to minimise, and the scalars to report: `noise_loss`, `image_loss`.
@@ -212,9 +212,9 @@ class DiffusionModel(BaseModel):
     def draw_noises_and_times(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Draws standard normal noises, and diffusion times (B, 1, 1, 1), uniform in [0, 1).
 
-        With `stratified_times` those of a batch are at equal distances, and the loss varies less
+        With `stratified_times` the times of a batch are equally spaced, and the loss varies less
         (Kingma et al. 2021, https://arxiv.org/abs/2107.00630, appendix I.1). With `discrete_steps`
-        T the times are as often each of 1/T, 2/T, ..., 1, as in DDPM.
+        T the times are uniform over 1/T, 2/T, ..., 1, as in DDPM.
         """
         noises = backends.draw(self, keras.random.normal, ops.shape(images))
         distribution = stratified if self.config.stratified_times else keras.random.uniform
@@ -224,15 +224,14 @@ class DiffusionModel(BaseModel):
         return noises, diffusion_times
 
     def mean_error(self, target: Tensor, prediction: Tensor) -> Tensor:
-        """The loss given to `compile`, reduced to a scalar whatever its own reduction is."""
+        """The loss given to `compile`, averaged to a scalar whatever its reduction."""
         return ops.mean(self.elementwise_loss(target, prediction))
 
     def update_ema(self) -> None:
         """Moves `ema_network`, batch-norm statistics included, towards `network`.
 
-        `ema = momentum * ema + (1 - momentum) * weight`, after each optimizer step. In place of
-        `use_ema` of Keras's optimizers, which averages no batch-norm statistics, and has one set of
-        weights for both networks.
+        `ema = momentum * ema + (1 - momentum) * weight`, after each optimizer step. Keras's own
+        `use_ema` does not average batch-norm statistics, and keeps no second network.
         """
         momentum = self.config.ema
         if self.config.ema_warmup:
@@ -242,7 +241,7 @@ class DiffusionModel(BaseModel):
             average.assign(momentum * average.value + (1.0 - momentum) * weight.value)
 
     def update_metrics(self, losses: dict[str, Any]) -> dict[str, Any]:
-        """Adds the losses of one batch to the epoch's means, and returns the means."""
+        """Adds the losses of a batch to the means of the epoch, and returns the means."""
         for metric in self.metrics:
             metric.update_state(losses[metric.name], sample_weight=backends.share_of_batch(self))
         return {metric.name: metric.result() for metric in self.metrics}
@@ -253,7 +252,7 @@ class DiffusionModel(BaseModel):
 
 
 def stratified(shape: tuple[int | Tensor, ...], **options: Any) -> Tensor:
-    """Random numbers in [0, 1), each uniform, at equal distances from a random first one."""
+    """Random numbers in [0, 1), each uniform, equally spaced from a random first one."""
     first = keras.random.uniform(shape, **options)[:1]
     distances = ops.arange(shape[0], dtype="float32") / ops.cast(shape[0], "float32")
     return (first + ops.reshape(distances, shape)) % 1.0

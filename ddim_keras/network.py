@@ -1,4 +1,4 @@
-"""The residual U-Net that sees a noisy image and its noise variance, and predicts the noise.
+"""Residual U-Net that predicts the noise from a noisy image and its noise variance.
 
 U-Net: Ronneberger et al. 2015 (https://arxiv.org/abs/1505.04597). Residual blocks: He et al. 2015
 (https://arxiv.org/abs/1512.03385). Diffusion with a residual U-Net: Ho et al. 2020
@@ -71,15 +71,15 @@ class SinusoidalEmbedding(layers.Layer):
 
 @keras.saving.register_keras_serializable(package="ddim_keras")
 class GroupNorm(layers.Layer):
-    """Group norm, then a scale and shift of each channel: learned ones, or those that are given.
+    """Group norm, then a scale and shift of each channel, learned or given as inputs.
 
-    Wu and He 2018 (https://arxiv.org/abs/1803.08494, equation 1). As `GroupNormalization` of Keras,
-    but one multiplication and one addition for each feature, which makes training on a CPU faster.
-    Statistics are computed in float32 under every dtype policy.
+    Wu and He 2018 (https://arxiv.org/abs/1803.08494, equation 1). Like Keras's
+    `GroupNormalization`, with only one multiplication and one addition per feature, which speeds up
+    training on a CPU. Statistics are computed in float32 under every dtype policy.
 
     Args:
-        groups: of channels that share a mean and a variance, over all positions.
-        learned: whether the layer has a scale and shift of its own.
+        groups: number of groups; the channels of each share a mean and a variance.
+        learned: whether the layer learns its scale and shift.
 
     Call: features (B, H, W, C) and, unless learned, scale and shift (B, 1, 1, C) -> (B, H, W, C).
     """
@@ -109,7 +109,7 @@ class GroupNorm(layers.Layer):
         return features * scale + shift
 
     def over_groups(self, means: Tensor) -> Tensor:
-        """Replaces the mean of each channel by that of its group: (B, C) -> (B, C)."""
+        """Replaces each channel's mean by its group's mean: (B, C) -> (B, C)."""
         channels_of_group = means.shape[-1] // self.groups
         groups = ops.mean(ops.reshape(means, (-1, self.groups, channels_of_group)), axis=-1)
         return ops.repeat(groups, channels_of_group, axis=-1)
@@ -123,14 +123,14 @@ class GroupNorm(layers.Layer):
 
 @keras.saving.register_keras_serializable(package="ddim_keras")
 class PatchesToPixels(layers.Layer):
-    """Features of the pixels of each patch, from those of the patch by one linear map.
+    """Maps the features of each patch linearly to features of its pixels.
 
-    The same as a transposed convolution whose kernel size is its stride, with the same weights, but
-    as a matrix product, which is fast on every backend and in ONNX runtimes.
+    Equals a transposed convolution whose kernel size is its stride, with the same weights, but is
+    computed as a matrix product, which is fast on every backend and in ONNX runtimes.
 
     Args:
-        features: of each pixel.
-        patch_size: pixels of a patch, each way.
+        features: number of features per pixel.
+        patch_size: height and width of a patch in pixels.
 
     Call: (B, H, W, C) -> (B, H * patch_size, W * patch_size, features).
     """
@@ -167,7 +167,7 @@ class PatchesToPixels(layers.Layer):
 
 @keras.saving.register_keras_serializable(package="ddim_keras")
 class SeededDropout(layers.Dropout):
-    """Dropout from the layer's own seed on PyTorch, too, where Keras draws from the global one."""
+    """Dropout from the layer's own seed; under PyTorch, Keras's layer uses the global seed."""
 
     def call(self, features: Tensor, training: bool = False) -> Tensor:
         if not training:
@@ -182,10 +182,9 @@ def residual_unet(
     """Builds the network.
 
     Inputs: `noisy_images` (B, H, W, C) of about unit variance, `noise_variances` (B, 1, 1, 1)
-    in [0, 1] and, if there are classes, `labels` (B,) in [0, num_classes], where the last stands
-    for any class; for a student of several numbers of steps, the index (B,) of its number. Output:
-    (B, H, W, C), float32, zero at initialisation; with several outputs per channel their number
-    times C.
+    in [0, 1] and, if there are classes, `labels` (B,) in [0, num_classes], where num_classes means
+    any class. A student with several step counts also takes the index (B,) of its step count.
+    Output: (B, H, W, outputs_per_channel * C), float32, zero at initialisation.
     """
     noisy_images = keras.Input((config.image_size, config.image_size, config.channels))
     noise_variances = keras.Input((1, 1, 1))
@@ -202,7 +201,7 @@ def residual_unet(
         embedding = layers.Add()([embedding, class_embedding])
     if config.step_counts:
         inputs.append(keras.Input((), dtype="int32"))
-        # Zeros: a student begins as its teacher, whatever it is told.
+        # Zeros: a student starts as its teacher, for every step count.
         step_embedding = layers.Embedding(
             config.step_counts, embedding.shape[-1], "zeros", name="step_embedding"
         )(inputs[-1])
@@ -252,7 +251,7 @@ def residual_unet(
         x = block(x, bottom_width)
 
     for width, depth in reversed(outer_levels):
-        # Nearest: the gradient of bilinear upsampling is not reliable under TensorFlow's XLA.
+        # Nearest: the gradient of bilinear upsampling is unreliable under TensorFlow's XLA.
         x = resample(x, layers.UpSampling2D)
         for _ in range(depth):
             if config.skips:
@@ -260,13 +259,13 @@ def residual_unet(
             x = block(x, width)
 
     if config.patch_size > 1:
-        # Features for each pixel of a patch, and the pixels themselves for what is finer.
+        # Features for each pixel of a patch, plus the pixels themselves for finer details.
         x = PatchesToPixels(FINE_WIDTH, config.patch_size)(x)
         details = layers.Conv2D(FINE_WIDTH, kernel_size=3, padding="same")(pixels)
         x = adaptive_block(layers.Add()([x, details]), embedding, FINE_WIDTH)
     if config.block == "adaptive":
         x = layers.Activation("swish")(GroupNorm()(x))
-    # Zeros: the first prediction is the mean of its target, from which every direction is open.
+    # Zeros: training starts from the mean of the target.
     x = layers.Conv2D(
         outputs_per_channel * config.channels,
         kernel_size=(1 if config.block == "plain" else 3),
@@ -280,11 +279,11 @@ def residual_unet(
 
 
 def label_embedding(labels: Tensor, num_classes: int, dims: int) -> Tensor:
-    """A learned vector for each class and one for any class: (B,) -> (B, 1, 1, dims)."""
+    """A learned vector for each class, and one for any class: (B,) -> (B, 1, 1, dims)."""
     vectors = layers.Embedding(
         num_classes + 1,
         dims,
-        # About as large as the noise embedding, to which they are added.
+        # About as large as the noise embedding, to which the vectors are added.
         embeddings_initializer=keras.initializers.RandomNormal(stddev=0.3),
     )(labels)
     return layers.Reshape((1, 1, dims))(vectors)
@@ -293,7 +292,7 @@ def label_embedding(labels: Tensor, num_classes: int, dims: int) -> Tensor:
 def plain_block(x: Tensor, width: int) -> Tensor:
     """The assignment's residual block: batch norm, 3x3 convolution, swish, 3x3 convolution."""
     residual = x if x.shape[-1] == width else layers.Conv2D(width, kernel_size=1)(x)
-    # The convolution that follows can scale and shift by itself.
+    # The next convolution can scale and shift.
     x = layers.BatchNormalization(center=False, scale=False, synchronized=are_replicas())(x)
     x = layers.Conv2D(width, kernel_size=3, padding="same", activation="swish")(x)
     x = layers.Conv2D(width, kernel_size=3, padding="same")(x)
@@ -310,9 +309,9 @@ def adaptive_block(
     """Residual block with adaptive group norm (Dhariwal and Nichol 2021, equation 3).
 
     The noise embedding (B, 1, 1, D) scales and shifts the normalised features between the two
-    convolutions. The block is the identity at initialisation, where its widths are equal. With
-    `resample` both branches change their resolution by 2, as in BigGAN (Brock et al. 2018,
-    https://arxiv.org/abs/1809.11096).
+    convolutions. If its input and output widths are equal, the block is the identity at
+    initialisation. With `resample` both branches change the resolution by a factor of 2, as in
+    BigGAN (Brock et al. 2018, https://arxiv.org/abs/1809.11096).
     """
     residual = x if x.shape[-1] == width else layers.Conv2D(width, kernel_size=1)(x)
     x = layers.Activation("swish")(GroupNorm()(x))

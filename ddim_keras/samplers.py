@@ -1,34 +1,34 @@
-"""Reverse processes: from noise to images, with few calls of the denoiser.
+"""Samplers: from noise to images in few network calls.
 
 Each sampler is a function
 
     sampler(denoise, initial_noise, signal_rates, *, clip_range=None, callback=None, **options)
 
 that starts at the first of N + 1 signal rates, calls the network at each except the last, and
-returns the images at the last: noisy ones, or for a last signal rate of 1 the predicted images.
+returns the images at the last rate: the predicted images if it is 1, otherwise noisy images.
 
     denoise: `denoise(noisy_images, noise_rates, signal_rates) -> pred_noises, pred_images`, such as
-        `DiffusionModel.compiled_denoise`; the rates that it is given have the shape (B, 1, 1, 1).
+        `DiffusionModel.compiled_denoise`; it is called with rates of shape (B, 1, 1, 1).
     initial_noise: (B, H, W, C), standard normal, in the dtype to compute in.
-    signal_rates: numbers in (0, 1] that rise, of which only the last may be 1; the noise rates are
+    signal_rates: rising numbers in (0, 1], only the last of which may be 1; the noise rates are
         `sqrt(1 - signal_rates**2)`. `spacing.sampling_signal_rates` chooses them.
-    clip_range: smallest and largest value of an image, normalised, each a number or an array (C,).
+    clip_range: smallest and largest normalised pixel value, each a number or an array (C,).
         Predicted images are clipped to it, and predicted noises follow. None: no clipping.
     callback: called as `callback(step, noisy_images, pred_images)` in each of the N steps.
 
-`Sampler`, below the functions, is one of them with a choice of its steps and options.
+`Sampler`, below the functions, combines one of them with its step placement and options.
 
 All except DDIM with fresh noise solve one ordinary differential equation (Song et al. 2020,
-https://arxiv.org/abs/2010.02502, equation 14): while noise turns into an image,
+https://arxiv.org/abs/2010.02502, equation 14):
 
-    d(noisy_images / signal_rate) = pred_noises d(noise_rate / signal_rate),
+    d(noisy_images / signal_rate) = pred_noises d(noise_rate / signal_rate).
 
-so that a step adds a mean of the noises on its way, which each sampler estimates differently.
-"Order p" says that the error at a last signal rate below 1 falls as N**-p when a smooth spacing is
-refined. The step to signal rate 1 has order 1 in all: its result is, by definition, `pred_images`.
+A step adds the mean of the predicted noises over its length, which each sampler estimates
+differently. "Order p" means that the error at a last signal rate below 1 falls as N**-p as a smooth
+spacing is refined. The step to signal rate 1 always has order 1: its result is `pred_images`.
 
-The equation also runs backwards. Along signal rates that fall, images from below signal rate 1
-become the noise that encodes them ("DDIM inversion"), and the same rates, rising, decode it:
+The equation also runs backwards. Along falling signal rates below 1, images become the noise that
+encodes them ("DDIM inversion"), and the same rates, rising, decode it:
 
     rates = sampling_signal_rates(steps)[:-1]
     noise = ddim(denoise, rates[-1] * images, rates[::-1])
@@ -52,12 +52,12 @@ from ddim_keras.schedules import UpTo
 from ddim_keras.spacing import SPACINGS, Spacing, sampling_signal_rates
 from ddim_keras.types import Callback, Denoise, Tensor
 
-# With fewer steps, the last is of order 1: extrapolation over such long steps overshoots.
+# With fewer steps, the last has order 1: extrapolation over such long steps overshoots.
 STEPS_FOR_HIGH_ORDER_END = 15
 
 
 class Level(NamedTuple):
-    """One point of a reverse process: the rates of signal and noise in the noisy images."""
+    """A noise level: the rates of signal and noise in the noisy images."""
 
     signal_rate: float
     noise_rate: float
@@ -82,18 +82,19 @@ def ddim(
 ) -> Tensor:
     """DDIM (Song et al. 2020, equations 12 and 16). Order 1, one network call per step.
 
-    Keeps the predicted image, and of the predicted noise as much as belongs to the next level, or
-    less with `eta` above 0, when fresh noise fills up the difference.
+    Mixes the predicted image and noise again at the next noise level. With `eta` above 0, fresh
+    noise replaces a part of the predicted noise.
 
     Args:
         eta: 0 for the deterministic process, 1 for the ancestral sampling of DDPM (Ho et al. 2020,
-            https://arxiv.org/abs/2006.11239, algorithm 2), or between.
-        variance: of the fresh noise: "small" as in the posterior given the image (beta-tilde of
-            DDPM), exact where the data is a single image; "large" as in the forward step (beta of
-            DDPM, sigma-hat of Song et al. 2020, section 5), exact for standard normal data.
-        seed: of the fresh noise; a generator draws other noise for each batch.
-        fresh_noises: the noises themselves in place of a seed, one for each step that adds noise,
-            each of the shape of `initial_noise`.
+            https://arxiv.org/abs/2006.11239, algorithm 2), or a value between.
+        variance: variance of the fresh noise: "small" as in the posterior given the image
+            (beta-tilde of DDPM), exact if the data is a single image; "large" as in the forward
+            step (beta of DDPM, sigma-hat of Song et al. 2020, section 5), exact for standard normal
+            data.
+        seed: seed of the fresh noise; a generator draws different noise for each batch.
+        fresh_noises: the noises themselves instead of a seed, one for each step that adds noise,
+            each with the shape of `initial_noise`.
     """
     if not 0 <= eta <= 1:
         raise InputError(f"eta must be in [0, 1], not {eta}")
@@ -138,16 +139,16 @@ def adams_bashforth(
 ) -> Tensor:
     """Adams-Bashforth multistep, one network call per step: extrapolates the predicted noises.
 
-    For steps of any size: integrates exactly the polynomial of the log-SNR through the last
+    For steps of any size: integrates exactly the polynomial in the log-SNR through the last
     `order` predictions. This is DEIS (Zhang and Chen 2022, https://arxiv.org/abs/2204.13902) with
-    the polynomial in log-rho, as the library diffusers has it; the paper's are in time or rho.
+    the polynomial in log-rho, as in the library diffusers; the paper uses time or rho.
 
     Args:
         order: 2, 3 or 4. With no history yet, the first steps use orders 1, 2, ...; their errors,
-            of N**-2 and N**-3, limit the whole to order 2 unless these steps are shorter than the
-            rest. At few steps the higher orders are more accurate all the same.
+            of N**-2 and N**-3, limit the global order to 2 unless these steps are shorter than the
+            rest. At few steps the higher orders are more accurate nevertheless.
         equal_steps: use the weights for equal steps of noise_rate / signal_rate, whatever the
-            steps: `ipndm`.
+            actual steps; see `ipndm`.
     """
     if order not in (2, 3, 4):
         raise InputError(f"order must be 2, 3 or 4, not {order}")
@@ -159,7 +160,7 @@ def adams_bashforth(
         if callback is not None:
             callback(step, noisy_images, pred_images)
 
-        # Newest first, as many as the order of this step.
+        # Newest first; their number is the order of this step.
         step_order = _order_of_step(order, step, levels)
         past_levels = [level, *past_levels][:step_order]
         past_noises = [pred_noises, *past_noises][:step_order]
@@ -177,10 +178,10 @@ def ipndm(
     signal_rates: Sequence[float],
     **options: Any,
 ) -> Tensor:
-    """iPNDM: `adams_bashforth` with the weights for equal steps, whatever the steps.
+    """iPNDM: `adams_bashforth` with the weights for equal steps, whatever the actual steps.
 
-    PNDM (Liu et al. 2022, https://arxiv.org/abs/2202.09778) with a start of lower orders; the name
-    is from the paper on DEIS. Order 2 for every `order`, yet often the best at 5 to 10 steps.
+    PNDM (Liu et al. 2022, https://arxiv.org/abs/2202.09778) with lower orders in the first steps;
+    the name is from the DEIS paper. Order 2 for every `order`, yet often the best at 5 to 10 steps.
     """
     return adams_bashforth(denoise, initial_noise, signal_rates, equal_steps=True, **options)
 
@@ -195,8 +196,8 @@ def dpm_solver(
 ) -> Tensor:
     """DPM-Solver++(2M) (Lu et al. 2022, https://arxiv.org/abs/2211.01095, algorithm 2).
 
-    Order 2, one network call per step. Extrapolates the predicted images, not the noises: along
-    a line in the log-SNR through the last two, to the middle of the step.
+    Order 2, one network call per step. Extrapolates the predicted images, not the noises: linearly
+    in the log-SNR from the last two, to the middle of the step.
     """
     noisy_images, levels, predict = _start(denoise, initial_noise, signal_rates, clip_range)
     past_level: Level = levels[0]
@@ -211,7 +212,7 @@ def dpm_solver(
             step_size = next_level.log_snr - level.log_snr
             past_step_size = level.log_snr - past_level.log_snr
             images = images + step_size / (2 * past_step_size) * (pred_images - past_images)
-        # A DDIM step that takes `images` to be the images in the noisy ones.
+        # A DDIM step with `images` as the predicted images.
         scale = next_level.noise_rate / level.noise_rate
         noisy_images = (
             scale * noisy_images + (next_level.signal_rate - scale * level.signal_rate) * images
@@ -230,8 +231,8 @@ def heun(
 ) -> Tensor:
     """Heun's method (Karras et al. 2022, https://arxiv.org/abs/2206.00364, algorithm 1).
 
-    Order 2, two network calls per step, but one in the step to signal rate 1. Averages the
-    noises that are predicted at the two ends of a DDIM step.
+    Order 2, two network calls per step, except for one in the step to signal rate 1. Averages the
+    noises predicted at the two ends of a DDIM step.
     """
     noisy_images, levels, predict = _start(denoise, initial_noise, signal_rates, clip_range)
     for step, (level, next_level) in enumerate(itertools.pairwise(levels)):
@@ -250,20 +251,20 @@ def heun(
 
 
 def _move(noisy_images: Tensor, noises: Tensor, level: Level, next_level: Level) -> Tensor:
-    """A step of deterministic DDIM that takes `noises` to be the noise in the images."""
+    """A step of deterministic DDIM with `noises` as the predicted noises."""
     scale = next_level.signal_rate / level.signal_rate
     return scale * noisy_images + (next_level.noise_rate - scale * level.noise_rate) * noises
 
 
 def _order_of_step(order: int, step: int, levels: list[Level]) -> int:
-    """The order of a multistep sampler in one step: less at the start, and at some ends."""
+    """The order of a multistep sampler in one step: lower in the first, and in some last steps."""
     steps = len(levels) - 1
     if step == steps - 1 and (steps < STEPS_FOR_HIGH_ORDER_END or levels[-1].noise_rate == 0):
         return 1
     return min(order, step + 1)
 
 
-# Weights of the predicted noises, newest first, that Adams-Bashforth has for equal steps.
+# Adams-Bashforth weights of the predicted noises, newest first, for equal steps.
 EQUAL_STEP_WEIGHTS = {
     1: (1.0,),
     2: (3 / 2, -1 / 2),
@@ -274,10 +275,10 @@ QUADRATURE_POINTS, QUADRATURE_WEIGHTS = np.polynomial.legendre.leggauss(8)  # on
 
 
 def _variable_step_weights(levels: list[Level], next_level: Level) -> list[float]:
-    """Weights of the noises predicted at `levels`, newest first, for the step that follows.
+    """Weights of the noises predicted at `levels`, newest first, for the next step.
 
-    With them the mean of any polynomial of the log-SNR over the step, of a degree that so many
-    noises determine, is exact. The mean is over noise_rate / signal_rate = exp(-log_snr / 2).
+    For n levels they give the exact mean over the step of any polynomial in the log-SNR of degree
+    below n. The mean is over noise_rate / signal_rate = exp(-log_snr / 2).
     """
     start, end = levels[0].log_snr, next_level.log_snr
     points = (QUADRATURE_POINTS + 1) / 2  # of the log-SNR, 0 at the start of the step, 1 at its end
@@ -288,9 +289,9 @@ def _variable_step_weights(levels: list[Level], next_level: Level) -> list[float
     return np.linalg.solve(positions**powers, means).tolist()
 
 
-# Which sampler, where its steps lie, and its options.
+# A sampler with its step placement and options.
 
-# By the names of `config.SAMPLERS`.
+# Keyed by the names in `config.SAMPLERS`.
 SAMPLERS: dict[str, Callable[..., Tensor]] = {
     "ddim": ddim,
     "adams_bashforth": adams_bashforth,
@@ -298,8 +299,8 @@ SAMPLERS: dict[str, Callable[..., Tensor]] = {
     "dpm_solver": dpm_solver,
     "heun": heun,
 }
-# Of 0.85, 0.9 and 0.94 it gave iPNDM the least KID against training images with 10 and 20 steps
-# even in time, and with 5 hardly more than 0.85 (0.0449, 0.0443), with the included model.
+# Of 0.85, 0.9 and 0.94, 0.9 gave iPNDM the lowest training-set KID at 10 and 20 steps uniform in
+# time; at 5 steps hardly more than 0.85 (0.0449 and 0.0443). Measured on the included model.
 LAST_SIGNAL_RATE = 0.9
 
 
@@ -307,21 +308,21 @@ LAST_SIGNAL_RATE = 0.9
 class Sampler:
     """A sampler with its steps and options: `model.generate(8, 10, sampler=Sampler("ipndm"))`.
 
-    It can be called as the functions above can.
+    It is called like the functions above.
 
     Args:
-        method: a name in SAMPLERS, or a function of your own with their signature.
-        spacing, last_signal_rate: as for `spacing.sampling_signal_rates`; "searched" stands for the
-            steps that were found for the model. Without a spacing the steps are even in "time":
-            for DDIM, and a function of your own, as in `DiffusionModel.reverse_diffusion`; for the
-            others up to LAST_SIGNAL_RATE unless another is given.
+        method: a name in SAMPLERS, or your own function with their signature.
+        spacing, last_signal_rate: as for `spacing.sampling_signal_rates`; "searched" means the
+            steps found for the model. By default, steps are uniform in "time". For DDIM and your
+            own functions they are those of `DiffusionModel.reverse_diffusion`; for the other
+            samplers the last signal rate is LAST_SIGNAL_RATE by default.
         clip: whether predicted images are clipped to the range of pixels.
-        eta: fresh noise in each step of `ddim`, 0 to 1.
-        variance: of that noise, "small" or "large" as for `ddim`; or "learned", with an eta of 1:
-            as the network of a LearnedVarianceModel predicts it.
+        eta: share of fresh noise in each step of `ddim`, 0 to 1.
+        variance: variance of that noise, "small" or "large" as for `ddim`; or "learned", with an
+            eta of 1, as predicted by the network of a LearnedVarianceModel.
 
     Raises:
-        InputError: for a name that does not exist, or an option that the sampler does not have.
+        InputError: for an unknown name, or an option that the sampler does not have.
     """
 
     method: str | Callable[..., Tensor] = "ddim"
@@ -341,36 +342,36 @@ class Sampler:
         if not 0 <= self.eta <= 1:
             raise InputError(f"eta must be in [0, 1], not {self.eta}")
         if self.eta and self.method != "ddim":
-            raise InputError(f"eta belongs to the sampler ddim, not to {self.name}")
+            raise InputError(f"eta is an option of the sampler ddim, not of {self.name}")
         if self.variance not in FRESH_NOISE_VARIANCES:
             raise InputError(
                 f"variance must be one of {', '.join(FRESH_NOISE_VARIANCES)}, not {self.variance!r}"
             )
         if self.variance != "small" and not self.eta:
-            raise InputError(f"{self.variance} variances are of fresh noise; give an eta above 0")
+            raise InputError(f"{self.variance} variances need fresh noise; give an eta above 0")
         if self.variance == "learned" and self.eta != 1:
-            raise InputError(f"learned variances belong to an eta of 1, not {self.eta}")
+            raise InputError(f"learned variances need an eta of 1, not {self.eta}")
 
     @classmethod
     def of(cls, sampler: "Sampler | str | Callable[..., Tensor]") -> "Sampler":
-        """The sampler itself or, for a name or a function, one with the usual steps."""
+        """A `Sampler` unchanged; for a name or a function, a sampler with the default steps."""
         return sampler if isinstance(sampler, Sampler) else cls(sampler)
 
     @property
     def function(self) -> Callable[..., Tensor]:
-        """The function that samples, without the options."""
+        """The sampling function, without the options."""
         return SAMPLERS[self.method] if isinstance(self.method, str) else self.method
 
     def signal_rates(self, model: Any, steps: int, first_time: float = 1.0) -> list[float]:
-        """The signal rates of so many steps for a DiffusionModel: where it is called, and 1.
+        """The signal rates of a number of steps for a DiffusionModel: where it is called, and 1.
 
         Args:
-            first_time: diffusion time of the first call. Below 1 it is that of noisy images, from
-                which other samplers than DDIM, too, go on as far as the schedule by default.
+            first_time: diffusion time of the first call. Below 1 sampling starts from noisy images,
+                and every sampler follows the schedule to its end by default.
         """
         spacing, last_signal_rate = self.spacing, self.last_signal_rate
         if spacing == "searched" and first_time < 1:
-            raise InputError("searched steps begin with pure noise; choose another spacing")
+            raise InputError("searched steps start from pure noise; choose another spacing")
         if spacing is None:
             spacing = "time"
             follows_schedule = self.method == "ddim" or callable(self.method) or first_time < 1
@@ -384,7 +385,7 @@ class Sampler:
     def __call__(
         self, denoise: Denoise, initial_noise: Tensor, signal_rates: Sequence[float], **options: Any
     ) -> Tensor:
-        """Follows the reverse process along these signal rates."""
+        """Samples along these signal rates."""
         if self.eta:
             options = {"eta": self.eta, "variance": self.variance, **options}
         return self.function(denoise, initial_noise, signal_rates, **options)
@@ -398,10 +399,10 @@ class Sampler:
         denoise: Denoise | None = None,
         fresh_noises: Iterable[Tensor] | None = None,
     ) -> Tensor:
-        """As `DiffusionModel.reverse_diffusion`, with this sampler.
+        """Like `DiffusionModel.reverse_diffusion`, with this sampler.
 
         Args:
-            fresh_noises: for eta above 0, see `ddim`; by default other ones in each call.
+            fresh_noises: for eta above 0, see `ddim`; by default new ones in each call.
         """
         options: dict[str, Any] = {"callback": callback}
         if self.clip:
@@ -411,7 +412,7 @@ class Sampler:
         function: Callable[..., Tensor] = self
         if self.variance == "learned":
             if not hasattr(model, "ancestral_sampling"):
-                raise InputError("this model has no learned variances; choose small or large ones")
+                raise InputError("this model has no learned variances; choose small or large")
             function = model.ancestral_sampling
         return function(
             denoise or model.compiled_denoise,
@@ -421,7 +422,7 @@ class Sampler:
         )
 
     def network_calls(self, signal_rates: Sequence[float]) -> int:
-        """How often the network is called for an image: counted in a run on a single pixel."""
+        """The number of network calls per image, counted by sampling a single pixel."""
         calls = 0
 
         def denoise(
@@ -443,7 +444,7 @@ class Sampler:
         return getattr(self.method, "__name__", "own sampler")
 
     def __str__(self) -> str:
-        """All that is not as usual, such as "heun, rho to 0.98"."""
+        """The method and all options that differ from the defaults, such as "heun, rho to 0.98"."""
         text = self.name
         if self.spacing is not None:
             text += f", {self.spacing if isinstance(self.spacing, str) else 'searched'}"
@@ -465,11 +466,11 @@ def _start(
     signal_rates: Sequence[float],
     clip_range: tuple[Tensor, Tensor] | None,
 ) -> tuple[Tensor, list[Level], Callable[[Tensor, Level], tuple[Tensor, Tensor]]]:
-    """Checks the arguments; returns the noise as a tensor, the levels, and `denoise` at a level."""
+    """Checks the arguments; returns the noise tensor, the levels, and a `denoise` of levels."""
     rates = [float(rate) for rate in signal_rates]
     pairs = list(itertools.pairwise(rates))
     if not pairs or not (all(a < b for a, b in pairs) or all(a > b for a, b in pairs)):
-        raise InputError(f"signal rates must be two or more that rise, or fall, not {rates}")
+        raise InputError(f"signal rates must be two or more, rising or falling, not {rates}")
     if min(rates) <= 0 or max(rates) > 1 or rates[0] == 1:
         raise InputError(f"signal rates must be in (0, 1], and the first below 1, not {rates}")
     levels = [Level(rate, math.sqrt((1 - rate) * (1 + rate))) for rate in rates]
@@ -491,22 +492,22 @@ def _start(
 
 
 def as_generator(seed: int | keras.random.SeedGenerator | None) -> keras.random.SeedGenerator:
-    """The generator that `seed` is or, for a number or None, a new one."""
+    """`seed` itself if it is a generator; for a number or None, a new one."""
     is_generator = isinstance(seed, keras.random.SeedGenerator)
     return seed if is_generator else keras.random.SeedGenerator(seed)
 
 
 def image_noises(shape: tuple[int, ...], seed: int, images: Iterable[int], *key: int) -> np.ndarray:
-    """Standard normal noises of which each belongs to one image.
+    """Standard normal noises, one for each image.
 
-    They depend on the seed, the image's number and the key alone, so that neither the batch size
-    nor the backend changes them.
+    They depend only on the seed, the image's number and the key, not on the batch size or the
+    backend.
 
     Args:
-        shape: of the noise of one image.
+        shape: shape of the noise of one image.
         seed: 0 or more.
         images: numbers of the images, each 0 or more.
-        key: tells the noises of one image apart, such as the step and the repetition.
+        key: distinguishes the noises of one image, such as the step and the repetition.
 
     Returns:
         (len(images), *shape), float32.
@@ -519,6 +520,6 @@ def image_noises(shape: tuple[int, ...], seed: int, images: Iterable[int], *key:
 def image_noises_of_steps(
     shape: tuple[int, ...], seed: int, images: Iterable[int]
 ) -> Iterator[np.ndarray]:
-    """Fresh noises of `ddim` for one step after the other, see `image_noises`."""
+    """Fresh noises for `ddim`, step by step; see `image_noises`."""
     numbers = list(images)
     return (image_noises(shape, seed, numbers, step) for step in itertools.count())

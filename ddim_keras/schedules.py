@@ -7,8 +7,8 @@ sqrt(1 - alpha_t); DDPM writes alpha-bar for that alpha. Their squares sum to 1,
 variance stay at unit variance.
 
 Each schedule is a frozen object with its limits. It is called with a tensor of times of any shape,
-and returns `noise_rates, signal_rates` of that shape. With `numpy` as second argument it computes
-in double precision, from an array.
+and returns `noise_rates, signal_rates` of that shape. With `numpy` as the second argument it takes
+an array and computes in double precision.
 """
 
 import math
@@ -26,14 +26,14 @@ EARLIEST_TIME = 1e-5
 
 
 class Schedule:
-    """What all schedules share."""
+    """Base class of all schedules."""
 
     def __call__(self, diffusion_times: Tensor, ops: Any = keras.ops) -> tuple[Tensor, Tensor]:
         """`noise_rates, signal_rates` at these times."""
         raise NotImplementedError
 
     def between(self, max_signal_rate: float, min_signal_rate: float) -> "Schedule":
-        """This schedule with other limits; one whose limits are fixed stays as it is."""
+        """This schedule with other limits; a schedule with fixed limits is returned unchanged."""
         return self
 
 
@@ -65,12 +65,12 @@ class OffsetCosine(Schedule):
 
 @dataclass(frozen=True)
 class Linear(Schedule):
-    """Noise that is added at a rate beta, which grows linearly: DDPM in continuous time.
+    """Noise added at a rate beta that grows linearly: DDPM in continuous time.
 
     The variance preserving process of Song et al. 2021 (https://arxiv.org/abs/2011.13456,
-    equation 33), to which `ddpm.linear_betas` leads as its steps shrink: of 1000 steps, the noise
-    variance differs by 10 % after the first, and by less after each that follows. The signal rate
-    starts at 1, except for `EARLIEST_TIME`, and ends at 0.0066.
+    equation 33), the limit of `ddpm.linear_betas` for many steps. With 1000 steps, the noise
+    variances differ by 10 % after the first step, and by less after each later one. The signal rate
+    starts at 1, up to `EARLIEST_TIME`, and ends at 0.0066.
 
     Args:
         smallest_beta, largest_beta: variance of the added noise per unit of time, at times 0 and 1.
@@ -83,20 +83,20 @@ class Linear(Schedule):
         times = ops.clip(diffusion_times, EARLIEST_TIME, 1.0)
         beta_growth = self.largest_beta - self.smallest_beta
         added_noise = times * self.smallest_beta + times**2 * beta_growth / 2
-        # expm1 keeps the digits that 1 - exp would lose where there is little noise.
+        # expm1 keeps the digits that 1 - exp would lose at low noise.
         return ops.sqrt(-ops.expm1(-added_noise)), ops.exp(-added_noise / 2)
 
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """The cosine schedule as it was published (Nichol and Dhariwal 2021, equation 17).
+    """The cosine schedule as published (Nichol and Dhariwal 2021, equation 17).
 
-    `signal_rate = cos(angle) / cos(first angle)` starts at 1, except for `EARLIEST_TIME`, and would
-    end at 0, where a predicted noise says nothing about the image; it is held at `min_signal_rate`.
-    (The clipped betas of `ddpm.cosine_betas` hold it as well: at 4.9e-5, with 1000 steps.)
+    `signal_rate = cos(angle) / cos(first angle)` starts at 1, up to `EARLIEST_TIME`. It would end
+    at 0, where the noise says nothing about the image, so it is limited to `min_signal_rate`.
+    (Clipping the betas of `ddpm.cosine_betas` limits it too, to 4.9e-5 with 1000 steps.)
 
     Args:
-        offset: the time by which the cosine is begun late, so that noise grows from the start.
+        offset: the time by which the cosine starts late, so that noise grows from the start.
         min_signal_rate: smallest signal rate, in (0, 1); reached at time 0.9994.
     """
 
@@ -108,7 +108,7 @@ class Cosine(Schedule):
         largest_turn = math.acos(self.min_signal_rate * math.cos(first_angle)) - first_angle
         turns = math.pi / 2 / (1 + self.offset) * ops.clip(diffusion_times, EARLIEST_TIME, 1.0)
         turns = ops.minimum(turns, largest_turn)
-        # 1 - signal_rate**2, as a product, which keeps its digits where there is little noise.
+        # 1 - signal_rate**2, written as a product that keeps its digits at low noise.
         noise_variances = ops.sin(turns) * ops.sin(turns + 2 * first_angle)
         cosine_of_first = math.cos(first_angle)
         return (
@@ -119,7 +119,7 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class UpTo(Schedule):
-    """The part of another schedule up to a time, which becomes time 1."""
+    """The part of another schedule up to `latest_time`, which becomes time 1."""
 
     schedule: Schedule
     latest_time: float
@@ -128,7 +128,7 @@ class UpTo(Schedule):
         return self.schedule(self.latest_time * diffusion_times, ops)
 
 
-# By the names of `config.SCHEDULES`.
+# Keyed by the names in `config.SCHEDULES`.
 SCHEDULES: dict[str, Schedule] = {
     "offset_cosine": OffsetCosine(),
     "linear": Linear(),
@@ -144,5 +144,5 @@ def schedule_of(config: ModelConfig) -> Schedule:
 def offset_cosine(
     diffusion_times: Tensor, max_signal_rate: float = 0.95, min_signal_rate: float = 0.02
 ) -> tuple[Tensor, Tensor]:
-    """`noise_rates, signal_rates` of the assignment's schedule, see `OffsetCosine`."""
+    """`noise_rates, signal_rates` of the assignment's schedule; see `OffsetCosine`."""
     return OffsetCosine(max_signal_rate, min_signal_rate)(diffusion_times)

@@ -1,7 +1,7 @@
 """Spacing: the signal rates at which a sampler calls the network.
 
-A spacing is a name in SPACINGS: the rates are uniform in a function of the noise-to-signal ratio.
-Or it is the rates themselves for each number of steps, as `step_search` finds them.
+A spacing is a name in SPACINGS, for rates uniform in a function of the noise-to-signal ratio, or
+the rates themselves for each number of steps, as found by `step_search`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,23 +32,23 @@ def sampling_signal_rates(
     last_signal_rate: float | None = None,
     schedule: Schedule = LAB_SCHEDULE,
 ) -> list[float]:
-    """The signal rates of a reverse process: where the network is called, and 1 for the result.
+    """The signal rates at which a sampler calls the network, and 1 for the result.
 
     Args:
         steps: number of network calls, at least 1.
         spacing: a name in SPACINGS, or a mapping from the number of steps to its signal rates.
-        last_signal_rate: the largest signal rate at which the network is called, between that of
-            the first call and 1. It bounds how fine the details are, since the result is the mean
-            of all images that agree with the noisy image of this signal rate. By default that of
-            the time 1 / steps in the schedule: with "time", the times 1, 1 - 1 / steps, ...,
-            1 / steps of `DiffusionModel.reverse_diffusion`.
-        schedule: where the first call is: at its time 1.
+        last_signal_rate: the largest signal rate at which the network is called, between the first
+            rate and 1. It limits the finest details, since the result is the mean of all images
+            that agree with the noisy image at this rate. By default the schedule's rate at time
+            1 / steps: with "time", the calls are at the times 1, 1 - 1 / steps, ..., 1 / steps of
+            `DiffusionModel.reverse_diffusion`.
+        schedule: the schedule whose time 1 is the first call.
 
     Returns:
         steps + 1 rising numbers, the last of them 1.
 
     Raises:
-        InputError: for a mistake in the arguments.
+        InputError: for invalid arguments.
     """
     if steps < 1:
         raise InputError(f"steps must be at least 1, not {steps}")

@@ -486,7 +486,7 @@ def test_bound_of_learned_variances_reports_all_three(learned):
         (lambda: new_model(LEARNED).ancestral_sampling(None, 0, [0.1, 1.0]), "2 steps or more"),
         (lambda: new_model(LEARNED).ancestral_sampling(None, 0, [0.1, 0.5, 0.9]), "rise to 1"),
         (lambda: Sampler(variance="large"), "give an eta above 0"),
-        (lambda: Sampler(eta=0.5, variance="learned"), "belong to an eta of 1, not 0.5"),
+        (lambda: Sampler(eta=0.5, variance="learned"), "need an eta of 1, not 0.5"),
         (lambda: Sampler(eta=1, variance="medium"), "one of small, large, learned, not 'medium'"),
     ],
 )

@@ -522,7 +522,7 @@ def test_samplers_are_described_by_what_is_not_as_usual():
         ({"method": "euler"}, "sampler must be one of ddim, .*, not 'euler'"),
         ({"spacing": "even"}, "spacing must be one of time, .*, searched, not 'even'"),
         ({"eta": 2.0}, r"eta must be in \[0, 1\], not 2.0"),
-        ({"method": "heun", "eta": 0.5}, "eta belongs to the sampler ddim, not to heun"),
+        ({"method": "heun", "eta": 0.5}, "eta is an option of the sampler ddim, not of heun"),
     ],
 )
 def test_mistakes_in_the_object_are_named(arguments, message):

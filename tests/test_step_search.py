@@ -171,7 +171,7 @@ def test_mistakes_are_named():
         cheapest_path(np.zeros((3, 3)), 0)
     with pytest.raises(InputError, match=r"must end in 1, not in 0\.9"):
         step_costs(denoiser(mixture), standard_normal(1), [0.1, 0.9])
-    with pytest.raises(InputError, match=r"two or more that rise"):
+    with pytest.raises(InputError, match=r"two or more, rising"):
         step_costs(denoiser(mixture), standard_normal(1), [0.5, 0.1, 1])
     with pytest.raises(InputError, match=f"for 1 to {CANDIDATES} of them, not 65"):
         search_steps(None, [5, 65])
