@@ -154,7 +154,7 @@ class TestSampling:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (("--sampler", "heun", "--eta", 1), "eta is an option of the sampler ddim, not of heun"),
+            (("--sampler", "heun", "--eta", 1), "eta is an option of the sampler ddim, not"),
             (("--eta", 2), r"eta must be in [0, 1], not 2.0"),
             (("--last-signal-rate", 1.5), "the last signal rate must be between 0.02 and 1"),
             (("--trajectory", "film.mp4"), "--trajectory must end in .gif or .png"),
