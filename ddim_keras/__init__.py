@@ -1,6 +1,6 @@
 """Denoising Diffusion Implicit Models in Keras 3: the public names.
 
-Each is imported when it is first used, so that the Keras backend can still be chosen until then.
+Each is imported on first use, so that the Keras backend can be chosen until then.
 """
 
 import importlib
@@ -34,7 +34,7 @@ _MODULES = {
 __all__ = list(_MODULES)
 
 
-def __getattr__(name: str):  # no type: `typing` takes longer to import than all the rest
+def __getattr__(name: str):  # no type: importing `typing` takes longer than all the rest
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

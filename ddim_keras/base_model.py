@@ -1,6 +1,6 @@
-"""The base of the diffusion model: pixels, labels, batches of images, and what Keras needs.
+"""Base class of the diffusion model: pixels, labels, generation in batches, and Keras's methods.
 
-What is about diffusion is in `model.py`.
+The diffusion itself is in `model.py`.
 """
 
 import contextlib
@@ -29,9 +29,9 @@ from ddim_keras.types import Callback, Tensor
 
 
 class BaseModel(keras.Model):
-    """Normalises pixels, draws labels and noise, compiles with a loss on images, and is saved.
+    """Normalises pixels, draws labels and noise, and handles compiling and saving.
 
-    A subclass has the networks, and defines `diffusion_schedule`, `denoise` and
+    A subclass holds the networks and defines `diffusion_schedule`, `denoise` and
     `reverse_diffusion`.
 
     Args:
@@ -71,21 +71,22 @@ class BaseModel(keras.Model):
         """Generates images with the moving average of the weights.
 
         Args:
-            num_images: how many, at least 1.
-            diffusion_steps: network calls per image, at least 1.
-            sampler: a `Sampler`, the name of one such as "ipndm", or a function like those in
-                `samplers`. By default `reverse_diffusion`.
-            seed: of all noise; image i depends on the seed and i alone, not on the batch size or
-                the backend. By default each call draws new images.
-            batch_size: images that go through the network together; bounds the memory.
+            num_images: number of images, at least 1.
+            diffusion_steps: number of steps, at least 1.
+            sampler: a `Sampler`, a name such as "ipndm", or a function like those in `samplers`.
+                By default `reverse_diffusion`.
+            seed: seed of all noise; image i depends on the seed and i only, not on the batch size
+                or the backend. By default each call generates new images.
+            batch_size: images per network call; limits the memory.
             callback: as in `reverse_diffusion`, once per step and batch.
-            labels: (num_images,) classes of a class-conditional model, -1 for any. By default they
+            labels: (num_images,) classes for a class-conditional model, -1 for any. By default they
                 are drawn with the frequencies of the training labels.
             guidance: a `Guidance`, the strength of classifier-free guidance, or a function that is
                 called as `guidance(denoise, labels)` and returns a `denoise`. By default
                 `config.GUIDANCE` if any image has a class, otherwise none.
-            initial_noise: (num_images, H, W, C) to start from, in place of the seed's.
-            first_image: number of the first image, on which its fresh noise in each step depends.
+            initial_noise: (num_images, H, W, C), used instead of noise drawn from the seed.
+            first_image: number of the first image; the fresh noise of an image depends on its
+                number.
             reverse_process: deprecated, a function with the signature of `reverse_diffusion`.
 
         Returns:
@@ -128,19 +129,19 @@ class BaseModel(keras.Model):
         return np.concatenate(images)[:num_images]
 
     def draw_noise(self, num_images: int, generator: np.random.Generator) -> np.ndarray:
-        """Initial noise (num_images, H, W, C), float32; that of `generate` is drawn so."""
+        """Initial noise (num_images, H, W, C), float32, as drawn by `generate`."""
         shape = (num_images, *self.network.input_shape[0][1:])
         return generator.standard_normal(shape, dtype="float32")
 
     @functools.cached_property
     def compiled_denoise(self) -> Callable[..., tuple[Tensor, Tensor]]:
-        """`denoise` with the moving average, compiled: takes no `training`, has no gradients."""
+        """`denoise` with the moving average, compiled; without `training`, not differentiable."""
         return backends.compile_denoise(self)
 
     # Classes.
 
     def class_indices(self, labels: Tensor, like: Tensor) -> Tensor:
-        """Labels as the network takes them, "any class" last; without labels all are of any."""
+        """Labels as indices for the network; num_classes means any class, the default."""
         if labels is None:
             return ops.full((ops.shape(like)[0],), self.num_classes, dtype="int32")
         labels = ops.cast(ops.convert_to_tensor(labels), "int32")
@@ -149,15 +150,15 @@ class BaseModel(keras.Model):
     def drop_labels(self, labels: Tensor, images: Tensor) -> Tensor:
         """Replaces the configured share of labels, chosen at random, by -1.
 
-        So that one network learns both predictions of classifier-free guidance (Ho and Salimans
-        2022, https://arxiv.org/abs/2207.12598, algorithm 1).
+        One network then learns both predictions of classifier-free guidance (Ho and Salimans 2022,
+        https://arxiv.org/abs/2207.12598, algorithm 1).
         """
         labels = self.class_indices(labels, like=images)
         draws = backends.draw(self, keras.random.uniform, ops.shape(labels))
         return ops.where(draws < self.config.label_dropout, -1, labels)
 
     def draw_labels(self, num_images: int, generator: np.random.Generator) -> np.ndarray:
-        """Labels (num_images,) as frequent as in training; all -1 where there are no classes."""
+        """Labels (num_images,) drawn with their training frequencies; all -1 without classes."""
         if not self.num_classes:
             return np.full(num_images, -1, "int32")
         frequencies = ops.convert_to_numpy(self.class_frequencies).astype("float64")
@@ -168,15 +169,15 @@ class BaseModel(keras.Model):
     # Pixels.
 
     def adapt(self, images: np.ndarray, labels: np.ndarray | None = None) -> None:
-        """Learns what the model must know of its training data before the first step.
+        """Computes the statistics of the training data; must be called before training.
 
         Args:
-            images: (N, H, W, C), uint8 or float in [0, 1], whose mean and variance per channel
-                set the normaliser.
-            labels: (N,), whose frequencies `generate` draws classes with, by default equal ones.
+            images: (N, H, W, C), uint8 or float in [0, 1]; their mean and variance per channel
+                are used for normalisation.
+            labels: (N,); `generate` draws classes with their frequencies, by default uniformly.
 
         Raises:
-            InputError: if there are no images, they are of another range or shape, or a label is
+            InputError: if there are no images, they have another range or shape, or a label is
                 not one of the classes.
         """
         require_images(images, self.pixel_means.shape[0])
@@ -211,13 +212,13 @@ class BaseModel(keras.Model):
 
     @property
     def pixel_range(self) -> tuple[Tensor, Tensor]:
-        """Black and white as normalised pixels, (C,) each: the range of `Sampler(clip=True)`."""
+        """Black and white as normalised pixels, (C,) each; used by `Sampler(clip=True)`."""
         means = backends.local_value(self.pixel_means)
         deviations = ops.sqrt(backends.local_value(self.pixel_variances))
         return (0.0 - means) / deviations, (1.0 - means) / deviations
 
     def denormalize(self, images: Tensor) -> Tensor:
-        """Maps normalised images to [0, 1], clipping what lies outside."""
+        """Maps normalised images to [0, 1], clipping values outside."""
         images = ops.convert_to_tensor(images)
         means = backends.local_value(self.pixel_means)
         variances = backends.local_value(self.pixel_variances)
@@ -225,7 +226,7 @@ class BaseModel(keras.Model):
 
     @property
     def is_adapted(self) -> bool:
-        """Whether the model knows its pixels: those of images in [0, 1] never have variance 1."""
+        """Whether `adapt` was called: pixels in [0, 1] never have the initial variance of 1."""
         variances = ops.convert_to_numpy(backends.local_value(self.pixel_variances))
         return bool(np.all(variances < 1))
 
@@ -234,10 +235,10 @@ class BaseModel(keras.Model):
     def fit(
         self, x: Any = None, y: Any = None, batch_size: int | None = None, **kwargs: Any
     ) -> Any:
-        """As `keras.Model.fit`, of images as `adapt` takes them, and their labels.
+        """Like `keras.Model.fit`, with images as for `adapt`, and their labels.
 
         Raises:
-            InputError: before `adapt`, or for arrays that the model cannot learn from.
+            InputError: before `adapt`, or for arrays that do not fit the model.
         """
         self.check_data(x, y, batch_size)
         return super().fit(x, y, batch_size, **kwargs)
@@ -245,12 +246,12 @@ class BaseModel(keras.Model):
     def evaluate(
         self, x: Any = None, y: Any = None, batch_size: int | None = None, **kwargs: Any
     ) -> Any:
-        """As `keras.Model.evaluate`, with the checks of `fit`."""
+        """Like `keras.Model.evaluate`, with the checks of `fit`."""
         self.check_data(x, y, batch_size)
         return super().evaluate(x, y, batch_size, **kwargs)
 
     def check_data(self, images: Any, labels: Any, batch_size: int | None) -> None:
-        """Raises InputError for what `fit` and `evaluate` cannot take; see there."""
+        """Raises InputError for invalid arguments of `fit` and `evaluate`."""
         if not self.is_adapted:
             raise InputError(
                 "the model does not know its images yet: call model.adapt(train_images) first"
@@ -281,13 +282,13 @@ class BaseModel(keras.Model):
         loss_on: str = "prediction",
         **kwargs: Any,
     ) -> None:
-        """As `keras.Model.compile`, except for the loss.
+        """Like `keras.Model.compile`, except for the loss.
 
         Args:
-            loss: compares two images, "mse" or "mae" for example.
-            loss_on: of what: "prediction", the network's output, or the "noise", "velocity" or
-                "image" that follows from it. That weighs the noise levels: an error of the velocity
-                counts signal_rate times in the noise, and noise_rate times in the image.
+            loss: a loss that compares two images, such as "mse" or "mae".
+            loss_on: quantity the loss is computed on: "prediction", the network's output, or the
+                "noise", "velocity" or "image" that follows from it. This weights the noise levels:
+                the noise has signal_rate times the velocity's error, the image noise_rate times.
         """
         super().compile(optimizer=optimizer, **kwargs)
         if loss_on not in COMPARED:
@@ -319,7 +320,7 @@ class BaseModel(keras.Model):
 
     @property
     def dropout_states(self) -> list[keras.Variable]:
-        """The states of dropout's random numbers, which Keras does not save; only for training."""
+        """The random states of dropout layers, which Keras does not save; only for training."""
         if self.only_average:
             return []
         states = [each for each in self.variables if each.name == "seed_generator_state"]
@@ -327,7 +328,8 @@ class BaseModel(keras.Model):
 
     def save_own_variables(self, store: Any) -> None:
         super().save_own_variables(store)
-        # A resumed training then draws the noises, and reports the means, of an uninterrupted one.
+        # So that a resumed training draws the same noises, and reports the same means, as an
+        # uninterrupted one.
         store["seed_state"] = ops.convert_to_numpy(self.seed_generator.state)
         if self.dropout_states:
             store["dropout_states"] = np.array(
@@ -352,9 +354,9 @@ class BaseModel(keras.Model):
 
 @contextlib.contextmanager
 def initial_weights_of(seed: int) -> Iterator[None]:
-    """A context in which initial weights depend on the seed alone.
+    """A context in which initial weights depend on the seed only.
 
-    Keras draws their seeds from Python's generator, which is left to its user as it was.
+    Keras draws their seeds from Python's generator, whose state is restored afterwards.
     """
     state = random.getstate()
     random.seed(seed)

@@ -4,14 +4,14 @@ Denoising Diffusion Probabilistic Models, Ho et al. 2020 (https://arxiv.org/abs/
 the cosine betas and learned variances of Improved DDPM, Nichol and Dhariwal 2021
 (https://arxiv.org/abs/2102.09672). "Ho" and "Nichol" below are these two papers.
 
-`DiffusionModel` has no steps but times in [0, 1], of which DDPM's T steps are 1/T, 2/T, ..., 1. To
-train it as DDPM does, choose a schedule: `ModelConfig(schedule="linear", discrete_steps=1000)`.
-What is here takes any function with the signature of its denoiser,
+`DiffusionModel` uses times in [0, 1] instead of steps; DDPM's T steps are the times 1/T, 2/T, ...,
+1. To train it like DDPM, use `ModelConfig(schedule="linear", discrete_steps=1000)`. The functions
+here take any function with the signature of its denoiser,
 `denoise(noisy_images, noise_rates, signal_rates) -> pred_noises, pred_images`.
 
 Arrays over steps are NumPy float64 of T + 1 entries, so that `betas[t]` is the paper's beta_t:
 entry 0 stands for clean images, with beta 0 and alpha-bar 1. Images, noises, means and the like
-are (B, ...) tensors, and `steps` is one number or (B,) of them, in 1 to T.
+are (B, ...) tensors, and `steps` is a number or an array (B,) of numbers from 1 to T.
 """
 
 import math
@@ -25,13 +25,13 @@ from ddim_keras.config import InputError
 from ddim_keras.samplers import as_generator, ddim
 from ddim_keras.types import Callback, Denoise, Tensor
 
-# The length for which the linear betas were published.
+# The number of steps for which the linear betas were published.
 PUBLISHED_STEPS = 1000
-# Of L_vlb beside L_simple (Nichol, section 3.1).
+# Weight of L_vlb in the hybrid loss (Nichol, section 3.1).
 BOUND_WEIGHT = 0.001
-# Below it, in standard deviations, `log_normal_cdf` no longer takes 1 + erf, which cancels.
+# Below it, in standard deviations, `log_normal_cdf` avoids 1 + erf, which cancels.
 LOWER_TAIL = -2.0
-# Of the continued fraction there: enough for float32, the more the closer to 0 the tail begins.
+# Terms of the continued fraction there: enough for float32; a tail closer to 0 needs more.
 TAIL_TERMS = 24
 
 
@@ -41,11 +41,11 @@ TAIL_TERMS = 24
 def linear_betas(num_steps: int = PUBLISHED_STEPS) -> np.ndarray:
     """Betas that grow linearly, 1e-4 to 0.02 at 1000 steps (Ho, section 4).
 
-    For another number of steps T they are multiplied by 1000 / T, so that as much noise is added
-    in all: as T grows, alpha-bar at step t tends to that of `schedules.Linear` at time t / T.
+    For another number of steps T they are multiplied by 1000 / T, to add the same noise in total:
+    as T grows, alpha-bar at step t tends to that of `schedules.Linear` at time t / T.
 
     Args:
-        num_steps: T, above 20, where the last beta would be 1.
+        num_steps: T, above 20, for which the last beta would be 1.
 
     Returns:
         (T + 1,) rising from 0, below 1.
@@ -59,12 +59,12 @@ def linear_betas(num_steps: int = PUBLISHED_STEPS) -> np.ndarray:
 def cosine_betas(
     num_steps: int = PUBLISHED_STEPS, offset: float = 0.008, largest_beta: float = 0.999
 ) -> np.ndarray:
-    """Betas for which the root of alpha-bar is a cosine (Nichol, equation 17).
+    """Betas for which the square root of alpha-bar is a cosine (Nichol, equation 17).
 
     Args:
         num_steps: T, at least 1.
-        offset: s of the paper, a time, so that the first betas are not too small to matter.
-        largest_beta: the last betas are clipped to it, else alpha-bar would end at 0.
+        offset: s of the paper, a time that keeps the first betas from being too small.
+        largest_beta: clips the last betas; otherwise alpha-bar would end at 0.
 
     Returns:
         (T + 1,) rising from 0, at most `largest_beta`.
@@ -80,7 +80,7 @@ def cosine_betas(
 def alpha_bars_of(betas: np.ndarray) -> np.ndarray:
     """Alpha-bar_t, the product of 1 - beta up to step t (Ho, above equation 4): the signal's share.
 
-    The signal rates of this project are its roots.
+    The signal rates of this project are its square roots.
 
     Returns:
         (T + 1,) falling from 1, above 0.
@@ -89,7 +89,7 @@ def alpha_bars_of(betas: np.ndarray) -> np.ndarray:
 
 
 def betas_of(alpha_bars: np.ndarray) -> np.ndarray:
-    """The inverse of `alpha_bars_of`; of some of its entries, the betas of a chain of fewer steps.
+    """The inverse of `alpha_bars_of`; a subset of its entries gives the betas of a shorter chain.
 
     Args:
         alpha_bars: (T + 1,) falling from 1.
@@ -120,14 +120,14 @@ def sample_xt(
     *,
     seed: int | keras.random.SeedGenerator | None = None,
 ) -> Tensor:
-    """x_t from x_0 at once, a draw of q(x_t | x_0) (Ho, equation 4).
+    """x_t directly from x_0, a sample of q(x_t | x_0) (Ho, equation 4).
 
     Args:
         x0: (B, ...) images.
         t: index into `alpha_bars`, one for all images or (B,).
         epsilon: standard normal noises of the shape of `x0`. None: they are drawn.
-        alpha_bars: array in [0, 1] of any length; that of `alpha_bars_of` makes `t` the step.
-        seed: of the noises, where they are drawn.
+        alpha_bars: array in [0, 1] of any length; with `alpha_bars_of`, `t` is the step.
+        seed: seed for drawing the noises.
 
     Returns:
         `sqrt(alpha_bar) * x0 + sqrt(1 - alpha_bar) * epsilon`, of the shape of `x0`.
@@ -149,11 +149,11 @@ def rates_at(steps: Tensor, alpha_bars: Tensor, like: Tensor) -> tuple[Tensor, T
     return _at(np.sqrt(1 - alpha_bars), steps, like), _at(np.sqrt(alpha_bars), steps, like)
 
 
-# The posterior q(x_{t-1} | x_t, x_0): one step back, where the clean image is known.
+# The posterior q(x_{t-1} | x_t, x_0): one step back, given the clean image.
 
 
 def posterior_variances(betas: np.ndarray) -> np.ndarray:
-    """Beta-tilde of each step (Ho, equation 7): (T + 1,), below beta; 0 in step 1, which ends."""
+    """Beta-tilde of each step (Ho, equation 7): (T + 1,), below beta; 0 in step 1, the last."""
     noise_variances = 1 - alpha_bars_of(betas)
     return np.array([0.0, *(noise_variances[:-1] / noise_variances[1:] * betas[1:])])
 
@@ -176,7 +176,7 @@ def posterior_mean_from_images(
 def posterior_mean_from_noises(
     noisy_images: Tensor, noises: Tensor, steps: Tensor, betas: np.ndarray
 ) -> Tensor:
-    """The same mean from the noises in the noisy images, or predicted ones (Ho, equation 11)."""
+    """The same mean from the noises in the noisy images, or from predicted ones (equation 11)."""
     noise_rates = np.sqrt(1 - alpha_bars_of(betas))
     of_noises = np.array([0.0, *(betas[1:] / noise_rates[1:])])
     noisy_images, noises = _floats(noisy_images, noises)
@@ -193,8 +193,8 @@ def reverse_variances(betas: np.ndarray, variance: str = "small") -> np.ndarray:
 
     Args:
         variance: "large" for beta, exact for standard normal data, or "small" for beta-tilde, exact
-            for a single image. Step 1 ends at a pixel's value; there both are beta-tilde of step 2,
-            as in the code of Nichol: beta-tilde of step 1 is 0, and beta of step 1 too large.
+            for a single image. In step 1, both are the beta-tilde of step 2, as in Nichol's code:
+            its own beta-tilde is 0, and its beta is too large for a step to discrete pixel values.
 
     Raises:
         InputError: for fewer than 2 steps.
@@ -213,8 +213,8 @@ def interpolated_variances(fractions: Tensor, steps: Tensor, betas: np.ndarray) 
     """Learned variances exp(v log beta + (1 - v) log beta-tilde) (Nichol, equation 15).
 
     Args:
-        fractions: v, (B, ...), that a network predicts for each pixel: 0 for "small" of
-            `reverse_variances`, 1 for beta, that including that of step 1.
+        fractions: v, (B, ...), predicted by a network for each pixel: 0 for "small" of
+            `reverse_variances`, 1 for beta, in step 1 as well.
     """
     (fractions,) = _floats(fractions)
     large, small = (
@@ -235,7 +235,7 @@ def training_loss(
 ) -> Tensor:
     """The loss of algorithm 1 (Ho, equation 14), L_simple: a scalar, 1 for a prediction of zeros.
 
-    Draws a step for each image, adds noise, and compares it with the noise that is predicted.
+    Draws a step for each image, adds noise, and compares it with the predicted noise.
     `DiffusionModel.compute_losses` does the same with `discrete_steps`, and other losses.
     """
     (images,) = _floats(images)
@@ -257,7 +257,7 @@ def mean_prediction_loss(
 ) -> Tensor:
     """The loss of a network that predicts the posterior's mean (Ho, equation 8): (B,), in nats.
 
-    To predict the mean and to predict the noise is the same (Ho, equation 12): with the means of
+    Predicting the mean and predicting the noise are equivalent (Ho, equation 12): with the means of
     `posterior_mean_from_noises` the loss is the squared error of the noises, times
     `noise_error_weights`.
 
@@ -284,12 +284,12 @@ def ancestral_sampling(
 ) -> Tensor:
     """Algorithm 2 (Ho): from noise to images, with one call of `denoise` for each of T steps.
 
-    This is DDIM at eta 1 on the discrete steps (Song et al. 2020, section 4.1), which it calls. A
-    step draws from a normal distribution around `posterior_mean_from_noises`.
+    Calls DDIM at eta 1 on the discrete steps, which is the same (Song et al. 2020, section 4.1). A
+    step samples a normal distribution around `posterior_mean_from_noises`.
 
     Args:
         initial_noise: (B, H, W, C), standard normal.
-        alpha_bars: (T + 1,); also some of its entries, from the first to the last, for fewer steps.
+        alpha_bars: (T + 1,); for fewer steps, a subset that includes the first and last entry.
         variance: "small" or "large", as for `reverse_variances`.
         seed, clip_range, callback: as for `samplers.ddim`.
 
@@ -309,17 +309,17 @@ def ancestral_sampling(
 
 
 # The variational bound on -log p(x_0) (Ho, equation 5), term by term, each (B,), in bits per
-# dimension: how many bits a value of an image costs that is stored with the model's help.
+# dimension: the average number of bits per pixel value in lossless compression with the model.
 
 
 def gaussian_kl(
     mean: Tensor, variance: Tensor, other_mean: Tensor, other_variance: Tensor
 ) -> Tensor:
-    """KL divergence of one normal distribution from another, element by element, in nats.
+    """KL divergence between two normal distributions, elementwise, in nats.
 
     Args:
         mean, variance: of the distribution that the expectation is over.
-        other_mean, other_variance: of the one it is compared with.
+        other_mean, other_variance: of the other distribution.
     """
     ratio = variance / other_variance
     squared_distance = ops.square(ops.subtract(mean, other_mean)) / other_variance
@@ -327,7 +327,7 @@ def gaussian_kl(
 
 
 def prior_bits(images: Tensor, alpha_bars: np.ndarray) -> Tensor:
-    """L_T (Ho, equation 5): what the last noisy images keep of the images. Has no parameters."""
+    """L_T (Ho, equation 5): the image information left at the last step; has no parameters."""
     (images,) = _floats(images)
     noise_rates, signal_rates = rates_at(len(alpha_bars) - 1, alpha_bars, images)
     return _bits_per_dimension(gaussian_kl(signal_rates * images, noise_rates**2, 0.0, 1.0))
@@ -341,18 +341,18 @@ def step_bits(
     steps: Tensor,
     betas: np.ndarray,
 ) -> Tensor:
-    """L_{t-1} (Ho, equations 5 and 8): the learned step against the posterior, steps from 2 on.
+    """L_{t-1} (Ho, equations 5 and 8): the learned step against the posterior, from step 2 on.
 
     Args:
         images, noisy_images: x_0 and x_t, of the shape of `pred_means`.
-        pred_means: of the learned step, such as `posterior_mean_from_noises` of predicted noises.
-        variances: of the learned step, of any shape that broadcasts to that of the means.
+        pred_means: means of the learned step, such as `posterior_mean_from_noises` of predictions.
+        variances: variances of the learned step, broadcastable to the means.
     """
     images, noisy_images, pred_means, variances = _floats(
         images, noisy_images, pred_means, variances
     )
     means = posterior_mean_from_images(noisy_images, images, steps, betas)
-    # Beta-tilde, which "small" changes in step 1 alone; there `decoder_bits` takes over.
+    # "small" differs from beta-tilde in step 1 only, where `decoder_bits` is used instead.
     posterior = _at(reverse_variances(betas, "small"), steps, means)
     return _bits_per_dimension(gaussian_kl(means, posterior, pred_means, variances))
 
@@ -365,14 +365,14 @@ def decoder_bits(
 ) -> Tensor:
     """L_0 (Ho, equations 5 and 13): the last step, to one of 256 values of each pixel.
 
-    The probability of a value is that of the normal distribution within half a step of it; the
-    smallest and the largest value get all that lies beyond. It is computed as a logarithm, so that
-    values of any distance from the mean keep their cost and its gradient.
+    The probability of a value is the normal probability within half a value of it; the smallest and
+    largest values include the tails. It is computed as a logarithm, so that the cost and its
+    gradient stay finite at any distance from the mean.
 
     Args:
-        images: x_0, made from uint8 by an affine map.
+        images: x_0, an affine map of uint8 values.
         pred_means, variances: of the learned step 1.
-        value_range: what the pixel values 0 and 255 were mapped to, numbers or arrays (C,).
+        value_range: the images of the pixel values 0 and 255, numbers or arrays (C,).
     """
     images, pred_means, variances, *ends = _floats(images, pred_means, variances, *value_range)
     smallest, largest = ends
@@ -397,13 +397,13 @@ def decoder_bits(
 
 
 def log_normal_cdf(values: Tensor) -> Tensor:
-    """Logarithm of the standard normal distribution function, of float32 precision at any value.
+    """Logarithm of the standard normal distribution function, to float32 precision at any value.
 
     The lower tail is the density times Laplace's continued fraction 1 / (x + 1 / (x + 2 / (x +
     3 / ...))) of the distance x (Abramowitz and Stegun 1964, 26.2.14).
     """
     is_tail = values < LOWER_TAIL
-    # Each branch gets values that it can take, or its gradient would be none for all.
+    # Each branch gets values in its domain; otherwise its gradient would be NaN for all.
     distances = -ops.where(is_tail, values, LOWER_TAIL)
     denominators = distances
     for term in range(TAIL_TERMS, 0, -1):
@@ -429,7 +429,7 @@ def bound_bits(
     """L_{t-1} with learned variances: `decoder_bits` in step 1, `step_bits` in the others.
 
     Args:
-        images: x_0, made from uint8 by an affine map; the noisy images follow from `noises` and
+        images: x_0, an affine map of uint8 values; the noisy images follow from `noises` and
             `steps`.
         fractions: v, predicted for each pixel, see `interpolated_variances`.
         steps: (B,), from 1 to T.
@@ -463,7 +463,7 @@ def bound_bits_of_variances(
 def noise_error_weights(betas: np.ndarray, variances: np.ndarray) -> np.ndarray:
     """Factors of the squared noise error in L_{t-1}, in nats (Ho, equation 12): entries 1 to T.
 
-    L_simple has 1 in their place, and so attends less to steps of little noise.
+    L_simple replaces them by 1, which gives steps of little noise less weight.
 
     Args:
         variances: (T + 1,) of the learned steps, such as `reverse_variances`.
@@ -482,10 +482,10 @@ def variational_bound(
 ) -> np.ndarray:
     """All terms of the bound (Ho, equation 5), with one noise for each step and image.
 
-    Costs T calls of `denoise`.
+    Takes T calls of `denoise`.
 
     Args:
-        images: (B, H, W, C), made from uint8 by an affine map.
+        images: (B, H, W, C), an affine map of uint8 values.
         variance: of the learned steps: "small" or "large" as for `reverse_variances`; their
             variances (T + 1,); or "learned", when `denoise` has a third result, the fractions of
             `interpolated_variances`.
@@ -506,7 +506,7 @@ def variational_bounds(
     value_range: tuple[Tensor, Tensor] = (-1.0, 1.0),
     seed: int | keras.random.SeedGenerator | None = None,
 ) -> list[np.ndarray]:
-    """`variational_bound` for each of several variances, for the cost of one."""
+    """`variational_bound` for each of several variances, with the calls of one."""
     (images,) = _floats(images)
     seed = as_generator(seed)
     alpha_bars = alpha_bars_of(betas)
@@ -547,19 +547,19 @@ def hybrid_loss(
 ) -> Tensor:
     """L_hybrid = L_simple + 0.001 L_vlb (Nichol, equation 16): trains noises and variances at once.
 
-    L_vlb is T times the mean term of the steps drawn; the prior has nothing to learn. It is in bits
-    per dimension, as in the code of that paper. Its means are held fixed, so that it trains the
-    variances alone.
+    L_vlb is T times the mean term of the steps drawn; L_T has nothing to learn. It is in bits per
+    dimension, as in the paper's code. Gradients do not flow through its means, so it trains only
+    the variances.
 
     Args:
-        steps: (B,), drawn evenly from 1 to T.
+        steps: (B,), drawn uniformly from 1 to T.
         images, noises, pred_noises, fractions, betas, value_range: as for `bound_bits`.
 
     Returns:
         A scalar.
 
     Raises:
-        InputError: for steps outside of 1 to T, where they are known, and for predictions of
+        InputError: for steps outside 1 to T, if their values are known, and for predictions of
             another shape than the noises.
     """
     images, noises, pred_noises, fractions = _floats(images, noises, pred_noises, fractions)
@@ -580,7 +580,7 @@ def hybrid_loss(
 
 
 def _floats(*arrays: Tensor) -> list[Tensor]:
-    """Tensors of the first one's dtype; of float32 where that holds whole numbers."""
+    """Tensors of the first one's dtype, or of float32 if that is an integer type."""
     first, *others = (ops.convert_to_tensor(array) for array in arrays)
     if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(first.dtype)):
         first = ops.cast(first, "float32")

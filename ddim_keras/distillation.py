@@ -1,21 +1,21 @@
-"""Distillation: a student that draws an image in a few network calls, as its teacher does in many.
+"""Distillation: a student that generates images in a few network calls, its teacher in many.
 
 SFD, "Simple and Fast Distillation of Diffusion Models", Zhou et al. 2024
 (https://arxiv.org/abs/2409.19681). For N calls at signal rates s_1 < ... < s_N, and s_{N+1} = 1:
 
-    teacher  from noise x_1, many short steps of a multistep sampler with guidance; what it has at
-             the student's rates is kept: x_2, ..., x_{N+1}, the last one its image
-    student  begins as a copy of the teacher; then for each batch of such trajectories
+    teacher  from noise x_1, many short steps of a multistep sampler with guidance; the noisy images
+             at the student's rates are stored: x_2, ..., x_N, and the final image x_{N+1}
+    student  starts as a copy of the teacher; then for each batch of such trajectories
              y_1 = x_1
              for i = 1, ..., N:
                  y_{i+1} = y_i after one step of DDIM from s_i to s_{i+1}, without guidance
                  one optimizer step that lowers |y_{i+1} - x_{i+1}|, with y_i held constant
 
-So the student learns to correct its own errors, and guidance, which then costs nothing. Its rates
-are those of DDIM in N steps: `DiffusionModel.reverse_diffusion(noise, N)` is how it draws.
+The student learns to correct its own errors. It also learns guidance, which then costs nothing. It
+samples with `DiffusionModel.reverse_diffusion(noise, N)`, at the rates of DDIM in N steps.
 
-A student of several N, such as 1, 2 and 4, is told N by an embedding beside that of the noise
-level, and takes the steps of each N in turn. The teacher's part is `training/trajectories.py`.
+A student with several N, such as 1, 2 and 4, gets N through an embedding added to that of the noise
+level, and trains on the steps of each N in turn. The teacher's part is `training/trajectories.py`.
 """
 
 import dataclasses
@@ -55,7 +55,7 @@ def student_config(teacher: ModelConfig, *steps: int) -> ModelConfig:
         max_signal_rate=CLEANEST_RATE,
         min_signal_rate=float(schedule_of(teacher)(1.0, np)[1]),
         discrete_steps=0,
-        ema=0.0,  # the learning rate ends at 0, so that the last weights need no average
+        ema=0.0,  # the learning rate ends at 0, so the last weights need no averaging
         label_dropout=0.0,
         student_steps=steps,
         seed=0,
@@ -63,12 +63,12 @@ def student_config(teacher: ModelConfig, *steps: int) -> ModelConfig:
 
 
 def student_rates(config: ModelConfig, steps: int) -> list[float]:
-    """The N + 1 signal rates of a student in N steps, rising, the last of them 1."""
+    """The N + 1 signal rates of a student in N steps, rising to 1."""
     return sampling_signal_rates(steps, schedule=schedule_of(config))
 
 
 def met_rates(config: ModelConfig) -> list[float]:
-    """Signal rates at which a student meets its teacher: those of all its numbers of steps."""
+    """Signal rates at which a student is compared with its teacher, for all its step counts."""
     rates = sorted(
         itertools.chain(*(student_rates(config, steps) for steps in config.student_steps))
     )
@@ -77,7 +77,7 @@ def met_rates(config: ModelConfig) -> list[float]:
 
 @keras.saving.register_keras_serializable(package="ddim_keras")
 class Student(DiffusionModel):
-    """A diffusion model that draws in the steps that it was taught, without guidance.
+    """A distilled diffusion model that samples in the steps it was trained for, without guidance.
 
     Its configuration is a `student_config`. It is trained on the trajectories of
     `training.trajectories`, not on images.
@@ -91,7 +91,7 @@ class Student(DiffusionModel):
     def generate(
         self, num_images: int, diffusion_steps: int | None = None, **options: Any
     ) -> np.ndarray:
-        """As `DiffusionModel.generate`; InputError for other steps, a sampler or guidance."""
+        """Like `DiffusionModel.generate`; InputError for other steps, a sampler or guidance."""
         steps = self.config.student_steps[-1] if diffusion_steps is None else diffusion_steps
         sampler, guidance = (options.pop(name, None) for name in ("sampler", "guidance"))
         has_guidance = getattr(guidance, "strength", guidance)
@@ -110,7 +110,7 @@ class Student(DiffusionModel):
     def reverse_diffusion(
         self, initial_noise: Tensor, diffusion_steps: int, *arguments: Any, **options: Any
     ) -> Tensor:
-        """As `DiffusionModel.reverse_diffusion`, by default told its number of steps."""
+        """Like `DiffusionModel.reverse_diffusion`, by default with its number of steps."""
         if len(arguments) < 2:
             options.setdefault("denoise", self.compiled_denoise_in[diffusion_steps])
         return super().reverse_diffusion(initial_noise, diffusion_steps, *arguments, **options)
@@ -124,7 +124,7 @@ class Student(DiffusionModel):
         labels: Tensor = None,
         steps: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """As `DiffusionModel.denoise`, told the number of steps, by default the largest."""
+        """Like `DiffusionModel.denoise`, for a number of steps, by default the largest."""
         told = []
         if self.config.network.step_counts:
             index = self.config.student_steps.index(steps or self.config.student_steps[-1])
@@ -143,7 +143,7 @@ class Student(DiffusionModel):
     # Training.
 
     def check_data(self, images: Any, labels: Any, batch_size: int | None) -> None:
-        """Nothing to check: trajectories are no images, and the pixels are the teacher's."""
+        """Nothing to check: trajectories are not images, and pixel statistics are the teacher's."""
 
     def train_step(self, *arguments: Any) -> Any:
         """One optimizer step for each step of the student, on a batch of trajectories."""
@@ -161,9 +161,9 @@ class Student(DiffusionModel):
     def follow(
         self, trajectories: Tensor, evaluate: Callable[..., dict[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """Takes all steps of the student: their mean distance, and that of the images.
+        """Takes all steps of the student; reports their mean distance and that of the images.
 
-        `evaluate` takes a function that compares one step, and returns what that reports.
+        `evaluate` takes a function that compares one step, and returns what it reports.
         """
         met = np.array(met_rates(self.config))
         states = ops.split(ops.cast(trajectories, "float32"), len(met), axis=-1)

@@ -1,7 +1,7 @@
 """Editing with a trained denoiser: interpolation, encoding, inpainting.
 
-Nothing is trained for it. All functions take any `denoise`; all except `inpaint`, which is
-stochastic, take any deterministic sampler of `samplers`.
+No further training is needed. All functions take any `denoise`; all except `inpaint`, which is
+stochastic, work with any deterministic sampler of `samplers`.
 """
 
 import itertools
@@ -17,10 +17,10 @@ from ddim_keras.types import Callback, Denoise, Tensor
 
 
 def interpolate(start: np.ndarray, end: np.ndarray, num_images: int) -> np.ndarray:
-    """Noises on the great circle between two (Song et al. 2020, appendix D.5, equation 67).
+    """Spherical interpolation between two noises (Song et al. 2020, appendix D.5, equation 67).
 
-    On a straight line they would lose length, and the images contrast: in high dimensions normal
-    noise lies close to a sphere.
+    In high dimensions, normal noise lies close to a sphere. Linear interpolation would shorten the
+    noises, and the images would lose contrast.
 
     Args:
         start, end: (H, W, C), standard normal.
@@ -34,14 +34,14 @@ def interpolate(start: np.ndarray, end: np.ndarray, num_images: int) -> np.ndarr
     cosine = np.sum(start * end) / (np.linalg.norm(start) * np.linalg.norm(end))
     angle = np.arccos(np.clip(cosine, -1, 1))
     fractions = np.linspace(0, 1, num_images).reshape(-1, 1, 1, 1)
-    if np.sin(angle) < 1e-6:  # one direction: there is no circle to follow
+    if np.sin(angle) < 1e-6:  # parallel noises: there is no arc between them
         return ((1 - fractions) * start + fractions * end).astype(start.dtype)
     weights = np.sin((1 - fractions) * angle), np.sin(fractions * angle)
     return ((weights[0] * start + weights[1] * end) / np.sin(angle)).astype(start.dtype)
 
 
 def add_noise(images: Tensor, noises: Tensor, signal_rate: float) -> Tensor:
-    """Noisy images: `signal_rate * images + noise_rate * noises`, the squares summing to 1."""
+    """`signal_rate * images + noise_rate * noises`; the squared rates sum to 1."""
     images, noises = (ops.convert_to_tensor(each, dtype="float32") for each in (images, noises))
     return signal_rate * images + _noise_rate(signal_rate) * noises
 
@@ -63,19 +63,19 @@ def encode(
     signal_rates: Sequence[float],
     sampler: Callable[..., Tensor] = ddim,
 ) -> Tensor:
-    """Follows the reverse process backwards, from images to the noises that lead to them.
+    """Runs the sampler backwards, from images to the noises that lead to them.
 
     DDIM inversion (Song et al. 2020, section 4.3 and equation 14). The path starts at the last
-    signal rate below 1. There the network expects images with the noise of that level, so that
-    noise is added first, and is a part of the code: without it the result is no noise but a faint
-    copy of the image. What `decode` cannot undo is the error of the steps, which falls with their
-    number and the sampler's order.
+    signal rate below 1, where the network expects noisy images. So noise is added first, and is
+    part of the code: without it, the result is a faint copy of the image instead of noise. `decode`
+    reverses this up to the discretisation error, which falls with the number of steps and the
+    sampler's order.
 
     Args:
         images: (B, H, W, C), normalised.
         added_noises: (B, H, W, C), standard normal.
-        signal_rates: rising up to 1, as `spacing.sampling_signal_rates` makes them.
-        sampler: a deterministic one.
+        signal_rates: rising to 1, as from `spacing.sampling_signal_rates`.
+        sampler: a deterministic sampler.
 
     Returns:
         Noises (B, H, W, C) for `decode`.
@@ -91,12 +91,12 @@ def decode(
     sampler: Callable[..., Tensor] = ddim,
     added_noises: Tensor | None = None,
 ) -> Tensor:
-    """The way back from the noises of `encode`, with the same signal rates and sampler.
+    """The inverse of `encode`, with the same signal rates and sampler.
 
     Args:
-        added_noises: those of `encode`, which are subtracted at the end: the images that were
-            encoded, up to the error of the steps. None: the images that the network predicts, for
-            noises that no image was encoded as, such as those between two.
+        added_noises: the noises added by `encode`, subtracted at the end to return the encoded
+            images, up to the discretisation error. None: returns the images that the network
+            predicts; for noises that do not encode an image, such as interpolated ones.
 
     Returns:
         Images (B, H, W, C), normalised.
@@ -119,30 +119,31 @@ def inpaint(
     clip_range: tuple[Tensor, Tensor] | None = None,
     callback: Callback | None = None,
 ) -> Tensor:
-    """Fills in a part of images by resampling (RePaint).
+    """Fills in masked parts of images by resampling (RePaint).
 
-    Lugmayr et al. 2022, https://arxiv.org/abs/2201.09865, algorithm 1. Each step is one of
-    ancestral sampling, after which the known pixels are replaced by noisy ones of the image. What
-    was filled in does not fit to them yet: so the step is taken back, by adding noise, and
-    repeated. Costs `resample` network calls per step, and one in the last step.
+    Lugmayr et al. 2022, https://arxiv.org/abs/2201.09865, algorithm 1. After each step of ancestral
+    sampling, the known pixels are replaced by noisy pixels of the image. The filled-in pixels do
+    not match them yet, so the step is undone, by adding noise, and repeated. Takes `resample`
+    network calls per step, and one in the last step.
 
-    The mask may be grey: such a pixel counts as known while the share of the steps that remain
-    exceeds its value, so that the image is changed the more, the lighter the mask (Levin and Fried
-    2023, https://arxiv.org/abs/2306.00950).
+    The mask may be grey: a pixel counts as known while the share of remaining steps exceeds its
+    value, so that lighter mask pixels change more (Levin and Fried 2023,
+    https://arxiv.org/abs/2306.00950).
 
-    The network predicts the whole image without a seam, yet somewhat smoother and of other colours
-    than the known pixels, which take their place in the end. That difference would show along the
-    border, so that the filled-in pixels are shifted by it, less and less inwards: see `membrane`.
+    The network predicts a seamless image, but slightly smoother and with other colours than the
+    known pixels, which replace its pixels at the end. To hide the difference at the border, it is
+    added to the filled-in pixels, fading inwards; see `membrane`.
 
     Args:
         images: (B, H, W, C), normalised.
-        mask: broadcastable to `images`: 0 where they are known, and returned as they are, 1 where
-            they are to be filled in, or between.
+        mask: broadcastable to `images`, in [0, 1]: 0 for known pixels, which are returned
+            unchanged, 1 for pixels to fill in.
         initial_noise: (B, H, W, C), standard normal.
-        signal_rates: rising up to 1.
+        signal_rates: rising to 1.
         draw_noises: called as `draw_noises(step, repetition)`, returns three standard normal noises
-            of the shape of `images`: for the unknown pixels, the known ones, and the way back.
-        resample: how often each step except the last is made, at least 1.
+            of the shape of `images`: for the unknown pixels, for the known ones, and for undoing
+            the step.
+        resample: repetitions of each step except the last, at least 1.
         clip_range: as for `samplers.ddim`.
         callback: called as `callback(call, noisy_images, pred_images)` in each network call.
 
@@ -182,17 +183,17 @@ MEMBRANE_ITERATIONS = 30
 
 
 def membrane(differences: Tensor, known: Tensor) -> Tensor:
-    """Spreads differences from where they are known over the pixels near by, as a membrane does.
+    """Spreads differences from known pixels smoothly over nearby pixels, like a membrane.
 
     Seamless cloning (Perez et al. 2003, "Poisson image editing", section 3): the Laplace equation,
-    here with a fixed number of Jacobi iterations from 0, so that it reaches about 5 pixels far.
+    here with a fixed number of Jacobi iterations from 0, which reach about 5 pixels.
 
     Args:
         differences: (B, H, W, C).
         known: booleans, broadcastable to `differences`.
 
     Returns:
-        (B, H, W, C): `differences` where they are known, and fading from there.
+        (B, H, W, C): `differences` at known pixels, fading away from them.
     """
     differences = ops.where(known, differences, 0.0)
     spread = differences
@@ -205,7 +206,7 @@ def membrane(differences: Tensor, known: Tensor) -> Tensor:
 
 
 def _numbered(callback: Callback | None, call: int) -> Callback | None:
-    """A callback for a sampler of one step, which is a call of a longer process."""
+    """A callback for a single-step sampler that reports the number of the call."""
     if callback is None:
         return None
     return lambda _, noisy_images, pred_images: callback(call, noisy_images, pred_images)

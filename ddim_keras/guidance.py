@@ -1,17 +1,17 @@
-"""Guidance: predictions that are pushed away from worse ones.
+"""Guidance: extrapolation of predictions away from worse ones.
 
-A wrapper around `denoise`, so that every sampler has it. What is predicted is
+A wrapper around `denoise`, so that every sampler can use it. Predicted noises and images are
 
-    better + strength * (better - worse),
+    better + strength * (better - worse).
 
-of noises and of images alike. Two kinds, told apart by the worse prediction:
+Two kinds differ in the worse prediction:
 
 - Classifier-free guidance (Ho and Salimans 2022, https://arxiv.org/abs/2207.12598, equation 6): the
-  same network, which is not told the class. Images become more typical of their class, and less
-  varied. The strength is the paper's w; the "guidance scale" of other libraries is 1 + strength.
-- Autoguidance (Karras et al. 2024, https://arxiv.org/abs/2406.02507, equation 3): a guide, which is
-  a worse network for the same class, such as an early checkpoint of the run. It needs no classes,
-  and keeps more of the variety. The paper's w is 1 + strength.
+  same network without the class label. Images become more typical of their class, and less varied.
+  The strength is the paper's w; the "guidance scale" of other libraries is 1 + strength.
+- Autoguidance (Karras et al. 2024, https://arxiv.org/abs/2406.02507, equation 3): a guide, a worse
+  network for the same class, such as an early checkpoint of the run. It needs no classes, and keeps
+  more of the variety. The paper's w is 1 + strength.
 """
 
 import numbers
@@ -24,30 +24,30 @@ from keras import ops
 from ddim_keras.config import GUIDANCE, MOST_GUIDANCE, InputError
 from ddim_keras.types import Denoise, Tensor
 
-# What `DiffusionModel.generate` takes: `guide(denoise, labels)` wraps a `denoise`.
+# The `guidance` of `DiffusionModel.generate`: `guide(denoise, labels)` wraps a `denoise`.
 Guide = Callable[[Callable[..., tuple[Tensor, Tensor]], Tensor], Denoise]
 
 
 @dataclass(frozen=True)
 class Guidance:
-    """Guidance of `DiffusionModel.generate`; called as `guidance(denoise, labels)`.
+    """Guidance for `DiffusionModel.generate`; called as `guidance(denoise, labels)`.
 
-    Costs no more network calls than sampling without it, but calls that are twice as large: the two
-    predictions are made in one batch. With a guide, a call of each network. Outside the interval
-    one prediction suffices.
+    Takes as many network calls as sampling without guidance, each on a batch twice as large: both
+    predictions are made in one call. A guide takes one call of each network. Outside the interval,
+    only the better prediction is computed.
 
     Args:
-        strength: 0 is the better prediction alone, -1 the worse one; 0.5 to 3 are usual.
-        interval: smallest and largest signal rate at which there is guidance, in [0, 1]; None: at
-            all (Kynkaanniemi et al. 2024, https://arxiv.org/abs/2404.07724). A noise level sigma of
+        strength: 0 gives the better prediction, -1 the worse one; 0.5 to 3 are common.
+        interval: smallest and largest signal rate with guidance, in [0, 1]; None: all
+            (Kynkaanniemi et al. 2024, https://arxiv.org/abs/2404.07724). A noise level sigma of
             that paper is the signal rate 1 / sqrt(1 + sigma**2): its interval for ImageNet at 512
             pixels, sigma from 0.19 to 1.61, is 0.53 to 0.98.
-        guide: `denoise` of a worse model, such as its `compiled_denoise`, with images normalised
-            alike. None: the model itself without the class.
+        guide: `denoise` of a worse model, such as its `compiled_denoise`, with the same
+            normalisation of images. None: the model itself, without the class.
 
     Raises:
-        InputError: if the strength is no number up to MOST_GUIDANCE, or the interval not a part of
-            [0, 1].
+        InputError: if the strength is not a number from -MOST_GUIDANCE to MOST_GUIDANCE, or the
+            interval does not lie in [0, 1].
     """
 
     strength: float = 0.0
@@ -57,13 +57,13 @@ class Guidance:
     def __call__(
         self, denoise: Callable[..., tuple[Tensor, Tensor]], labels: Tensor = None
     ) -> Denoise:
-        """Wraps `denoise` of a model.
+        """Wraps the `denoise` of a model.
 
         Args:
             denoise: `denoise(noisy_images, noise_rates, signal_rates, labels=...)`, such as
                 `DiffusionModel.compiled_denoise`.
-            labels: (B,) integers, -1 for any class. None: of a model without classes, whose
-                `denoise` takes none.
+            labels: (B,) integers, -1 for any class. None: the model has no classes, and its
+                `denoise` takes no labels.
 
         Returns:
             A function `denoise(noisy_images, noise_rates, signal_rates)`.
@@ -72,7 +72,7 @@ class Guidance:
         if self.strength and not told and self.guide is None:
             raise InputError("guidance needs a model with classes, or a guide")
         if not self.strength and not told:
-            return denoise  # itself, by which `ancestral_sampling` knows that one call suffices
+            return denoise  # itself, so that `ancestral_sampling` sees that one call suffices
 
         def better(*inputs: Tensor) -> tuple[Tensor, Tensor]:
             return denoise(*inputs, **told)
@@ -111,13 +111,13 @@ class Guidance:
         low, high = self.interval
         if not 0 <= low < high <= 1:
             raise InputError(
-                f"an interval of guidance must be two rising signal rates in [0, 1], not {low} and "
+                f"a guidance interval must be two rising signal rates in [0, 1], not {low} and "
                 f"{high}"
             )
         object.__setattr__(self, "interval", (low, high))
 
     def _is_at(self, signal_rates: Tensor) -> bool:
-        """Whether there is guidance at the level of the batch, which is one for all images."""
+        """Whether guidance applies at the noise level of the batch, the same for all images."""
         if self.interval is None:
             return True
         rate = float(ops.convert_to_numpy(signal_rates).flat[0])
@@ -125,7 +125,7 @@ class Guidance:
 
     @classmethod
     def of(cls, guidance: "Guide | float | None", labels: Tensor) -> "Guide":
-        """Guidance for a strength; by default GUIDANCE if any image has a class, otherwise none."""
+        """Guidance of a given strength; by default GUIDANCE if any image has a class, else none."""
         if guidance is None:
             guidance = GUIDANCE if np.any(np.asarray(labels) >= 0) else 0.0
         return guidance if callable(guidance) else cls(guidance)
@@ -141,15 +141,15 @@ class Guidance:
 
 
 def between_classes(first: int, second: int, strength: float = GUIDANCE) -> Guide:
-    """Guidance of `DiffusionModel.generate` from images of one class to images of another.
+    """Guidance for `DiffusionModel.generate` that mixes two classes, from the first to the second.
 
     Mixes the predictions for both (Liu et al. 2022, https://arxiv.org/abs/2206.01714, equation 11,
-    with weights that sum to 1), with a share of the second that rises from 0 in the first image of
-    a batch to 1 in the last. Costs the network calls of both.
+    with weights that sum to 1). The share of the second class rises from 0 in the first image of a
+    batch to 1 in the last. Takes the network calls of both.
 
     Args:
-        first, second: the classes; the labels that `generate` is given do not matter.
-        strength: of the guidance of each.
+        first, second: the classes; the labels given to `generate` are ignored.
+        strength: strength of guidance for each class.
     """
 
     def guide(denoise: Callable[..., tuple[Tensor, Tensor]], labels: Tensor) -> Denoise:

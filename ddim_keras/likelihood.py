@@ -1,15 +1,15 @@
-"""Likelihood: learned variances, and how many bits an image costs with a model's help.
+"""Likelihood: learned variances, and bits per dimension of images under a model.
 
 `LearnedVarianceModel` and its two losses are Improved DDPM, Nichol and Dhariwal 2021
-(https://arxiv.org/abs/2102.09672; "Nichol" below). Bits per dimension come in two ways, of two
-different models that share a network, so that neither bounds the other:
+(https://arxiv.org/abs/2102.09672; "Nichol" below). Bits per dimension are computed in two ways,
+for two different models that share a network, so that neither bounds the other:
 
-- `bound_terms`: the variational bound on the DDPM of T steps (Ho et al. 2020,
+- `bound_terms`: the variational bound for the DDPM of T steps (Ho et al. 2020,
   https://arxiv.org/abs/2006.11239, equation 5), for any variances of its steps;
-- `flow_bits`: the density of the deterministic process, a continuous normalizing flow (Song et al.
-  2021, https://arxiv.org/abs/2011.13456, section 4.3 and appendix D.2).
+- `flow_bits`: the density under the deterministic process, a continuous normalizing flow (Song et
+  al. 2021, https://arxiv.org/abs/2011.13456, section 4.3 and appendix D.2).
 
-Both are those of uint8 images, whatever the model's own scale of pixels.
+Both refer to uint8 images, whatever the model's own scale of pixels.
 """
 
 import functools
@@ -39,16 +39,16 @@ from ddim_keras.model import DiffusionModel
 from ddim_keras.types import Callback, Denoise
 
 REMEMBERED_LOSSES = 10  # of each step, for importance sampling (Nichol, section 3.3)
-UNIFORM_SHARE = 0.001  # of importance-sampled steps that are drawn evenly, as in the code of Nichol
-# The largest noise rate at which images with noise stand for images without: about a pixel value.
+UNIFORM_SHARE = 0.001  # of importance-sampled steps that are drawn uniformly, as in Nichol's code
+# The largest noise rate at which noisy images count as clean: about one pixel value.
 CLEAN_NOISE_RATE = 0.05
 
 
 def new_model(config: ModelConfig, **options: Any) -> DiffusionModel:
-    """The model of a configuration: one with learned variances, a student, or any other.
+    """The model of a configuration: with learned variances, a student, or a plain model.
 
     Args:
-        options: of the constructor, such as `only_average`.
+        options: options of the constructor, such as `only_average`.
     """
     if config.student_steps:
         return Student(config, **options)
@@ -60,12 +60,12 @@ def new_model(config: ModelConfig, **options: Any) -> DiffusionModel:
 class LearnedVarianceModel(DiffusionModel):
     """A diffusion model in discrete steps that also learns the variances of its reverse steps.
 
-    The network has 2 C outputs: what a `DiffusionModel` predicts, and for each pixel where the
-    variance is placed between the two fixed ones (Nichol, equation 15). `denoise` returns the two
-    results of a `DiffusionModel`, so that all samplers work; `predict_step` returns all three.
+    The network has 2 C outputs: the prediction of a `DiffusionModel`, and for each pixel a fraction
+    that interpolates between the two fixed variances (Nichol, equation 15). `denoise` returns the
+    two results of a `DiffusionModel`, so that all samplers work; `predict_step` returns all three.
 
     Args:
-        config: with `variance="learned"` and 2 `discrete_steps` or more.
+        config: with `variance="learned"` and at least 2 `discrete_steps`.
     """
 
     outputs_per_channel = 2
@@ -74,7 +74,7 @@ class LearnedVarianceModel(DiffusionModel):
         super().__init__(config, only_average, **kwargs)
         self.betas = schedule_betas(self, config.discrete_steps)
         self.alpha_bars = alpha_bars_of(self.betas)
-        # Row 0 is no step: it takes what is not to be remembered.
+        # Row 0 is not a step: it takes the losses to be forgotten.
         self.past_losses = self.add_weight(
             shape=(len(self.betas), REMEMBERED_LOSSES),
             initializer="zeros",
@@ -99,7 +99,7 @@ class LearnedVarianceModel(DiffusionModel):
         training: bool,
         labels: Any = None,
     ) -> tuple[Any, Any]:
-        """As `DiffusionModel.denoise`: `pred_noises, pred_images`."""
+        """Like `DiffusionModel.denoise`: `pred_noises, pred_images`."""
         results = self.predict_step(noisy_images, noise_rates, signal_rates, training, labels)
         return results[:2]
 
@@ -113,7 +113,7 @@ class LearnedVarianceModel(DiffusionModel):
     ) -> tuple[Any, Any, Any]:
         """`pred_noises, pred_images, fractions`, each (B, H, W, C), with one network call.
 
-        The fractions are those of `ddpm.interpolated_variances`: about 0 to 1, not limited to it.
+        The fractions are those of `ddpm.interpolated_variances`: about 0 to 1, but not clipped.
         """
         outputs = self.network_outputs(noisy_images, noise_rates, training, labels)
         prediction, between = ops.split(outputs, 2, axis=-1)
@@ -130,7 +130,7 @@ class LearnedVarianceModel(DiffusionModel):
     def compile(
         self, optimizer: Any = "adamw", loss: str = "hybrid", loss_on: str = "noise", **kwargs: Any
     ) -> None:
-        """As `keras.Model.compile`, except for the loss.
+        """Like `keras.Model.compile`, except for the loss.
 
         Args:
             loss: "hybrid" for `ddpm.hybrid_loss`; "bound" for L_vlb alone, with importance-sampled
@@ -155,7 +155,7 @@ class LearnedVarianceModel(DiffusionModel):
     def compute_losses(
         self, images: Any, training: bool, labels: Any = None
     ) -> tuple[Any, dict[str, Any]]:
-        """As `DiffusionModel.compute_losses`; reports the bound, too, without L_T, in bits."""
+        """Like `DiffusionModel.compute_losses`; also reports the bound without L_T, in bits."""
         images = self.normalize(images)
         by_importance = training and self.bound_loss == "bound"
         steps, weights = self.draw_steps(ops.shape(images)[0], by_importance)
@@ -167,7 +167,7 @@ class LearnedVarianceModel(DiffusionModel):
         pred_noises, pred_images, fractions = self.predict_step(
             noisy_images, noise_rates, signal_rates, training, labels
         )
-        # The hybrid loss trains the means by the noises alone.
+        # In the hybrid loss, only the noise loss trains the means.
         is_hybrid = self.bound_loss == "hybrid"
         noises_of_means = ops.stop_gradient(pred_noises) if is_hybrid else pred_noises
         variances = self.variances(fractions, steps)
@@ -186,14 +186,14 @@ class LearnedVarianceModel(DiffusionModel):
         return loss, losses
 
     def variances(self, fractions: Any, steps: Any) -> Any:
-        """The variances of steps (B,) of the training, from the fractions of `predict_step`."""
+        """The variances of training steps (B,), from the fractions of `predict_step`."""
         return interpolated_variances(fractions, steps, self.betas)
 
     def draw_steps(self, num_images: Any, by_importance: bool) -> tuple[Any, Any]:
         """Steps (B,), from 1 to T, and the weights 1 / (T p) that keep means over steps unbiased.
 
-        By importance, the probability of a step grows with the root mean square of its last 10
-        losses (Nichol, section 3.3); it is the same for all until each step has had 10.
+        By importance, the probability of a step is nearly proportional to the root mean square of
+        its last 10 losses (Nichol, section 3.3); it is uniform until each step has 10 losses.
         """
         num_steps = self.config.discrete_steps
         draws = backends.draw(self, keras.random.uniform, (num_images,))
@@ -204,13 +204,13 @@ class LearnedVarianceModel(DiffusionModel):
         shares = (1.0 - UNIFORM_SHARE) * shares + UNIFORM_SHARE / num_steps
         is_known = ops.min(self.loss_counts[1:]) >= REMEMBERED_LOSSES
         shares = ops.where(is_known, shares, 1.0 / num_steps)
-        # A draw may be above the sum, which rounding leaves below 1.
+        # A draw may exceed the sum, which can be below 1 because of rounding.
         indices = ops.searchsorted(ops.cumsum(shares), draws, side="right")
         indices = ops.minimum(ops.cast(indices, "int32"), num_steps - 1)
         return indices + 1, 1.0 / (num_steps * ops.take(shares, indices))
 
     def remember(self, steps: Any, losses: Any) -> None:
-        """Puts losses (B,) of steps (B,) in the places of the oldest ones of these steps."""
+        """Stores losses (B,) of steps (B,), replacing the oldest losses of these steps."""
         if backends.share_of_batch(self) != 1:
             raise InputError("the loss bound draws its steps on one device; use --devices 1")
         same = ops.cast(ops.equal(steps[:, None], steps[None, :]), "int32")
@@ -238,16 +238,16 @@ class LearnedVarianceModel(DiffusionModel):
         callback: Callback | None = None,
         fresh_noises: Iterable[Any] | None = None,
     ) -> Any:
-        """The sampler of the learned variances, with the signature of those in `samplers`.
+        """The sampler with learned variances, with the signature of those in `samplers`.
 
         Algorithm 2 of Ho et al. 2020 on any chain of signal rates that ends at 1, such as every
         tenth step of the training; means and variances are those of that chain (Nichol, section
-        4). Costs one network call per step. A guided `denoise`, or one of a class, costs one more
-        call, for the variances; these are then the ones of any class.
+        4). Takes one network call per step. If `denoise` is guided or has a class, it takes one
+        more call for the variances, which are then those of any class.
 
         Args:
-            fresh_noises: one for each step but the last, each of the shape of `initial_noise`; by
-                default other ones in each call.
+            fresh_noises: one for each step except the last, each of the shape of `initial_noise`;
+                by default new ones in each call.
         """
         alpha_bars = np.square(signal_rates, dtype="float64")[::-1]
         num_steps = len(alpha_bars) - 1
@@ -281,7 +281,7 @@ class LearnedVarianceModel(DiffusionModel):
 
 
 def schedule_betas(model: DiffusionModel, num_steps: int) -> np.ndarray:
-    """The betas (T + 1,) of a chain whose steps have the noise of the times 1/T, 2/T, ..., 1."""
+    """The betas (T + 1,) of a chain with the schedule's noise at times 1/T, 2/T, ..., 1."""
     if num_steps < 2:
         raise InputError(f"a chain needs at least 2 steps, not {num_steps}")
     times = ops.convert_to_tensor(np.arange(1, num_steps + 1) / num_steps, dtype="float32")
@@ -301,18 +301,18 @@ def bound_terms(
 ) -> dict[str, np.ndarray]:
     """All terms of the variational bound of a trained model, in bits per dimension.
 
-    With one noise for each step and image. Costs T network calls per image, whatever the number of
+    With one noise for each step and image. Takes T network calls per image, whatever the number of
     variances.
 
     Args:
         images: (N, H, W, C) uint8.
-        variances: "small" and "large", see `ddpm.reverse_variances`; "beta", which is as "large"
-            with beta in step 1, too, for models whose noise does not end near zero; and "learned".
+        variances: "small" and "large", see `ddpm.reverse_variances`; "beta", like "large" but with
+            beta in step 1 as well, for models whose noise does not end near zero; and "learned".
             By default all that the model has, except "beta".
         num_steps: T, by default that of the training, or 1000 for a model of continuous time. The
             shorter the chain, the looser the bound.
-        labels: (N,) of a class-conditional model, by default of any class.
-        progress: called after each network call, of which a batch needs T.
+        labels: (N,) for a class-conditional model, by default any class.
+        progress: called after each network call; a batch takes T calls.
 
     Returns:
         For each variance (T + 1, N): L_0, L_1, ..., L_T of each image. Their sum is the bound.
@@ -346,7 +346,7 @@ def bound_terms(
 
 
 class FlowBits(NamedTuple):
-    """Bits per dimension of each image by the probability-flow ODE, (N,), and their cost."""
+    """Bits per dimension of each image by the probability-flow ODE, (N,), and the network calls."""
 
     bits: np.ndarray
     network_calls: int  # of the batch that took most
@@ -364,20 +364,19 @@ def flow_bits(
 ) -> FlowBits:
     """Bits per dimension of a trained model by the probability-flow ODE, see `flow_log_density`.
 
-    Pixel values get uniform noise of one value's width (Theis et al. 2016,
-    https://arxiv.org/abs/1511.01844, section 3.1), so that the mean over images is not below that
-    of the best model of whole values. A network call is followed by its gradient, for `probes`
-    above 1 by several.
+    With uniform dequantisation noise, one pixel value wide, the mean is an upper bound for discrete
+    pixel values (Theis et al. 2016, https://arxiv.org/abs/1511.01844, section 3.1). Each network
+    call comes with one gradient for each probe.
 
     Args:
         images: (N, H, W, C) uint8.
-        labels: (N,) of a class-conditional model, by default of any class.
+        labels: (N,) for a class-conditional model, by default any class.
         probes, tolerance: as for `flow_log_density`.
-        seed: of the uniform noise and the probes.
+        seed: seed of the uniform noise and the probes.
 
     Raises:
-        InputError: for a model whose noise does not end near zero: its process, even without error,
-            has the density of noisy images.
+        InputError: for a model whose noise does not end near zero: even an exact solution would
+            give the density of noisy images.
     """
     times = ops.convert_to_tensor([1 / (model.config.discrete_steps or math.inf), 1.0])
     squares = _squared_signal_rates(model, times)
@@ -418,25 +417,25 @@ def flow_log_density(
     tolerance: float = 1e-5,
     random: np.random.Generator,
 ) -> tuple[np.ndarray, int]:
-    """Logarithm of the density of images under the deterministic process (Song et al. 2021).
+    """Log-density of images under the deterministic process (Song et al. 2021).
 
-    The process is followed from image to noise, whose density is standard normal, and along it the
-    change of volume (their equation 39). In u = log(noise_rate / signal_rate) it is
+    Integrates the process from image to noise, whose density is standard normal, and with it the
+    change of volume (their equation 39). In u = log(noise_rate / signal_rate) the process is
 
         d noisy_images / du = noise_rate (pred_noises - noise_rate noisy_images),
 
-    without the division by small signal rates that the predicted image has. The divergence is
-    estimated with random signs v as v . (d pred_noises / d noisy_images) v (Hutchinson 1990, their
-    equation 40), which stay the same along the way. Solved by SciPy's adaptive Runge-Kutta pair of
-    orders 5 and 4 in float64, around predictions in float32.
+    which avoids the predicted image's division by small signal rates. The divergence is estimated
+    with random signs v as v . (d pred_noises / d noisy_images) v (Hutchinson 1990, their equation
+    40); each v is fixed for the whole trajectory. Solved by SciPy's adaptive Runge-Kutta pair of
+    orders 5 and 4 in float64, with predictions in float32.
 
     Args:
         denoise: differentiable, such as `backends.compile_denoise(model, gradients=True)`.
         images: (B, ...), normalised.
-        log_snrs: logarithm of the squared signal-to-noise ratio at the image's end, where the
-            images are taken for noisy ones, and at the noise's.
-        probes: vectors v for each image. The error of the mean over many images is small with one.
-        tolerance: relative and absolute, of the solver.
+        log_snrs: logarithm of the squared signal-to-noise ratio at the image end, where the images
+            count as noisy ones, and at the noise end.
+        probes: number of vectors v per image. One suffices for a mean over many images.
+        tolerance: relative and absolute tolerance of the solver.
 
     Returns:
         (B,) in nats, and the number of calls of `denoise`.
@@ -479,14 +478,14 @@ def flow_log_density(
         t_eval=[last],
     )
     if not solution.success:
-        raise InputError(f"the flow could not be followed: {solution.message}")
+        raise InputError(f"the flow could not be integrated: {solution.message}")
     noises, log_volumes = np.split(solution.y[:, -1], [num_images * dims])
     log_normal = -0.5 * (noises.reshape(num_images, dims) ** 2 + math.log(2 * math.pi)).sum(axis=1)
     return log_normal + log_volumes + dims * math.log(first_signal_rate), probes * solution.nfev
 
 
 def _squared_signal_rates(model: DiffusionModel, times: Any) -> np.ndarray:
-    """Alpha-bar at diffusion times, in float64; from the ratio of rates, to keep 1 - alpha-bar."""
+    """Alpha-bar at diffusion times, in float64; the ratio of rates keeps 1 - alpha-bar exact."""
     noise_rates, signal_rates = model.diffusion_schedule(times)
     ratios = ops.convert_to_numpy(noise_rates / signal_rates).astype("float64")
     return 1 / (1 + ratios**2)
