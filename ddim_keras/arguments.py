@@ -1,4 +1,4 @@
-"""Images, labels and numbers that a caller gives a model, checked before any graph is built."""
+"""Checks of a model's arguments (images, labels, numbers), made before any graph is built."""
 
 import numbers
 from typing import Any
@@ -19,8 +19,8 @@ def require_images(images: Any, channels: int, image_size: int | None = None) ->
     """Raises InputError unless these are one or more images of this shape.
 
     Args:
-        images: an array, of which only the shape is looked at.
-        channels: of each image.
+        images: an array; only its shape is checked.
+        channels: number of channels of each image.
         image_size: height and width of each image; None: any.
     """
     expected = ("H", "W") if image_size is None else (image_size, image_size)

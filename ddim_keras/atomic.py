@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all."""
+"""Atomic writing: files and folders that are written completely or not at all."""
 
 import contextlib
 import os
@@ -7,21 +7,21 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-PART = "part-"  # of a name: a file that a process is writing, or was when it was killed
+PART = "part-"  # prefix of files being written, or left by a killed process
 
 
 @contextlib.contextmanager
 def written_whole(
     path: Path, before_renaming: Callable[[Path], None] = lambda part: None
 ) -> Iterator[Path]:
-    """Gives a path to write to, beside `path`, that becomes `path` when the block ends well.
+    """Yields a temporary path beside `path`, renamed to `path` when the block succeeds.
 
-    Until then, and if the block fails, what was at `path` before stays. A killed process leaves at
-    most that other file, see `remove_parts`. The new contents are on the disk before they get their
-    name, so that a power cut leaves the old or the new ones.
+    Until then, and if the block fails, the old file stays. A killed process leaves at most the
+    temporary file; see `remove_parts`. The new contents are flushed to disk before renaming, so
+    that a power failure leaves either the old or the new file.
 
     Args:
-        before_renaming: called with the other path once it is complete.
+        before_renaming: called with the temporary path once it is complete.
     """
     part = _part_of(path)
     try:
@@ -31,7 +31,7 @@ def written_whole(
         part.replace(path)
         _to_disk(path.parent)
     except OSError as error:
-        # A full disk fails a write, and that, unlike a failed open, does not tell the file.
+        # The error of a write to a full disk, unlike that of a failed open, does not name the file.
         error.filename = error.filename or str(path)
         raise
     finally:
@@ -40,9 +40,9 @@ def written_whole(
 
 @contextlib.contextmanager
 def folder_written_whole(path: Path) -> Iterator[Path]:
-    """Gives a folder to write to, beside `path`, that becomes `path` when the block ends well.
+    """Yields a temporary folder beside `path`, renamed to `path` when the block succeeds.
 
-    If another process makes `path` meanwhile, its folder stays, and this one is dropped.
+    If another process creates `path` meanwhile, its folder stays, and this one is removed.
     """
     part = _part_of(path)
     try:
@@ -61,12 +61,12 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
 
 
 def _part_of(path: Path) -> Path:
-    """The path to write to; a name may be as long as the system lets it, and the prefix is more."""
+    """The temporary path; shortened, since the prefix could make a long name too long."""
     return path.with_name(f"{PART}{os.getpid()}-{path.name[-50:]}")
 
 
 def require_writable(folder: Path) -> None:
-    """Makes a folder if it is missing; raises OSError, before the work, if no file can be made."""
+    """Creates a folder if it is missing; raises OSError early if no file can be created in it."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         tempfile.TemporaryFile(dir=folder).close()
@@ -76,9 +76,9 @@ def require_writable(folder: Path) -> None:
 
 
 def reserve(path: Path, size: int) -> None:
-    """Raises OSError if a file of so many bytes cannot be written: a disk, or a quota, is full.
+    """Raises OSError if a file of this size does not fit on the disk or within the quota.
 
-    For libraries that do not survive a failed write, as HDF5, which ends the process in a crash.
+    For libraries that crash when a write fails, such as HDF5.
     """
     with open(path, "wb") as file:
         if hasattr(os, "posix_fallocate"):
@@ -86,14 +86,14 @@ def reserve(path: Path, size: int) -> None:
 
 
 def remove_parts(folder: Path) -> None:
-    """Removes what killed processes left in a folder; nobody else may be writing to it."""
+    """Removes the leftovers of killed processes from a folder to which no process is writing."""
     for part in folder.glob(f"{PART}*"):
         if part.is_file():
             part.unlink()
 
 
 def _to_disk(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk, where the system can."""
+    """Flushes a file, or the names in a folder, to disk if the system supports it."""
     with contextlib.suppress(OSError):  # folders cannot be opened on Windows
         descriptor = os.open(path, os.O_RDONLY)
         try:

@@ -1,7 +1,7 @@
-"""Configurations as frozen dataclasses, saved as JSON; the names of every choice.
+"""Configurations as frozen dataclasses, saved as JSON; the names of all choices.
 
-A field made with `setting` is also an option of the commands: its type, help and limits are written
-here and nowhere else. Recipes made of these configurations are in `presets.py`.
+A field made with `setting` is also an option of the commands: its type, help and limits are defined
+only here. Recipes made of these configurations are in `presets.py`.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-# The names of every choice; what each does stands under its name where it is implemented.
+# The names of all choices; each is described where it is implemented.
 SAMPLERS = ("ddim", "adams_bashforth", "ipndm", "dpm_solver", "heun")
 SPACINGS = ("time", "log_snr", "rho", "searched")  # the last one: as found for a trained model
 SCHEDULES = ("offset_cosine", "linear", "cosine")
@@ -28,11 +28,11 @@ BLOCKS = ("plain", "adaptive")
 RESAMPLINGS = ("pool", "block")
 PRECISIONS = ("float32", "mixed_bfloat16")
 METRICS = ("kid", "frechet", "precision_recall", "bits_per_dim")
-# Of pictures of classes, unless another is chosen. Against training images, 0, 1 and 2 gave the
-# included model a KID of 0.044, 0.025 and 0.019 at 20 steps of DDIM; but the stronger, the less
-# variety (Ho and Salimans 2022, https://arxiv.org/abs/2207.12598, figure 1).
+# Default strength for images of classes. Against training images, 0, 1 and 2 gave the included
+# model a KID of 0.044, 0.025 and 0.019 at 20 steps of DDIM, but stronger guidance reduces variety
+# (Ho and Salimans 2022, https://arxiv.org/abs/2207.12598, figure 1).
 GUIDANCE = 1.0
-MOST_GUIDANCE = 1000.0  # beyond, rounding is all that is left of a prediction
+MOST_GUIDANCE = 1000.0  # beyond it, rounding errors dominate the prediction
 
 MOST_CLASSES = 100_000
 MOST_STEP_COUNTS = 6
@@ -40,7 +40,7 @@ MOST_LEVELS = 12  # each halves the feature maps: 4096 pixels become 2
 
 
 class InputError(ValueError):
-    """A mistake in what the user gave: shown as one line, without a traceback."""
+    """A mistake in the user's input: shown as one line, without a traceback."""
 
 
 def setting(
@@ -58,13 +58,13 @@ def setting(
     """A field of a configuration that is also an option of the commands.
 
     Args:
-        default: in the field; an option that is not given leaves the value of the preset.
+        default: value of the field; an omitted option keeps the value of the preset.
         help: noun phrase with units, without the default.
-        choices: of a text.
-        least, most, above: limits of a number, or of each of several; the last is excluded.
-        metavar: what `--help` shows for the value.
-        is_path: whether a text may name a file or folder; then it is stored from the root on.
-        may_change: whether a resumed run may have another value than before.
+        choices: allowed texts.
+        least, most, above: limits of a number, or of each of several; `above` is excluded.
+        metavar: placeholder for the value in `--help`.
+        is_path: whether a text may name a file or folder; it is then stored as an absolute path.
+        may_change: whether a resumed run may change the value.
     """
     return field(
         default=default,
@@ -83,7 +83,7 @@ def setting(
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """The residual U-Net: one entry of `widths` and `depths` for each resolution, finest first."""
+    """The residual U-Net; `widths` and `depths` have an entry for each resolution, finest first."""
 
     image_size: int = setting(
         64,
@@ -102,7 +102,7 @@ class NetworkConfig:
     )
     depths: tuple[int, ...] = setting(
         (2, 2, 2, 2),
-        "residual blocks of each level, on the way down and on the way up",
+        "residual blocks of each level, both downsampling and upsampling",
         least=1,
         most=64,
         metavar="N",
@@ -116,38 +116,39 @@ class NetworkConfig:
         (), "sizes of the feature maps, in cells, that get self-attention", least=1, metavar="N"
     )
     head_channels: int = setting(
-        64, "feature channels of each head of the self-attention", least=1, most=8192, metavar="N"
+        64, "feature channels of each self-attention head", least=1, most=8192, metavar="N"
     )
     resampling: str = setting(
         "pool",
-        "change of resolution between levels: pooling and copying, or inside residual blocks",
+        "resampling between levels; pool: average pooling and nearest-neighbour upsampling; block: "
+        "inside residual blocks",
         choices=RESAMPLINGS,
     )
     skips: bool = setting(
-        True, "skip connections from each block on the way down to one on the way up"
+        True, "skip connections from each downsampling block to an upsampling block"
     )
     dropout: float = setting(
-        0.0, "share of features that each residual block drops in training", metavar="P"
+        0.0, "dropout rate in each residual block during training", metavar="P"
     )
     patch_size: int = setting(
         1,
-        "pixels of the image, each way, under one cell of the first level",
+        "height and width in pixels of the image patch under each cell of the first level",
         least=1,
         most=64,
         metavar="PIXELS",
     )
     embedding_dims: int = setting(
-        32, "sines and cosines that encode the noise variance", least=2, most=4096, metavar="N"
+        32, "sines and cosines encoding the noise variance", least=2, most=4096, metavar="N"
     )
     embedding_max_frequency: float = setting(
         1000.0,
-        "largest frequency of these, in periods over all noise variances from 0 to 1",
+        "largest frequency of the embedding, in periods over noise variances from 0 to 1",
         least=1,
         most=1e6,
         metavar="F",
     )
-    num_classes: int = 0  # of a class-conditional network; 0: it takes no labels
-    step_counts: int = 0  # of a student of several numbers of steps, which it is told; 0: of one
+    num_classes: int = 0  # of a class-conditional network; 0: no label input
+    step_counts: int = 0  # of a student with several step counts; 0: no step count input
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -179,9 +180,9 @@ class NetworkConfig:
 
     @property
     def margin(self) -> tuple[int, int]:
-        """Pixels around an image, before and after, that make its size fit the levels.
+        """Padding of an image, before and after, that makes its size fit the levels.
 
-        A size is halved, exactly, between two levels: 28 pixels become 32 for four of them.
+        The size must be divisible by 2 between levels: four levels pad 28 pixels to 32.
         """
         missing = -self.image_size % (self.patch_size * 2 ** (len(self.widths) - 1))
         return missing // 2, missing - missing // 2
@@ -195,7 +196,7 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything that a DiffusionModel is built from."""
+    """The configuration of a DiffusionModel."""
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
     max_signal_rate: float = setting(
@@ -211,33 +212,33 @@ class ModelConfig:
     )
     discrete_steps: int = setting(
         0,
-        "number T of training times 1/T, 2/T, ..., 1, as in DDPM with T = 1000; 0: all times",
+        "number T of training times 1/T, 2/T, ..., 1, as in DDPM with T = 1000; 0: continuous time",
         least=0,
         most=10**6,
         metavar="T",
     )
     variance: str = setting(
         "fixed",
-        "variance of the reverse steps; learned: by the network, with discrete steps",
+        "variance of the reverse steps; learned: predicted by the network, with discrete steps",
         choices=VARIANCES,
     )
     prediction: str = setting("noise", "quantity that the network predicts", choices=PREDICTIONS)
     stratified_times: bool = setting(
-        False, "diffusion times of a batch at equal distances from a random first one"
+        False, "equally spaced diffusion times in each batch, with a random offset"
     )
     ema: float = setting(
         0.999, "momentum of the exponential moving average of the weights, per step", metavar="M"
     )
     ema_warmup: bool = setting(
-        True, "shorten the average at first: momentum at most (1 + step) / (10 + step)"
+        True, "shorter average at first: momentum at most (1 + step) / (10 + step)"
     )
     label_dropout: float = setting(
         0.1, 'share of training labels replaced by "any class", for guidance', metavar="P"
     )
     student_steps: tuple[int, ...] = setting(
         (),
-        "network calls per image of a student that is distilled with --distill-from; several for "
-        "one student of each of these",
+        "network calls per image of a student distilled with --distill-from; several values train "
+        "one student for all of them",
         least=1,
         most=MOST_STEP_COUNTS,
         metavar="N",
@@ -249,7 +250,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         check_settings(self)
         if sorted({*self.student_steps}) != [*self.student_steps]:
-            raise InputError(f"the numbers of a student's steps must rise: {self.student_steps}")
+            raise InputError(f"student_steps must be in rising order, not {self.student_steps}")
         if self.variance == "learned" and self.discrete_steps < 2:
             raise InputError("learned variances need 2 discrete steps or more")
         if self.variance == "learned" and self.stratified_times:
@@ -266,12 +267,12 @@ class ModelConfig:
 
     @property
     def default_guidance(self) -> float:
-        """The strength of guidance for images of classes; a student has learnt it."""
+        """The strength of guidance for images of classes; 0 for a student, which has learnt it."""
         return GUIDANCE if self.network.num_classes and not self.student_steps else 0.0
 
     @property
     def steps_in_words(self) -> str:
-        """The numbers of steps that a student draws in, such as "1, 2 or 4"."""
+        """The numbers of steps that a student supports, such as "1, 2 or 4"."""
         *others, most = map(str, self.student_steps)
         return f"{', '.join(others)} or {most}" if others else most
 
@@ -281,7 +282,7 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
-        """Inverse of `to_dict`; raises InputError for fields that do not exist."""
+        """Inverse of `to_dict`; raises InputError for unknown fields."""
         return from_dict(cls, {**values, "network": from_dict(NetworkConfig, values["network"])})
 
 
@@ -297,8 +298,8 @@ class TrainingConfig:
     )
     loss: str = setting(
         "mse",
-        "squared error, absolute error, or squared up to a delta and absolute beyond; with learned "
-        "variances hybrid (squared error and the variational bound) or bound",
+        "squared error, absolute error, or Huber loss (squared up to a delta, absolute beyond); "
+        "with learned variances, hybrid (squared error and variational bound) or bound",
         choices=LOSSES,
     )
     huber_delta: float = setting(
@@ -310,12 +311,12 @@ class TrainingConfig:
         choices=COMPARED,
     )
     optimizer: str = setting(
-        "adamw", "optimizer; muon: for convolutions, with AdamW for the rest", choices=OPTIMIZERS
+        "adamw", "optimizer; muon: for convolutions, AdamW for the rest", choices=OPTIMIZERS
     )
     learning_rate: float = setting(1e-3, "peak learning rate", above=0, most=1e6, metavar="RATE")
     weight_decay: float = setting(
         1e-4,
-        "share of a weight lost per step, times the learning rate",
+        "weight decay per step, multiplied by the learning rate",
         least=0,
         most=1e6,
         metavar="W",
@@ -329,14 +330,14 @@ class TrainingConfig:
     flip: bool = setting(False, "mirror images left to right with probability 1/2")
     kid_images: int | None = setting(
         None,
-        "images generated for the KID of each epoch; all: as many as there are for validation",
+        "images generated for the KID of each epoch; all: the number of validation images",
         least=1,
         most=10**6,
         metavar="N",
     )
     evaluate_every: int = setting(
         1,
-        "epochs from one KID and grid of samples to the next; the last epoch always has them",
+        "epochs between KIDs and sample grids; the last epoch always has them",
         least=1,
         most=10**6,
         metavar="N",
@@ -344,15 +345,15 @@ class TrainingConfig:
     )
     averages: tuple[float, ...] = setting(
         (),
-        "widths of other averages of the weights, kept in averages/ of the run: the standard "
-        "deviation of the steps that count, as a share of the training, such as 0.05 0.1",
+        "widths of additional averages of the weights, kept in averages/ of the run: standard "
+        "deviation of the averaged steps, as a share of the training, such as 0.05 0.1",
         above=0,
         most=0.28,
         metavar="W",
     )
     trajectories: int = setting(
         9216,
-        "trajectories of the teacher that a student is trained on; a pass over them is its epoch",
+        "number of teacher trajectories to train a student on; an epoch is a pass over them",
         least=1,
         most=10**7,
         metavar="N",
@@ -376,7 +377,7 @@ class TrainingConfig:
 
 
 def settings_of(cls: type) -> dict[str, dataclasses.Field]:
-    """The fields of a configuration, and of those within it, that are options of commands."""
+    """The fields of a configuration that are options of commands, including nested ones."""
     found: dict[str, dataclasses.Field] = {}
     for each in dataclasses.fields(cls):
         if isinstance(each.type, type) and dataclasses.is_dataclass(each.type):
@@ -387,7 +388,7 @@ def settings_of(cls: type) -> dict[str, dataclasses.Field]:
 
 
 def get_setting(config: Any, name: str) -> Any:
-    """The value of a setting of a configuration, or of one within it."""
+    """The value of a setting, which may be nested."""
     for each in dataclasses.fields(config):
         value = getattr(config, each.name)
         if each.name == name:
@@ -398,7 +399,7 @@ def get_setting(config: Any, name: str) -> Any:
 
 
 def with_settings(config: Any, values: Mapping[str, Any]) -> Any:
-    """A copy of a configuration with other values of settings, wherever they are nested."""
+    """A copy of a configuration with other values for settings, which may be nested."""
     changes: dict[str, Any] = {}
     for each in dataclasses.fields(config):
         value = getattr(config, each.name)
@@ -410,7 +411,7 @@ def with_settings(config: Any, values: Mapping[str, Any]) -> Any:
 
 
 def from_dict(cls: type, values: dict[str, Any]) -> Any:
-    """Builds a configuration from its fields; raises InputError for fields that do not exist."""
+    """Builds a configuration from its fields; raises InputError for unknown fields."""
     unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
     if unknown:
         raise InputError(f"{cls.__name__} has no field {', '.join(sorted(unknown))}")
@@ -418,7 +419,7 @@ def from_dict(cls: type, values: dict[str, Any]) -> Any:
 
 
 def check_settings(config: Any) -> None:
-    """Raises InputError for a field of another type, or beyond its limits; lists become tuples."""
+    """Raises InputError for a field of a wrong type or beyond its limits; lists become tuples."""
     for each in dataclasses.fields(config):
         value = getattr(config, each.name)
         if isinstance(value, list):

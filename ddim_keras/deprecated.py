@@ -1,4 +1,4 @@
-"""Names of the previous release, which warn and will be removed in the next one."""
+"""Deprecated names: they warn, and will be removed in the next release."""
 
 import warnings
 from collections.abc import Callable
@@ -16,7 +16,7 @@ def reverse_process(
     last_signal_rate: float | None = None,
     **options: Any,
 ) -> Callable[..., Any]:
-    """Makes a function for `DiffusionModel.generate(reverse_process=...)`; now see `Sampler`."""
+    """A function for `DiffusionModel.generate(reverse_process=...)`; use `Sampler` instead."""
     warnings.warn(
         "reverse_process is deprecated; give generate a sampler=, such as Sampler('ipndm')",
         DeprecationWarning,
@@ -53,7 +53,7 @@ def as_sampler(reverse_process: Callable[..., Any]) -> Sampler:
 
 
 def guided(denoise: Callable[..., Any], labels: Any, guidance: float = 0.0) -> Callable[..., Any]:
-    """Classifier-free guidance; now see `Guidance`."""
+    """Classifier-free guidance; use `Guidance` instead."""
     warnings.warn(
         "guided is deprecated; use Guidance(strength)(denoise, labels)",
         DeprecationWarning,

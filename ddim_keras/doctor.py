@@ -1,11 +1,11 @@
-"""Diagnosis of a run, in sentences: why its images are noise, blurred or copies, and what to do.
+"""Diagnosis of a run in sentences: why its images are noise, blurred or copies, and what to do.
 
     python -m ddim_keras.doctor                  the newest run
     python -m ddim_keras.doctor runs/mine --quick
 
-It reads the configuration and the history of the run, measures what the model predicts at each
-noise level, generates images and compares them with the photographs: a minute or two on a CPU.
-The findings are also written to doctor.md and doctor.png. With --quick it only reads.
+It reads the configuration and the history of the run, measures prediction errors at each noise
+level, generates images and compares them with the photographs: a minute or two on a CPU. The
+findings are also written to doctor.md and doctor.png. With --quick it only reads.
 """
 
 if __name__ == "__main__":
@@ -38,11 +38,11 @@ from ddim_keras.runs.folder import (
 )
 from ddim_keras.runs.losses import loss_of_no_prediction
 
-MUCH_INITIAL = 0.05  # share of initial weights in the average that still spoils it
+MUCH_INITIAL = 0.05  # share of initial weights in the average above which it is spoilt
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parses the command line; ends the process if it is wrong, or asks for help."""
+    """Parses the command line; exits on errors and --help."""
     parser = argparse.ArgumentParser(
         prog="python -m ddim_keras.doctor",
         description=__doc__,
@@ -105,7 +105,7 @@ def main() -> None:
 
 
 def diagnose(config: RunConfig, history: list[dict[str, Any]]) -> list[str]:
-    """What the configuration and the history of a run tell, most serious first."""
+    """Findings from the configuration and the history of a run, most serious first."""
     if not history:
         return ["No epoch has ended yet. Continue with: python train.py --resume"]
     findings = (_length, _learning, _average, _validation, _kid, _schedule)
@@ -206,8 +206,8 @@ def examine_images(
     """Examines predictions and generated images; prints the findings and writes them down.
 
     Args:
-        sentences: of the history, which are written down as well.
-        folder: of doctor.md and doctor.png.
+        sentences: findings from the history, which are written as well.
+        folder: folder for doctor.md and doctor.png.
     """
     import keras
 
@@ -253,7 +253,7 @@ def examine_images(
 
 
 def provided_for(run: Run, config: RunConfig) -> Any:
-    """The included model, where it was trained on the same images and is not the run; or None."""
+    """The included model, if it was trained on the same images and is not the run; or None."""
     provided = Run(PRETRAINED)
     known = provided.read_config()
     is_same = (config.dataset, config.model.network.image_size) == (

@@ -1,9 +1,9 @@
-"""Export of a trained model: only what generating needs, in half precision or for other runtimes.
+"""Export of a trained model for generating only, in half precision or for other runtimes.
 
     python -m ddim_keras.export --run runs/mine --output mine/
 
-writes `mine/best.weights.h5` and `mine/config.json`, which together are a run folder, an eighth as
-large, for `python generate.py --run mine` under any backend.
+writes `mine/best.weights.h5` and `mine/config.json`: a run folder of an eighth of the size, for
+`python generate.py --run mine` under any backend.
 
     python -m ddim_keras.export --run runs/mine --format onnx --output mine.onnx
 
@@ -12,7 +12,7 @@ writes the denoiser in float32 for ONNX runtimes, which need neither Keras nor i
 
     python -m ddim_keras.export --run runs/mine --format safetensors --output mine.safetensors
 
-writes the arrays and the configuration of the first form into one file without HDF5.
+writes the same arrays and configuration into one file without HDF5.
 """
 
 if __name__ == "__main__":
@@ -40,30 +40,30 @@ from ddim_keras.runs.folder import Run, find_run, load_model
 from ddim_keras.runs.manifest import NAME as MANIFEST
 from ddim_keras.runs.manifest import recorded, verify
 
-SMALL = 1024  # arrays of fewer numbers keep their precision: they cost nothing
+SMALL = 1024  # smaller arrays keep their precision; they hardly add to the size
 FORMATS = ("run", "onnx", "safetensors")
 ONNX_PACKAGES = ("onnx", "onnxruntime", "tf2onnx")
-ONNX_TOLERANCE = 1e-4  # largest difference between ONNX and Keras, where the noise has variance 1
-SCHEDULE_POINTS = 1001  # times at which an ONNX file knows the signal rate
+ONNX_TOLERANCE = 1e-4  # largest difference between ONNX and Keras, for noise of variance 1
+SCHEDULE_POINTS = 1001  # times for which an ONNX file stores the signal rate
 
 
 def export(run: Run, folder: Path, source_file: Path | None = None) -> Run:
     """Writes the moving average of a run's weights as float16, and its configuration.
 
-    The trained network, which only training needs, becomes another name of its average. Optimizer
-    and random state are left out.
+    The trained network, needed only for training, becomes an alias of its average. Optimizer and
+    random states are omitted.
 
     Args:
-        source_file: weights of the run, by default those to show.
+        source_file: weights of the run, by default the best.
 
     Returns:
         The folder, whose weights `DiffusionModel.load_weights` takes.
 
     Raises:
         InputError: if the run has no weights, or they are not those of a DiffusionModel; or if
-            there is a run in the folder.
+            the folder already holds a run.
     """
-    # Without the places of this machine.
+    # Without paths of this machine.
     config = run.read_config()
     dataset = config.dataset
     if dataset and Path(dataset).is_absolute():
@@ -78,7 +78,7 @@ def export(run: Run, folder: Path, source_file: Path | None = None) -> Run:
     if Run(folder).last_weights.exists():
         raise InputError(f"{folder} holds a run; choose another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # Everything is read, checked and written before anything of an earlier export is replaced.
+    # Everything is read, checked and written before an earlier export is replaced.
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="part-") as part:
         exported = Run(Path(part))
         with recorded(exported.best_weights) as file:
@@ -95,7 +95,7 @@ def export(run: Run, folder: Path, source_file: Path | None = None) -> Run:
 
 
 def _write_average(source_file: Path, target_file: Path) -> None:
-    """Copies what generating needs out of a weights file, large arrays in half precision."""
+    """Copies the weights needed for generating, large arrays in half precision."""
     import h5py  # a part of Keras, which --help should not wait for
 
     reserve(target_file, source_file.stat().st_size)
@@ -124,13 +124,13 @@ def _write_average(source_file: Path, target_file: Path) -> None:
 
 
 def export_safetensors(run: Run, path: Path) -> None:
-    """Writes what `export` does into one .safetensors file.
+    """Writes the contents of `export` to one .safetensors file.
 
-    Its arrays have the names that they have in `best.weights.h5`, those of the network begin with
+    Its arrays have the names from `best.weights.h5`, and those of the network begin with
     `ema_network/`; the metadata "config" is the text of `config.json`.
 
     Raises:
-        InputError: as `export`, or if the package safetensors is missing.
+        InputError: as for `export`, or if the package safetensors is missing.
     """
     try:
         from safetensors.numpy import save_file
@@ -156,18 +156,18 @@ def export_safetensors(run: Run, path: Path) -> None:
 def export_onnx(model: Any, class_names: tuple[str, ...], path: Path) -> float:
     """Writes the denoiser of a model as an ONNX file, and compares it with Keras.
 
-    Inputs: `noisy_images` (B, H, W, C), `noise_rates` and `signal_rates` (B, 1, 1, 1) and, for a
-    model with classes, `labels` (B,), where their number stands for any class; for a student of
-    several numbers of steps, the index of its number, `step_count_index` (B,). Outputs:
-    `pred_noises` and `pred_images`, as `DiffusionModel.denoise`. The metadata "ddim_keras" is JSON
-    with `class_names`, `pixel_means`, `pixel_variances`, and `signal_rates` at equally spaced times
-    from 0 to 1.
+    Inputs: `noisy_images` (B, H, W, C), `noise_rates` and `signal_rates` (B, 1, 1, 1); for a model
+    with classes, `labels` (B,), where the number of classes means any class; for a student with
+    several step counts, the index `step_count_index` (B,). Outputs: `pred_noises` and
+    `pred_images`, as for `DiffusionModel.denoise`. The metadata "ddim_keras" is JSON with
+    `class_names`, `pixel_means`, `pixel_variances`, and `signal_rates` at equally spaced times from
+    0 to 1.
 
     Args:
         model: a DiffusionModel in float32, under TensorFlow.
 
     Returns:
-        The largest difference of the two predictions, each as large as it is in a noisy image.
+        The largest difference of the two predictions, each scaled as in a noisy image.
 
     Raises:
         InputError: if a package is missing, or the difference is above ONNX_TOLERANCE.
@@ -227,7 +227,7 @@ def _denoiser(model: Any) -> Any:
 
 
 def _example_inputs(model: Any) -> dict[str, np.ndarray]:
-    """Noise at eight times of the schedule, of different classes."""
+    """Noise at eight times of the schedule, for different classes."""
     noise_rates, signal_rates = model.schedule(np.linspace(0, 1, 8).reshape(-1, 1, 1, 1), np)
     inputs = {
         "noisy_images": model.draw_noise(8, np.random.default_rng(0)),

@@ -1,7 +1,7 @@
-"""Foreign files: JSON, tables and arrays that someone else may have made, read within limits.
+"""Untrusted files: JSON, tables and arrays that others may have made, read within limits.
 
-Whatever is wrong with such a file is an `InputError` of one line. HDF5 has `runs/hdf5.py`, images
-have `data/images.py`.
+Any fault of such a file becomes an `InputError` of one line. HDF5 is read by `runs/hdf5.py`, images
+by `data/images.py`.
 """
 
 import contextlib
@@ -22,15 +22,15 @@ import numpy as np
 from ddim_keras.config import InputError
 
 MOST_TEXT = 2**24  # bytes of a JSON file or a table
-MOST_COMPRESSION = 200  # a zip file of an array that declares more times its size is not unpacked
+MOST_COMPRESSION = 200  # an array with a larger compression ratio is not unpacked
 
 
 @contextlib.contextmanager
 def contents_of(path: Path, what: str, advice: str = "") -> Iterator[None]:
-    """Turns all that can be wrong with the contents of a file into one InputError.
+    """Turns any error in the contents of a file into an InputError.
 
     Args:
-        what: the file should be, such as "the configuration of a run".
+        what: what the file should contain, such as "the configuration of a run".
         advice: what to do, such as "; remove it".
     """
     try:
@@ -43,17 +43,17 @@ def contents_of(path: Path, what: str, advice: str = "") -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """First line of another library's error, short enough to be quoted in ours."""
+    """First line of another library's error, shortened to be quoted."""
     return f"{type(error).__name__}: {str(error).strip().split(chr(10))[0][:200]}"
 
 
 def printable(text: str) -> str:
-    r"""A text that any file and figure can hold: bytes of names that are no UTF-8 become \udcff."""
+    r"""A text that is safe in files and figures: bytes that are not UTF-8 become \udcff."""
     return text.encode(errors="backslashreplace").decode()
 
 
 def read_json(path: Path) -> Any:
-    """Reads a JSON file in UTF-8 whose numbers are finite; to be used within `contents_of`."""
+    """Reads a UTF-8 JSON file with finite numbers; to be used within `contents_of`."""
     return json.loads(_text(path), parse_float=_finite, parse_constant=_finite)
 
 
@@ -69,7 +69,7 @@ def read_table(path: Path) -> list[dict[str, int | float | str]]:
 
 
 def read_array(path: Path) -> np.ndarray:
-    """Maps an .npy file into memory, as large as the file is; to be used within `contents_of`."""
+    """Maps an .npy file into memory; to be used within `contents_of`."""
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(array, np.ndarray):
         raise ValueError("a .npz file, with a wrong suffix")
@@ -77,13 +77,13 @@ def read_array(path: Path) -> np.ndarray:
 
 
 def read_arrays(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Maps arrays of an .npz file, as far as it has them; to be used within `contents_of`.
+    """Maps those arrays that an .npz file has into memory; to be used within `contents_of`.
 
-    They are unpacked into temporary files, which vanish with the arrays. NumPy itself reads such an
-    array as a whole. Unpacking also checks its sum.
+    They are unpacked into temporary files, which disappear with the arrays; NumPy itself would read
+    each array into memory. Unpacking also verifies the checksum.
 
     Args:
-        names: of the arrays; the first of them must be there.
+        names: names of the arrays; the first must exist.
     """
     arrays = {}
     with (

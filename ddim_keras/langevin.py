@@ -1,9 +1,9 @@
-"""Langevin dynamics: the score of noisy images, and a corrector for any sampler of single steps.
+"""Langevin dynamics: the score of noisy images, and a corrector for any single-step sampler.
 
-A network that predicts noise knows the score, the gradient of the log-density of noisy images:
-denoising score matching (Vincent 2011; Song and Ermon 2019, https://arxiv.org/abs/1907.05600).
-Small steps along the score, each with fresh noise, draw from that density at one noise level. As
-"correctors" they take back the errors of a sampler between two of its steps: Song et al. 2021
+A noise prediction gives the score, the gradient of the log-density of noisy images: denoising score
+matching (Vincent 2011; Song and Ermon 2019, https://arxiv.org/abs/1907.05600). Small steps along
+the score, each with fresh noise, sample that density at one noise level. As "correctors" they
+reduce the errors of a sampler between two of its steps: Song et al. 2021
 (https://arxiv.org/abs/2011.13456, section 4.2 and algorithms 4 and 5).
 """
 

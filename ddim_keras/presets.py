@@ -1,7 +1,7 @@
 """Presets: complete recipes of a model and its training, as data.
 
-`lab` is the assignment, unchanged; `fast` is the recipe for minutes of training and for a CPU, and
-`best` the same recipe for a network that wants a GPU. `likelihood` is Improved DDPM. `student` is
+`lab` is the unchanged assignment. `fast` is a recipe for minutes of training and for a CPU; `best`
+is the same recipe with a larger network, for a GPU. `likelihood` is Improved DDPM. `student` is
 distilled from a trained run.
 """
 

@@ -10,9 +10,9 @@ from ddim_keras.backends.devices import process_id
 
 
 def verbosity() -> int:
-    """Keras's `verbose`: 1, a bar that moves, for a terminal or notebook; else 2, lines.
+    """Keras's `verbose`: 1, a progress bar, in a terminal or notebook; otherwise 2, lines.
 
-    0, nothing, in all but the first of several processes that train together.
+    0, silent, in all processes of a distributed training except the first.
     """
     if process_id() != 0:
         return 0
@@ -20,13 +20,13 @@ def verbosity() -> int:
 
 
 def say(text: str) -> None:
-    """Prints a line at once; of several processes that train together, the first one does."""
+    """Prints a line immediately; in a distributed training, only from the first process."""
     if process_id() == 0:
         print(text, flush=True)
 
 
 def progress_bar(target: int, unit_name: str) -> keras.utils.Progbar:
-    """A bar over `target` units, with an ETA; in a log file one line, at the end."""
+    """A bar over `target` units, with an ETA; in a log file, one line at the end."""
     return keras.utils.Progbar(target, verbose=verbosity(), unit_name=unit_name, interval=0.5)
 
 
@@ -37,7 +37,7 @@ def sampling_progress(num_batches: int, diffusion_steps: int) -> Callable[[int, 
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: "45 s", "12 min", "3 h 05 min"."""
+    """A readable duration: "45 s", "12 min", "3 h 05 min"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -1,15 +1,14 @@
 """Search for the best placement of a sampler's steps, for a given model.
 
-Two ways. `search_steps`: Chen et al. 2024, "On the trajectory regularity of ODE-based diffusion
-sampling" (https://arxiv.org/abs/2405.11326), who call it GITS. A fine trajectory from noise to
-image, the teacher, is computed once. From each of its points single DDIM steps are tried to all
-later ones; the cost of such a step is its distance from the teacher at arrival. The cheapest path
-of N steps through these points, found by dynamic programming, says where to place N steps. It needs
-no images, and it serves every sampler, though the costs are those of DDIM. The paper's discount for
-the cost of later steps is omitted.
+`search_steps`: Chen et al. 2024, "On the trajectory regularity of ODE-based diffusion sampling"
+(https://arxiv.org/abs/2405.11326), called GITS there. A fine trajectory from noise to image, the
+teacher, is computed once. From each of its points, single DDIM steps to all later points are tried;
+the cost of a step is its distance from the teacher at arrival. Dynamic programming finds the
+cheapest path of N steps through these points. It needs no images, and suits every sampler, although
+the costs are those of DDIM. The paper's discount for the cost of later steps is omitted.
 
-`coordinate_search`: moves one signal rate after the other, and keeps what improves a measure, such
-as the KID of the generated images. For one sampler, and many times as long.
+`coordinate_search`: moves one signal rate at a time, and keeps moves that improve a measure, such
+as the KID of the generated images. It optimises one sampler, and takes many times as long.
 """
 
 import math
@@ -34,18 +33,17 @@ def search_signal_rates(
 ) -> list[float]:
     """Finds the best signal rates for a number of steps.
 
-    Costs a network call for each candidate rate below 1, whatever the number of steps.
+    Takes a network call for each candidate rate below 1, whatever the number of steps.
 
     Args:
         denoise: as for `samplers`.
         initial_noise: (B, H, W, C), standard normal; the costs are means over these B.
-        candidate_rates: rising numbers in (0, 1] that end in 1, more than `steps`. The first one
-            always is the first of the result; which comes last before 1 is searched too.
+        candidate_rates: rising numbers in (0, 1] that end in 1, more than `steps`. The result
+            always starts with the first one; the last one before 1 is searched too.
         steps: number of steps, at least 1.
 
     Returns:
-        steps + 1 of the candidates, rising, the last of them 1: where a sampler calls the network,
-        and the result, as `spacing.sampling_signal_rates` has it.
+        steps + 1 of the candidates, rising to 1, in the form of `spacing.sampling_signal_rates`.
 
     Raises:
         InputError: if there are not enough candidates, or they do not rise to 1.
@@ -62,11 +60,11 @@ def step_costs(
 ) -> np.ndarray:
     """Distances from the teacher's trajectory after single DDIM steps between its points.
 
-    The distance is the root mean square over an image, normalised, and its mean over the images.
-    At signal rate 1 the teacher is its own last predicted images, so that the cost of the last step
-    is what its predicted images lack of those. Distances at all signal rates count alike: noisy
-    images have about unit variance at each, and on the further way two of them that differ stay
-    about as far apart (exactly so for normally distributed data of unit variance).
+    The distance is the root mean square over a normalised image, averaged over the images. At
+    signal rate 1 the teacher's images are its last predicted images, with which the predicted
+    images of the last step are compared. Distances at all signal rates count equally: noisy images
+    always have about unit variance, and the distance between two of them changes little during
+    later steps (not at all for normally distributed data of unit variance).
 
     The teacher is Adams-Bashforth of order 4, with a network call at each candidate below 1.
 
@@ -75,7 +73,7 @@ def step_costs(
 
     Returns:
         (M, M) array for M candidates: the cost of a step from the first to the second index,
-        infinite where that is not ahead.
+        infinite unless the second is larger.
     """
     if candidate_rates[-1] != 1:
         raise InputError(f"candidate rates must end in 1, not in {candidate_rates[-1]}")
@@ -103,7 +101,7 @@ def step_costs(
 
 
 def cheapest_path(costs: np.ndarray, steps: int) -> list[int]:
-    """The path from the first point to the last in a number of steps whose costs sum to least.
+    """The path from the first point to the last in a number of steps with the smallest total cost.
 
     Args:
         costs: (M, M), of a step from the first to the second index.
@@ -138,14 +136,14 @@ def coordinate_search(
 ) -> tuple[list[float], float]:
     """Moves signal rates one at a time, and keeps each move that lowers a measure.
 
-    Costs at most `most_measurements(N)` measurements.
+    Takes at most `most_measurements(N)` measurements.
 
     Args:
-        measure: what to minimise, of N + 1 signal rates; with a noise that is always the same, or
-            it would rather be chance that is kept.
+        measure: function of N + 1 signal rates to minimise; it should use the same noise in every
+            call, so that no move is kept by chance.
         signal_rates: N + 1 to start from, rising, the last of them 1, which stays.
-        strides: how far a rate is moved in each round, up or else down, in its log-SNR; but never
-            beyond the middle between it and its neighbour.
+        strides: change of a rate's log-SNR in each round, up or else down, but never beyond the
+            middle between it and its neighbour.
 
     Returns:
         The best signal rates, and their measure.
@@ -169,7 +167,7 @@ def most_measurements(steps: int, strides: Sequence[float] = STRIDES) -> int:
 
 
 def _moved(signal_rates: Sequence[float], index: int, shift: float) -> float:
-    """A signal rate whose log-SNR is shifted, or as far as its neighbours allow."""
+    """A signal rate whose log-SNR is shifted, as far as its neighbours allow."""
     log_snrs = [math.log(rate**2 / (1 - rate**2)) for rate in signal_rates[:-1]]
     log_snr = log_snrs[index] + shift
     if index > 0:
@@ -191,21 +189,21 @@ def search_steps(
 ) -> dict[int, list[float]]:
     """Searches for a DiffusionModel, for several numbers of steps at once.
 
-    The candidates are the signal rates at which plain DDIM in CANDIDATES steps calls the network:
-    that many calls for each of the images, and 2 * CANDIDATES images of memory for each of a batch.
+    The candidates are the signal rates of plain DDIM in CANDIDATES steps. Takes CANDIDATES network
+    calls per image, and memory for 2 * CANDIDATES images for each image of a batch.
 
     Args:
         step_counts: numbers of steps, each at least 1 and at most CANDIDATES.
-        num_images, batch_size, seed, guidance: as for `DiffusionModel.generate`. The seed is not
-            the one that the commands generate with by default.
+        num_images, batch_size, seed, guidance: as for `DiffusionModel.generate`. The seed differs
+            from the commands' default seed.
         callback: called as `callback(step, noisy_images, pred_images)`, CANDIDATES times a batch.
 
     Returns:
-        For each number of steps its signal rates, which `Sampler` takes as `spacing`.
+        The signal rates for each number of steps, in the form of the `spacing` of `Sampler`.
     """
     for steps in step_counts:
         if not 1 <= steps <= CANDIDATES:
-            raise InputError(f"steps can be searched for 1 to {CANDIDATES} of them, not {steps}")
+            raise InputError(f"the number of searched steps must be 1 to {CANDIDATES}, not {steps}")
     candidate_rates = Sampler().signal_rates(model, CANDIDATES)
     costs = []
 
@@ -216,7 +214,7 @@ def search_steps(
         callback: Callback | None,
     ) -> Tensor:
         costs.append(step_costs(denoise, initial_noise, signal_rates, callback))
-        return initial_noise  # in place of images, which nobody looks at
+        return initial_noise  # the images themselves are not used
 
     # `generate` draws the noises and classes, and splits them into batches of one size.
     model.generate(

@@ -1,14 +1,14 @@
-"""Types that many signatures name: tensors, and the functions that samplers call."""
+"""Types used in many signatures: tensors, and the functions that samplers call."""
 
 from typing import Any, Protocol, TypeAlias
 
-# A tensor of the Keras backend in use, or a NumPy array, which `keras.ops` take alike. There is no
-# common type of TensorFlow, JAX and PyTorch to name instead.
+# A tensor of the Keras backend in use, or a NumPy array; `keras.ops` accept both. TensorFlow, JAX
+# and PyTorch have no common tensor type.
 Tensor: TypeAlias = Any
 
 
 class Denoise(Protocol):
-    """Splits noisy images into their two parts; `DiffusionModel.compiled_denoise`, for example."""
+    """Splits noisy images into noise and image, such as `DiffusionModel.compiled_denoise`."""
 
     def __call__(
         self, noisy_images: Tensor, noise_rates: Tensor, signal_rates: Tensor, /
@@ -20,7 +20,7 @@ class Denoise(Protocol):
 
 
 class Callback(Protocol):
-    """Is called in each step of a reverse process, with what it has at that moment."""
+    """Is called in each sampling step with the noisy and the predicted images."""
 
     def __call__(self, step: int, noisy_images: Tensor, pred_images: Tensor, /) -> None:
-        """Takes the number of the step, from 0 on, and images (B, H, W, C), normalised."""
+        """Takes the number of the step, from 0, and images (B, H, W, C), normalised."""

@@ -334,7 +334,7 @@ def test_a_student_takes_its_own_steps(place, tmp_path, capsys):
         (("--preset", "student"), "needs both"),
         (("--distill-from", "flowers", "--student-steps", 4, "--widths", 8), "omit --widths"),
         (("--distill-from", "flowers", "--student-steps", 4, "--preset", "lab"), "omit --preset"),
-        (("--distill-from", "flowers", "--student-steps", 2, 1), "steps must rise"),
+        (("--distill-from", "flowers", "--student-steps", 2, 1), "must be in rising order"),
         (("--distill-from", "{student}", "--student-steps", 2), "a student cannot teach"),
     ],
 )

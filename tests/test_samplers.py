@@ -338,8 +338,8 @@ def test_last_of_few_steps_has_order_1(name, steps, low):
     ("signal_rates", "options", "message"),
     [
         ([0.5], {}, "two or more"),
-        ([0.1, 0.5, 0.5], {}, "that rise, or fall"),
-        ([0.1, 0.5, 0.4], {}, "that rise, or fall"),
+        ([0.1, 0.5, 0.5], {}, "rising or falling"),
+        ([0.1, 0.5, 0.4], {}, "rising or falling"),
         ([0.0, 0.5], {}, r"in \(0, 1\]"),
         ([0.5, 1.1], {}, r"in \(0, 1\]"),
         ([1.0, 0.5], {}, "first below 1"),

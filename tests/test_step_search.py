@@ -173,5 +173,5 @@ def test_mistakes_are_named():
         step_costs(denoiser(mixture), standard_normal(1), [0.1, 0.9])
     with pytest.raises(InputError, match=r"two or more, rising"):
         step_costs(denoiser(mixture), standard_normal(1), [0.5, 0.1, 1])
-    with pytest.raises(InputError, match=f"for 1 to {CANDIDATES} of them, not 65"):
+    with pytest.raises(InputError, match=f"must be 1 to {CANDIDATES}, not 65"):
         search_steps(None, [5, 65])
