@@ -104,7 +104,9 @@ def test_a_run_that_was_stopped_anywhere_ends_bit_identically(run, dataset, unin
     run.write_history([*run.read_history(), {**EPOCH, "epoch": saved + 1, "noise_loss": 123.0}])
     with pytest.raises(Interrupted):
         train(run, CONFIG, dataset, callbacks=[InterruptAt(pressed_at)])
-    model = train(run, CONFIG, dataset)
+    rest = InterruptAt(1000)
+    model = train(run, CONFIG, dataset, callbacks=[rest])
+    assert 1000 - rest.steps_left == (epochs - saved) * steps - pressed_at  # none is repeated
     expected_run, expected = uninterrupted
     assert losses(run) == losses(expected_run)
     for variables in ("variables", "optimizer.variables"):
