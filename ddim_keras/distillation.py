@@ -98,7 +98,7 @@ class Student(DiffusionModel):
         is_taught = steps in self.config.student_steps
         if not is_taught or Sampler.of(sampler or "ddim") != Sampler() or has_guidance:
             raise InputError(
-                f"this student draws in {self.config.steps_in_words} steps of ddim without "
+                f"this student generates in {self.config.steps_in_words} steps of ddim without "
                 "guidance; for anything else load its teacher"
             )
 

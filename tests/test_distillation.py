@@ -153,7 +153,7 @@ def test_a_student_of_several_begins_as_its_teacher_and_is_told_its_number_of_st
         np.testing.assert_allclose(
             ops.convert_to_numpy(student.denormalize(drawn)), images, atol=1e-5
         )
-    with pytest.raises(InputError, match="draws in 1 or 2 steps of ddim"):
+    with pytest.raises(InputError, match="generates in 1 or 2 steps of ddim"):
         student.generate(3, 3)
 
 
@@ -224,7 +224,7 @@ def test_a_student_approaches_its_teacher(place):
     images = student.generate(4, seed=0)
     np.testing.assert_array_equal(images, student.generate(4, 2, seed=0, guidance=0.0))
     for options in ({"diffusion_steps": 3}, {"sampler": "ipndm"}, {"guidance": 1.0}):
-        with pytest.raises(InputError, match="draws in 2 steps of ddim without guidance"):
+        with pytest.raises(InputError, match="generates in 2 steps of ddim without guidance"):
             student.generate(4, **options)
 
 
@@ -295,8 +295,8 @@ def test_trajectories_are_drawn_on_where_a_process_was_killed(place, tmp_path, m
 )
 def test_what_a_student_has_not_learnt_is_refused(place, command, options, refused):
     error = run(command, "--run", place / "student", *options)
-    assert f"draws in 2 steps of ddim without guidance, so it has no use for {refused};" in error
-    assert error.endswith(f"take its teacher: --run {place / 'teacher'}")
+    assert f"in 2 steps of ddim without guidance and does not support {refused};" in error
+    assert error.endswith(f"use its teacher: --run {place / 'teacher'}")
 
 
 @pytest.mark.slow
@@ -316,7 +316,7 @@ def test_a_student_of_several_is_trained_and_draws_in_each(place, tmp_path, monk
         options = ("--run", place / "several", "--steps", steps, "--images-dir", folder)
         assert run(generate, *options, "--num-images", 4, "--output", tmp_path / "a.png") == 0
         assert len(list(folder.glob("*.png"))) == 4
-    assert "draws in 1 or 2 steps of ddim" in run(
+    assert "generates in 1 or 2 steps of ddim" in run(
         generate, "--run", place / "several", "--steps", 3
     )
 

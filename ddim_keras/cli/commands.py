@@ -1,7 +1,7 @@
 """The commands `ddim-train`, `ddim-generate` and `ddim-evaluate` of an installed project.
 
-Each runs the script of a clone with that name, which is installed beside the package as data: as
-modules, `train` and `evaluate` would be in the way of others.
+Each runs the script of that name, which is installed as data beside the package: as modules,
+`train` and `evaluate` could clash with those of other packages.
 """
 
 from ddim_keras.cli.interruption import end_at_once
@@ -20,7 +20,7 @@ def evaluate() -> None:
 
 
 def run_script(name: str) -> None:
-    """Finds a script and runs it; Ctrl-C ends the process until the script says otherwise."""
+    """Finds a script and runs it; Ctrl-C ends the process until the script changes that."""
     end_at_once()
     import runpy
 

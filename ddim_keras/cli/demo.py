@@ -13,14 +13,14 @@ from ddim_keras.cli.options import (
 
 EXAMPLES = """examples:
   python app.py                                   all models, at http://127.0.0.1:7860
-  python app.py --run runs/mine --port 8000       begin with this run
+  python app.py --run runs/mine --port 8000       start with this run
   python app.py --precision mixed_bfloat16        faster on suitable processors
 """
 
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """What the command line of app.py asks for."""
+    """The options of app.py."""
 
     run: str | None
     port: int
@@ -31,12 +31,12 @@ class DemoOptions:
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> DemoOptions:
-    """Parses the command line; ends the process if it is wrong, or asks for help."""
+    """Parses the command line; exits on errors and --help."""
     parser = Parser(
         prog="app.py",
         description="Demo in the browser: generate, paint, and look inside. It listens only on "
-        "127.0.0.1, loads nothing from other hosts, and keeps its files in a temporary folder, "
-        "which it removes at the end.",
+        "127.0.0.1, loads nothing from other hosts, and keeps its files in a temporary folder "
+        "that is removed at the end.",
         epilog=EXAMPLES,
     )
     parser.add_argument(

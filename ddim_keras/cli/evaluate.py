@@ -47,13 +47,13 @@ EXAMPLES = """examples:
   python evaluate.py --samplers ddim ipndm dpm_solver --steps 5 10 20
   python evaluate.py --split train --spacing time rho --last-signal-rate 0.95 0.98
                                                          to choose where to place the steps
-  python evaluate.py --assess --num-images 1638          one setting, in every respect
+  python evaluate.py --assess --num-images 1638          a full report on one setting
   python evaluate.py --metrics bits_per_dim              likelihood, by the bound and the flow
   python evaluate.py --search-steps 5 10 20              searches the best places, and
   python evaluate.py --spacing time searched             shows what they gain
   python evaluate.py --search-steps 5 --search-by kid --samplers ipndm --spacing rho
                                                          longer, for one sampler
-  python evaluate.py --compare runs/a runs/b --steps 20  which is better, and is that certain?
+  python evaluate.py --compare runs/a runs/b --steps 20  which is better, and how certain is it?
   python evaluate.py --compare runs/a runs/b --metrics bits_per_dim
   python evaluate.py --compare sampler=ddim sampler=ipndm,spacing=rho --steps 5 10
   python evaluate.py --compare clip=no guidance=2,guidance-interval=0.5:0.98 --steps 20
@@ -62,7 +62,7 @@ EXAMPLES = """examples:
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """What the command line of evaluate.py asks for."""
+    """The options of evaluate.py."""
 
     run: str | None
     check_hashes: bool
@@ -160,7 +160,7 @@ def side(text: str) -> tuple[str, list[str]]:
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> EvaluateOptions:
-    """Parses the command line; ends the process if it is wrong, or asks for help."""
+    """Parses the command line; exits on errors and --help."""
     parser = Parser(
         prog="evaluate.py",
         description="Measures how far generated images are from real ones, for samplers and "

@@ -1,4 +1,4 @@
-"""Options of generate.py, with the defaults of each way of generating."""
+"""Options of generate.py, with the defaults of each mode."""
 
 import argparse
 import dataclasses
@@ -47,7 +47,7 @@ EXAMPLES = """examples:
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """What the command line of generate.py asks for."""
+    """The options of generate.py."""
 
     run: str | None
     weights: Path | None
@@ -80,19 +80,19 @@ class GenerateOptions:
 
     @property
     def inputs(self) -> list[Path]:
-        """The image files to be edited, with the mask."""
+        """The image files to edit, including the mask."""
         if self.from_image:
             return [self.from_image]
         return self.inpaint or self.encode or []
 
     @property
     def is_editing(self) -> bool:
-        """Whether more than classes decides about the images; then no classes are drawn."""
+        """Whether images are edited or interpolated; then no classes are drawn."""
         return self.interpolate is not None or bool(self.inputs)
 
     @property
     def network_steps(self) -> int:
-        """How often a callback is called for each batch."""
+        """Number of callback calls per batch."""
         return (self.steps - 1) * self.resample + 1 if self.inpaint else self.steps
 
     def for_model(self, config: RunConfig) -> "GenerateOptions":
@@ -119,7 +119,7 @@ class GenerateOptions:
         return options
 
     def describe(self) -> str:
-        """How the images are made, for people."""
+        """A description of the sampling."""
         if self.inpaint:
             return f"{self.steps} steps, {self.resample} times each"
         how = f"{self.steps} steps of {self.sampler}"
@@ -129,10 +129,10 @@ class GenerateOptions:
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> GenerateOptions:
-    """Parses the command line; ends the process if it is wrong, or asks for help.
+    """Parses the command line; exits on errors and --help.
 
     Raises:
-        InputError: for options that do not belong together.
+        InputError: for incompatible options.
     """
     parsed = make_parser().parse_args(arguments)
     check_editing(parsed)
@@ -239,7 +239,7 @@ def add_editing_options(parser: argparse.ArgumentParser) -> None:
         "--from-image",
         type=Path,
         metavar="IMAGE",
-        help="variations of this image: noise is added to it, and removed again",
+        help="variations of this image: noise is added and removed again",
     )
     editing.add_argument(
         "--encode",
@@ -275,12 +275,12 @@ def strength(text: str) -> float:
 
 
 def check_editing(parsed: argparse.Namespace) -> None:
-    """Raises InputError for options that a way of editing has no use for."""
+    """Raises InputError for options that an editing mode does not use."""
 
     def refuse(job: str, *names: str) -> None:
         for name in names:
             if getattr(parsed, name) not in (None, False, 0):
-                raise InputError(f"{job} has no use for --{name.replace('_', '-')}; omit it")
+                raise InputError(f"{job} does not use --{name.replace('_', '-')}; omit it")
 
     if parsed.inpaint:
         refuse("--inpaint, which has its own sampler,", "sampler", "eta")
@@ -301,7 +301,7 @@ def check_editing(parsed: argparse.Namespace) -> None:
 
 
 def choose_defaults(parsed: argparse.Namespace) -> None:
-    """Replaces options that were omitted by the defaults for this way of editing."""
+    """Replaces omitted options by the defaults of this editing mode."""
     if parsed.num_images is None:
         parsed.num_images = 8 if parsed.classes else 32
         if parsed.inpaint or parsed.from_image or parsed.encode:

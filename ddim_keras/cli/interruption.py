@@ -1,4 +1,4 @@
-"""Ctrl-C while Python imports modules, which would show a traceback or make another error of it."""
+"""Ctrl-C during imports, which would otherwise show a traceback or turn into another error."""
 
 import signal
 
@@ -6,7 +6,7 @@ import signal
 def end_at_once() -> None:
     """Lets Ctrl-C end the process, status 130 in a shell, until `raise_again`.
 
-    Where it is ignored, as for commands that a script starts in the background, it stays so.
+    If it is ignored, as for commands that a script starts in the background, it stays ignored.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -19,14 +19,14 @@ from ddim_keras.config import (
 )
 
 LARGEST = 2**31 - 1  # whole number of an argument
-MOST_IMAGES = 10**7  # of one command; more, with another seed
+MOST_IMAGES = 10**7  # in one command; for more, use another seed
 MOST_STEPS = 10**5
 MOST_AT_ONCE = 2**20  # images
-MOST_IN_FIGURE = 100  # rows, or columns; more take minutes, and cannot be told apart
+MOST_IN_FIGURE = 100  # rows or columns; more take minutes to draw, and cannot be distinguished
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that keeps the layout of its texts and suggests a name near a wrong one."""
+    """A parser that keeps the layout of its texts and suggests corrections of misspelt options."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
@@ -71,8 +71,8 @@ def finite(text: str) -> float:
 
 
 def class_index(text: str, class_names: Sequence[str], num_classes: int) -> int:
-    """Finds a class by its name or number; raises InputError with the names that are nearest."""
-    # Names first: folders may be named by numbers, in another order.
+    """Finds a class by its name or number; raises InputError with the most similar names."""
+    # Names first: class folders may be named by numbers, in another order.
     if text in class_names:
         return list(class_names).index(text)
     same = [index for index, name in enumerate(class_names) if name.lower() == text.lower()]
@@ -94,9 +94,9 @@ def class_index(text: str, class_names: Sequence[str], num_classes: int) -> int:
 
 
 def whole_path(name: str) -> str:
-    """An argparse type: a file or folder from the root on, and any other name as it is.
+    """An argparse type: the absolute path of an existing file or folder; other names unchanged.
 
-    So that a run does not depend on the folder it was started in.
+    A run then does not depend on the folder it was started in.
     """
     if not name:
         raise argparse.ArgumentTypeError("must not be empty")
@@ -104,7 +104,7 @@ def whole_path(name: str) -> str:
 
 
 def whole_path_of_run(name: str) -> str:
-    """As `whole_path`, for runs: another folder leaves the name to a run or an included model."""
+    """Like `whole_path`, for runs: folders without a run do not hide a run or included model."""
     is_other_folder = Path(name).is_dir() and not (Path(name) / "config.json").is_file()
     return name if name and is_other_folder else whole_path(name)
 
@@ -112,12 +112,12 @@ def whole_path_of_run(name: str) -> str:
 def add_settings(
     parser: Any, cls: type, names: Sequence[str], defaults: Callable[[str], str]
 ) -> None:
-    """Adds options for settings of a configuration, see `config.setting`.
+    """Adds options for settings of a configuration; see `config.setting`.
 
     Args:
         parser: an argparse parser or group of options.
         cls: a configuration, in which the settings may be nested.
-        names: of the settings.
+        names: names of the settings.
         defaults: the text of a setting's default in `--help`.
     """
     settings = settings_of(cls)
@@ -245,8 +245,8 @@ def add_sampler_options(parser: argparse._ActionsContainer, several: bool = Fals
         type=finite,
         default=0.0,
         metavar="ETA",
-        help="fresh noise in each step of ddim, 0 to 1; 1 is the ancestral sampling of DDPM, for "
-        "many steps (default: 0)",
+        help="share of fresh noise in each step of ddim, 0 to 1; 1 is DDPM's ancestral sampling, "
+        "for many steps (default: 0)",
     )
     parser.add_argument(
         "--variance",
@@ -265,7 +265,7 @@ def add_sampler_options(parser: argparse._ActionsContainer, several: bool = Fals
 
 
 def add_guidance_options(parser: Any, default: str) -> None:
-    """Adds --guidance, whose default is described, --guidance-interval and --guide."""
+    """Adds --guidance, with a text for its default, --guidance-interval and --guide."""
     parser.add_argument(
         "--guidance",
         type=finite,
@@ -291,7 +291,7 @@ def add_guidance_options(parser: Any, default: str) -> None:
 
 
 def add_data_options(parser: argparse.ArgumentParser, data_dir: str) -> None:
-    """Adds --data-dir, whose default `data_dir` describes, and --cache-dir."""
+    """Adds --data-dir, with `data_dir` as the text for its default, and --cache-dir."""
     parser.add_argument(
         "--data-dir",
         type=whole_path,

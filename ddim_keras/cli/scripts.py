@@ -1,4 +1,4 @@
-"""The place of a script: in the clone that is used, or where pip installed it."""
+"""Location of a script: in the clone, or where pip installed it."""
 
 from importlib import metadata
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Start of a command: the backend is chosen before Keras is imported; errors are one line."""
+"""Start of a command: choosing the backend before Keras is imported, and one-line errors."""
 
 import importlib.util
 import io
@@ -15,10 +15,10 @@ BACKENDS = ("tensorflow", "jax", "torch")
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Runs a command; a user's mistake or a failing disk becomes one line and exit status 1.
+    """Runs a command; a user's mistake or a disk error becomes one line and exit status 1.
 
-    So does a lack of memory, or a reader of the output that has gone. Afterwards, Ctrl-C ends the
-    process at once: all is saved, and Python, which is ending it, would show a traceback.
+    So does a lack of memory, or a closed output pipe. Afterwards, Ctrl-C ends the process at once:
+    everything is saved, and Python would show a traceback while it exits.
     """
     try:
         raise_again()
@@ -48,15 +48,15 @@ def run_command(main: Callable[[], None]) -> None:
 
 
 def _open_streams() -> None:
-    """Lets closed streams lead nowhere, and writes names that they cannot encode as numbers.
+    """Redirects closed streams to the null device; escapes characters that a stream cannot encode.
 
-    Otherwise the next file that is opened would get the number of a closed stream, and its output.
+    Otherwise the next opened file would get the number of a closed stream, and its output.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the smallest number that is free
+            os.open(os.devnull, os.O_RDWR)  # gets the smallest free number
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
@@ -65,7 +65,7 @@ def _open_streams() -> None:
 
 
 def _drop_output() -> None:
-    """Lets the output lead nowhere if it cannot be written: Python would try again at the end."""
+    """Discards the output if it cannot be written; Python would try again on exit."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -73,7 +73,7 @@ def _drop_output() -> None:
 
 
 def _is_lack_of_memory(error: Exception) -> bool:
-    """Whether Python, or a backend in its own way, says that the memory does not suffice."""
+    """Whether an error of Python or a backend means a lack of memory."""
     texts = (
         *("RESOURCE_EXHAUSTED", "OutOfMemory", "out of memory", "not enough memory"),
         *("failed to map segment", "Cannot allocate memory"),  # of a library
@@ -86,7 +86,7 @@ def _is_lack_of_memory(error: Exception) -> bool:
 
 
 def choose_backend(backend: str | None) -> str:
-    """Sets the Keras backend and what makes it fast; must run before Keras is imported.
+    """Sets the Keras backend and its speed settings; must run before Keras is imported.
 
     Args:
         backend: by default that of KERAS_BACKEND, else the first of BACKENDS that is installed.
@@ -103,21 +103,21 @@ def choose_backend(backend: str | None) -> str:
         raise InputError(f"backend {backend} is not installed: pip install {backend}")
     os.environ["KERAS_BACKEND"] = backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # On by default for some processors only; on an AMD EPYC it made training 1.7 times faster.
+    # Default for some processors only; on an AMD EPYC it made training 1.7 times faster.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     return backend
 
 
 def is_first_process() -> bool:
-    """Whether this is the process, of several that train together, which writes the files."""
+    """Whether this process writes the files in a distributed training."""
     return os.environ.get("KERAS_DISTRIBUTION_PROCESS_ID", "0") == "0"
 
 
 def import_keras() -> None:
-    """Imports Keras and its backend, without TensorFlow's notes about a GPU that is not there.
+    """Imports Keras and its backend, without TensorFlow's notes about a missing GPU.
 
-    These are written by C++ code before any setting of the log level can apply. An import that
-    fails still raises. Ctrl-C ends the process at once: an import would make another error of it.
+    C++ code writes them before any log level applies. A failed import still raises. Ctrl-C ends the
+    process at once: an import would turn it into another error.
     """
     if threading.current_thread() is not threading.main_thread():
         _import_keras()
@@ -138,7 +138,7 @@ def _import_keras() -> None:
             os.dup2(nowhere.fileno(), 2)
         import keras
 
-        # Whatever ~/.keras/keras.json says: images are (height, width, channels) here.
+        # Overrides ~/.keras/keras.json: images are (height, width, channels) here.
         keras.config.set_image_data_format("channels_last")
         if os.environ["KERAS_BACKEND"] == "tensorflow":
             import tensorflow

@@ -1,4 +1,4 @@
-"""Options of train.py, and the configuration that they ask for."""
+"""Options of train.py, and the configuration they define."""
 
 import argparse
 import dataclasses
@@ -72,7 +72,7 @@ SPECIAL_DEFAULTS = {
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What the command line of train.py asks for."""
+    """The options of train.py."""
 
     settings: dict[str, Any]  # of the run's configuration, as far as they were given
     preset: str | None
@@ -89,7 +89,7 @@ class TrainOptions:
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> TrainOptions:
-    """Parses the command line; ends the process if it is wrong, or asks for help."""
+    """Parses the command line; exits on errors and --help."""
     parser = Parser(
         prog="train.py",
         usage="train.py [options]",
@@ -148,7 +148,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> TrainOptions:
 
 
 def check_distillation(parsed: argparse.Namespace) -> None:
-    """Raises InputError for options of a new student that do not belong together."""
+    """Raises InputError for incompatible options of a new student."""
     if not (parsed.distill_from and parsed.student_steps):
         given = [
             parsed.preset == "student",
@@ -159,12 +159,12 @@ def check_distillation(parsed: argparse.Namespace) -> None:
         return
     parsed.preset = parsed.preset or "student"
     if parsed.preset != "student":
-        raise InputError(f"--distill-from has a preset of its own; omit --preset {parsed.preset}")
+        raise InputError(f"--distill-from has its own preset; omit --preset {parsed.preset}")
     of_teacher = (*SETTINGS["diffusion"], *SETTINGS["network"], "image_size", "class_conditional")
     for name in (*of_teacher, "start_from", "loss_on"):
         if getattr(parsed, name) not in (None, False):
             flag = name.replace("_", "-")
-            raise InputError(f"a student takes over its teacher's model; omit --{flag}")
+            raise InputError(f"a student uses its teacher's model; omit --{flag}")
 
 
 def default_of(name: str) -> str:
@@ -185,7 +185,7 @@ def default_of(name: str) -> str:
 
 
 def in_words(value: Any) -> str:
-    """A value of a setting, for people."""
+    """A value of a setting, as text for messages."""
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or "none"
     if isinstance(value, bool):
@@ -255,7 +255,7 @@ def cannot_resume(name: str, wanted: Any, before: Any) -> InputError:
 
 
 def resuming_command(options: TrainOptions, run: Run) -> str:
-    """What to type to continue this run with the same options."""
+    """The command that continues this run with the same options."""
     command = ["python", *sys.argv]
     if not options.resume:
         command.append("--resume")

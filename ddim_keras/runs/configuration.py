@@ -100,12 +100,12 @@ class RunConfig:
             )
 
     def refuse_for_student(self, steps: Iterable[int], **options: Any) -> None:
-        """Raises InputError for what a student has not learnt, and names its teacher.
+        """Raises InputError for steps and options that a student lacks; names its teacher.
 
         Args:
-            steps: numbers of steps that are asked for.
-            options: values of command-line options that a student has no use for; None, False and
-                0 stand for those that were not given.
+            steps: requested numbers of steps.
+            options: values of command-line options that a student does not support; None, False and
+                0 if they were not given.
         """
         if not self.model.student_steps:
             return
@@ -114,8 +114,8 @@ class RunConfig:
         wrong += [f"--steps {count}" for count in steps if count not in taught]
         if wrong:
             raise InputError(
-                f"this student draws in {self.model.steps_in_words} steps of ddim without "
-                f"guidance, so it has no use for {wrong[0]}; take its teacher: --run "
+                f"this student generates in {self.model.steps_in_words} steps of ddim without "
+                f"guidance and does not support {wrong[0]}; use its teacher: --run "
                 f"{self.distill_from}"
             )
 

@@ -1,12 +1,13 @@
-"""Averages of the weights that are kept beside the model's own: early ones, and shorter or longer.
+"""Additional averages of the weights: from early epochs, and of other lengths.
 
 Early averages are guides: autoguidance (Karras et al. 2024, https://arxiv.org/abs/2406.02507)
-steers away from the predictions of a model with the same faults, only stronger, such as an early
+steers away from the predictions of a model with the same, but stronger, faults, such as an early
 one of the same training.
 
-How long an average should be is known only afterwards, so several can be kept. Those of Karras et
-al. 2024 (https://arxiv.org/abs/2312.02696, section 3.1) grow with the training: the weights of step
-s count in proportion to s^exponent. Their width is a share of the training, not a number of steps.
+The best length of an average is known only afterwards, so several can be kept. The averages of
+Karras et al. 2024 (https://arxiv.org/abs/2312.02696, section 3.1) grow with the training: the
+weights of step s count in proportion to s^exponent. Their width is a share of the training, not a
+number of steps.
 """
 
 import math
@@ -26,7 +27,7 @@ from ddim_keras.foreign import contents_of, read_arrays
 from ddim_keras.runs.folder import Run
 from ddim_keras.runs.weights import save_weights
 
-PARTS = (1 / 16, 1 / 8, 1 / 4)  # of the training, after which an average is kept
+PARTS = (1 / 16, 1 / 8, 1 / 4)  # shares of the training after which an average is kept
 UPDATE_EVERY = 16  # steps; each update copies the weights from the device
 
 
@@ -36,8 +37,8 @@ class KeepGuides(keras.callbacks.Callback):
     Runs after the last weights of the epoch have been saved, from which it copies.
 
     Args:
-        run: the folder; guides go into `guides/epoch_0004`, each a run folder of its own.
-        epochs: of the whole training.
+        run: the run; guides are run folders such as `guides/epoch_0004`.
+        epochs: total epochs of the training.
     """
 
     def __init__(self, run: Run, epochs: int) -> None:
@@ -52,20 +53,20 @@ class KeepGuides(keras.callbacks.Callback):
 
 
 class PowerAverages(keras.callbacks.Callback):
-    """Averages the weights over shares of the training; see the head of this file.
+    """Averages the weights over shares of the training; see the module docstring.
 
     Runs before the last weights of an epoch are saved, so that a checkpoint has averages of its
-    step. When the training ends, each average is in `averages/<width>`, a run folder of its own.
+    step. When the training ends, each average becomes a run folder `averages/<width>`.
 
     Args:
-        run: the folder; the averages of a training in progress are in `averages/step_<N>.npz`.
-        widths: standard deviation of the steps that count, as shares of the training.
-        first_step: steps that the training has behind it.
-        total_steps: of the whole training.
-        feed: says how many steps make a call, as in `TimeEstimate`.
+        run: the run; the averages of a training in progress are in `averages/step_<N>.npz`.
+        widths: standard deviation of the averaged steps, as shares of the training.
+        first_step: number of steps already trained.
+        total_steps: total steps of the training.
+        feed: gives the steps per call, as in `TimeEstimate`.
 
     Raises:
-        InputError: where averages of the first step should be in the folder, and are not.
+        InputError: if the averages of the first step are missing from the folder.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class PowerAverages(keras.callbacks.Callback):
         before = self.step
         self.step += self.feed.steps_per_call
         if self.step // UPDATE_EVERY > before // UPDATE_EVERY:
-            # From 0 at the first update: the average begins as the weights.
+            # From 0 at the first update: the average starts as the weights.
             kept = (self.updated / self.step) ** (self.exponents + 1.0)
             weights = [ops.convert_to_numpy(each).ravel() for each in self.model.network.weights]
             mixed = kept * self.averages + (1.0 - kept) * np.concatenate(weights)
@@ -109,7 +110,7 @@ class PowerAverages(keras.callbacks.Callback):
         return self.folder / f"step_{step}.npz"
 
     def save(self) -> None:
-        """Writes the averages; those of the checkpoint before stay until that is replaced."""
+        """Writes the averages; the previous ones stay until their checkpoint is replaced."""
         self.folder.mkdir(exist_ok=True)
         with written_whole(self.file_of(self.step)) as part, open(part, "wb") as file:
             np.savez(file, averages=self.averages, updated=self.updated)
@@ -119,12 +120,12 @@ class PowerAverages(keras.callbacks.Callback):
         self.saved = self.step
 
     def load(self) -> None:
-        """Reads the averages of the step at which the training goes on."""
+        """Reads the averages of the step at which the training continues."""
         file = self.file_of(self.step)
         if not file.exists():
             raise InputError(
                 f"{file} is missing: the averages of the weights up to this step. Restore it, or "
-                "train anew into another --output"
+                "start a new training in another --output"
             )
         with contents_of(file, "averages of weights"):
             arrays = read_arrays(file, ("averages", "updated"))
@@ -134,7 +135,7 @@ class PowerAverages(keras.callbacks.Callback):
             self.updated = int(arrays["updated"])
 
     def export(self, folder: Path, average: np.ndarray) -> None:
-        """Writes a run folder whose averaged weights are these."""
+        """Writes a run folder with these averaged weights."""
         network = self.model.ema_network
         own = network.get_weights()
         ends = np.cumsum([weight.size for weight in own])[:-1]
@@ -154,10 +155,10 @@ class PowerAverages(keras.callbacks.Callback):
 
 
 def exponent_of(width: float) -> float:
-    """The exponent of the average of a relative width: 16.97 for 0.05, 6.94 for 0.10.
+    """The exponent of an average of relative width: 16.97 for 0.05, 6.94 for 0.10.
 
     Solves width^2 = (e + 1) / ((e + 2)^2 (e + 3)), a cubic with one root above -1 for widths below
-    0.29, that of a mean of all steps.
+    0.29, the width of the mean of all steps.
     """
     inverse = width**-2
     roots = np.roots([1.0, 7.0, 16.0 - inverse, 12.0 - inverse])

@@ -1,7 +1,7 @@
-"""What happens while a DiffusionModel trains: KID, sample grids, the record, time and interruption.
+"""Training callbacks: KID, sample grids, the record, time estimates and interruption.
 
-Keras callbacks, in the order in which they must run at the end of an epoch: `KIDCallback` adds to
-the logs what `RunRecord` writes down.
+They must run in this order at the end of an epoch: `KIDCallback` adds values to the logs, which
+`RunRecord` writes.
 """
 
 import math
@@ -26,11 +26,11 @@ GRID_IMAGES = 32  # samples drawn each epoch
 
 
 class Interrupted(Exception):
-    """Training was asked to stop, and has stopped after a whole step."""
+    """Training was interrupted, and has stopped after a complete step."""
 
 
 def is_due(epoch: int, every: int, epochs: int) -> bool:
-    """Whether an epoch, counted from 0, is one of every so many, or the last."""
+    """Whether an epoch, counted from 0, is one of every `every`, or the last."""
     return (epoch + 1) % every == 0 or epoch + 1 == epochs
 
 

@@ -1,7 +1,7 @@
-"""One training: the model, optimizer and callbacks of a recipe, from the first step or a later one.
+"""The training loop: model, optimizer and callbacks of a recipe, from the start or resumed.
 
-Everything that decides the course of a training is in the run's configuration and the saved state,
-so that a run that was interrupted ends with the same weights as one that was not.
+The run's configuration and the saved state determine the training completely, so an interrupted run
+ends with the same weights as an uninterrupted one.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ from ddim_keras.training.callbacks import (
 )
 from ddim_keras.training.muon import ConvolutionMuon
 
-# What Ctrl-C waits for; long enough for Python not to matter.
+# Ctrl-C waits for this long; enough to make Python's overhead negligible.
 MOST_STEPS_PER_EXECUTION = 100
 
 
@@ -55,7 +55,7 @@ def build_model(
     loss = keras.losses.Huber(training.huber_delta) if training.loss == "huber" else training.loss
     optimizer = build_optimizer(training, total_steps * model.updates_per_batch)
     model.compile(optimizer, loss, training.loss_on)
-    # Now, so that its state can be loaded before the first step.
+    # Built now, so that its state can be loaded before the first step.
     model.optimizer.build(model.trainable_variables)
     return model
 
@@ -85,10 +85,10 @@ def build_optimizer(training: TrainingConfig, total_steps: int) -> keras.optimiz
 
 
 def require_same_network(source: Run, config: ModelConfig) -> None:
-    """Raises InputError if the network of a run, or what it predicts, is not the configured one.
+    """Raises InputError if a run's network or predicted quantity differs from the configured one.
 
-    A network with classes may start from one with others, or without: see `take_weights`. Dropout
-    has no weights.
+    A network with classes may start from one with other classes or none; see `take_weights`.
+    Dropout has no weights, so its rate may differ.
     """
     trained = source.read_config().model
     values = [
@@ -111,17 +111,17 @@ def require_same_network(source: Run, config: ModelConfig) -> None:
 
 
 def take_weights(model: DiffusionModel, source: Run, class_names: Sequence[str] = ()) -> None:
-    """Gives a new model the averaged weights of a trained one, and the pixel scale they know.
+    """Gives a new model the averaged weights and pixel statistics of a trained one.
 
-    Where the classes differ, a class of the same name keeps its embedding. Any other begins with
-    that of "any class", or with zeros where the trained model has no classes: it is drawn as that
-    model draws without a class, until it has learnt more.
+    If the classes differ, a class of the same name keeps its embedding. New classes start with the
+    embedding of "any class", or with zeros if the trained model has no classes. Their first images
+    are then those that the trained model generates without a class.
 
     Args:
-        class_names: of the new model, if they are known.
+        class_names: names of the new model's classes, if known.
 
     Raises:
-        InputError: if the two differ in their network, or in what it predicts.
+        InputError: if the two differ in their network or predicted quantity.
     """
     require_same_network(source, model.config)
     trained = load_model(source.weights_to_show())
@@ -135,7 +135,7 @@ def take_weights(model: DiffusionModel, source: Run, class_names: Sequence[str] 
 
 
 def embedding_rows(source: RunConfig, num_classes: int, class_names: Sequence[str]) -> list[int]:
-    """The row of a trained model's label embedding for each class, and last for any class."""
+    """The row of a trained model's label embedding for each class, the last for any class."""
     trained = source.model.network.num_classes
     if class_names and source.class_names:
         rows = {name: row for row, name in enumerate(source.class_names)}
@@ -145,9 +145,9 @@ def embedding_rows(source: RunConfig, num_classes: int, class_names: Sequence[st
 
 
 def copy_weights(network: keras.Model, trained: keras.Model, rows: Sequence[int]) -> None:
-    """Copies the weights of a trained network to one that differs in its embeddings alone.
+    """Copies the weights of a trained network to one that differs only in its embeddings.
 
-    The embedding of a student's numbers of steps begins with zeros.
+    The embedding of a student's step counts starts with zeros.
     """
 
     def is_embedding(layer: keras.Layer) -> bool:
@@ -170,9 +170,10 @@ def copy_weights(network: keras.Model, trained: keras.Model, rows: Sequence[int]
 
 
 def layers_as_made(network: keras.Model) -> list[keras.Layer]:
-    """The layers with weights, those of each class in the order in which they were made.
+    """The layers with weights, those of each layer class in order of creation.
 
-    Their names tell it. A network lists them by depth, which one more embedding changes.
+    The order is that of their names. A network lists layers by depth, which an additional embedding
+    changes.
     """
 
     def made(layer: keras.Layer) -> tuple[str, int]:
@@ -193,20 +194,20 @@ def train(
 ) -> DiffusionModel:
     """Trains until the configured number of epochs, from the run's last checkpoint if it has one.
 
-    Of several processes, the first writes the run folder, which all read where the training is
-    resumed.
+    In a distributed training, the first process writes the run folder; all processes read it to
+    resume.
 
     Args:
-        run: its folder holds config.json already.
+        run: a run whose folder already has a config.json.
         dataset: images of the configured size; for a student, its teacher's trajectories.
-        protocol: what the KID is measured with, if a callback measures it.
-        callbacks: what to do at the end of an epoch before it is recorded.
-        devices: how many share each batch, see `devices.choose_devices`.
-        steps_per_execution: steps of each call of the compiled program, by default some tens on a
+        protocol: protocol of the KID, if a callback measures it.
+        callbacks: callbacks that run before an epoch is recorded.
+        devices: number of devices that share each batch; see `devices.choose_devices`.
+        steps_per_execution: steps per call of the compiled program, by default a few dozen on a
             GPU, 1 on a CPU. The results are the same.
 
     Raises:
-        Interrupted: after Ctrl-C; the state of the last whole step has been saved.
+        Interrupted: after Ctrl-C; the state of the last complete step has been saved.
         InputError: if the loss diverges; the last checkpoint is kept.
     """
     recipe = config.training
@@ -228,7 +229,7 @@ def train(
         reports.append(RunRecord(run, protocol, images_per_epoch=steps * recipe.batch_size))
         if not config.distill_from:
             reports.append(KeepGuides(run, config.epochs))
-    # The means of an epoch that was interrupted, before `fit` resets them.
+    # The means of an interrupted epoch, before `fit` resets them.
     metric_values = [ops.convert_to_numpy(variable) for variable in model.metrics_variables]
     try:
         with fitting, StopCleanly(check_every=math.ceil(50 / feed.steps_per_execution)) as stop:
@@ -251,7 +252,7 @@ def train(
 def prepare_model(
     run: Run, config: RunConfig, dataset: Dataset, total_steps: int
 ) -> DiffusionModel:
-    """The model as the training left it, or a new one that knows its pixels and first weights."""
+    """The model from the last checkpoint, or a new, adapted one with its initial weights."""
     model = build_model(config.model, config.training, total_steps)
     if run.last_weights.exists():
         load_weights(model, run.last_weights)
@@ -273,7 +274,7 @@ def fit(
     epochs: int,
     callbacks: Sequence[keras.callbacks.Callback],
 ) -> None:
-    """Trains epochs of `steps` steps each, from a step of the whole training on."""
+    """Trains epochs of `steps` steps each, starting at any step of the training."""
     batches, calls = feed.batches(first_step, steps)
     model.fit(
         batches,
@@ -288,10 +289,10 @@ def fit(
 
 
 class Feed:
-    """Batches for `fit`, from any step of the training on, and how many steps make one call.
+    """Batches for `fit`, starting at any step of the training, and the steps per call.
 
-    Where the backend can keep the images on the device, and many steps are made per call, `fit`
-    gets indices of images; otherwise it gets the images.
+    If the backend can keep the images on the device, and a call makes many steps, `fit` gets
+    indices of images; otherwise it gets the images.
     """
 
     def __init__(
@@ -323,12 +324,12 @@ class Feed:
             backends.keep_data(self.model, self.images, self.labels)
 
     def batches(self, first_step: int, steps: int) -> tuple[Any, int]:
-        """What `fit` takes, and as how many steps it counts an epoch of `steps` steps."""
+        """The data for `fit`, and the number of steps in which it counts an epoch of `steps`."""
         if self.keeps_data:
             orders = training_orders(len(self.images), *self.order, first_step)
             calls = math.ceil(steps / self.steps_per_execution)
             return dispatches(orders, steps, self.steps_per_execution), calls
-        # Keras would go on beyond the end of an epoch that is not divisible.
+        # Keras would continue beyond the end of an epoch that is not divisible.
         divisor = math.gcd(steps, self.steps_per_execution)
         if self.model.steps_per_execution != divisor:
             self.model.steps_per_execution = divisor
@@ -343,6 +344,6 @@ class Feed:
 
 
 def even_part(steps: int, most: int = MOST_STEPS_PER_EXECUTION) -> int:
-    """The largest number up to `most` that divides the steps of an epoch, or nearly does."""
+    """The largest number up to `most` that divides the steps of an epoch, exactly or nearly."""
     largest = max(number for number in range(1, most + 1) if steps % number == 0)
     return largest if largest > most // 5 else math.ceil(steps / math.ceil(steps / most))

@@ -1,6 +1,6 @@
 """Muon for convolutional networks: steps that move every direction of a kernel equally far.
 
-Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon/). AdamW scales each weight by itself.
+Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon/). AdamW scales each weight alone.
 Muon replaces the averaged gradient of a kernel, as a matrix, by the nearest one whose singular
 values are all 1, so that rare gradient directions are learnt as fast as common ones.
 """
@@ -11,10 +11,10 @@ from typing import Any
 import keras
 from keras import ops
 
-# Kernels with fewer channels see pixels, or make them; like all but kernels, they go with AdamW.
+# Kernels with fewer channels read or write pixels; like all other weights, they use AdamW.
 FEWEST_CHANNELS = 16
-# a, b, c of a s + b s^3 + c s^5, which takes singular values in (0, 1] to near 1 (Jordan et al.),
-# applied so often:
+# a, b, c of a s + b s^3 + c s^5, which moves singular values in (0, 1] towards 1 (Jordan et al.),
+# and the number of times it is applied:
 QUINTIC = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 
@@ -24,18 +24,18 @@ class ConvolutionMuon(keras.optimizers.AdamW):
     """Muon for the kernels of convolutions, AdamW for everything else.
 
     Keras's own `Muon` is for dense layers. Here a kernel (height, width, inputs, outputs) is a
-    matrix with a column for each output (that of `PatchesToPixels`: for each input). A step is as
-    long as a usual one of AdamW, root mean square 0.2 times the learning rate (Liu et al. 2025,
-    https://arxiv.org/abs/2502.16982, equation 4), so that a learning rate and weight decay for
-    AdamW suit it as well.
+    matrix with a column for each output (for `PatchesToPixels`, for each input). A step has the
+    typical size of an AdamW step, root mean square 0.2 times the learning rate (Liu et al. 2025,
+    https://arxiv.org/abs/2502.16982, equation 4), so a learning rate and weight decay tuned for
+    AdamW can be used.
 
     Costs 15 matrix products per kernel and step, whatever the batch size.
 
     Args:
-        learning_rate, weight_decay, **kwargs: as `keras.optimizers.AdamW`.
-        momentum: of the averaged gradient of kernels, in place of `beta_1`.
-        product_dtype: of the matrix products, "float32" or, faster where the processor or GPU has
-            instructions for it, "bfloat16".
+        learning_rate, weight_decay, **kwargs: as for `keras.optimizers.AdamW`.
+        momentum: momentum of the averaged gradient of kernels, used instead of `beta_1`.
+        product_dtype: dtype of the matrix products, "float32", or "bfloat16", which is faster if
+            the processor or GPU has instructions for it.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ConvolutionMuon(keras.optimizers.AdamW):
         gradient = ops.cast(gradient, variable.dtype)
         new_average = gradient + self.momentum * (average - gradient)
         self.assign(average, new_average)
-        # Nesterov: where the average will be after one more such gradient.
+        # Nesterov: the average after one more such gradient.
         ahead = gradient + self.momentum * (new_average - gradient)
         inputs = math.prod(shape[:3])
         direction = orthogonalize(ops.reshape(ahead, (inputs, shape[3])), self.product_dtype)
@@ -77,11 +77,11 @@ class ConvolutionMuon(keras.optimizers.AdamW):
 def orthogonalize(matrix: Any, product_dtype: str = "float32") -> Any:
     """Moves the singular values of a matrix (M, N) to near 1: most of them to 0.7 to 1.2.
 
-    A Newton-Schulz iteration: an odd polynomial of the matrix is one of its singular values. Five
-    rounds leave values small that are very small beside the others, as a random square matrix has.
+    A Newton-Schulz iteration: an odd polynomial of the matrix acts on its singular values. Five
+    rounds do not raise relatively tiny values, which random square matrices have, to near 1.
     """
     is_tall = matrix.shape[0] > matrix.shape[1]
-    matrix = ops.transpose(matrix) if is_tall else matrix  # so that products are small
+    matrix = ops.transpose(matrix) if is_tall else matrix  # for smaller products
     matrix = ops.cast(matrix / (ops.norm(matrix) + 1e-7), product_dtype)
     a, b, c = QUINTIC
     for _ in range(ITERATIONS):

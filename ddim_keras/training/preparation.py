@@ -1,4 +1,4 @@
-"""What a training is made of before its first step, and what is refused before any work is done."""
+"""Preparation of a training: preset, data, KID and callbacks, with checks before any work."""
 
 import dataclasses
 from pathlib import Path
@@ -21,7 +21,7 @@ from ddim_keras.samplers import Sampler
 from ddim_keras.training.callbacks import KIDCallback, SampleGrid
 from ddim_keras.training.loop import require_same_network
 
-# Training images per second at 64 px on two cores with AVX-512 bfloat16, see docs/performance.md.
+# Training images per second at 64 px on two cores with AVX-512 bfloat16; see docs/performance.md.
 CPU_SPEED = {"lab": 40, "fast": 60}
 
 
@@ -35,7 +35,7 @@ def describe_choice_of_preset(config: RunConfig) -> str:
 
     def time_for(name: str) -> str:
         images = (config.num_images or 0) * PRESETS[name].training.repetitions * config.epochs
-        # Small images cost as much: the time goes into many small operations.
+        # Small images take as long: the time is spent on many small operations.
         pixels = max(1.0, (config.model.network.image_size / 64) ** 2)
         return duration(images * pixels / CPU_SPEED[name])
 
@@ -48,7 +48,7 @@ def describe_choice_of_preset(config: RunConfig) -> str:
 def complete_config(
     config: RunConfig, dataset: Dataset, is_resumed: bool, class_conditional: bool = False
 ) -> RunConfig:
-    """The configuration with what only the data tell; a resumed run must get the same again.
+    """The configuration completed from the data; a resumed run must get the same values again.
 
     Raises:
         InputError: if the data are not those of the resumed run, or have no labels to learn.
@@ -80,7 +80,7 @@ def complete_config(
     return dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, network=network),
-        # Not the default any more: a resumed run must not find flowers that were missing before.
+        # No longer the default: a resumed run must not switch to flowers that were missing before.
         dataset=config.dataset or dataset.name,
         num_images=num_images,
         class_names=dataset.class_names if num_classes else (),
@@ -88,7 +88,7 @@ def complete_config(
 
 
 def refuse_early(config: RunConfig) -> None:
-    """Raises InputError for what the training would refuse after minutes of preparation."""
+    """Raises InputError for errors that would otherwise appear after minutes of preparation."""
     recipe = config.training
     images = recipe.trajectories if config.distill_from else config.num_images or 0
     steps_per_epoch(images, recipe.batch_size, recipe.repetitions)
@@ -105,7 +105,7 @@ def refuse_early(config: RunConfig) -> None:
 
 
 def describe_network(config: RunConfig) -> str | None:
-    """A warning if no feature map has a size that was to get attention."""
+    """A warning if no feature map has a size chosen for attention."""
     network = config.model.network
     if not network.attention_sizes or {*network.attention_sizes} & {*network.feature_sizes}:
         return None
@@ -116,10 +116,10 @@ def describe_network(config: RunConfig) -> str | None:
 def prepare_kid(
     kid_weights: str | None, dataset: Dataset
 ) -> tuple[KernelInceptionDistance | None, Distance | None]:
-    """The KID against the validation images, and its floor; None, None if there is no encoder.
+    """The KID against the validation images, and its floor; None, None without an encoder.
 
     Raises:
-        InputError: if the encoder that was asked for cannot be loaded.
+        InputError: if the chosen encoder cannot be loaded.
     """
     try:
         kid = KernelInceptionDistance(choose_encoder(kid_weights), dataset.validation_images)
@@ -138,9 +138,9 @@ def with_protocol(
 ) -> RunConfig:
     """The configuration with the protocol of its KID.
 
-    A new class-conditional run measures images with the default guidance, as they are generated;
-    a student in its own steps. A resumed run keeps its protocol; without one, it is of an earlier
-    version, and measured images without guidance.
+    A new class-conditional run measures images with the default guidance of generate.py, a student
+    in its own steps. A resumed run keeps its protocol; a run without one is from an earlier
+    version, and measures images without guidance.
 
     Raises:
         InputError: if the run was measured with another encoder, or with too few generated images.
@@ -154,7 +154,7 @@ def with_protocol(
     )
     if protocol.metric != kid.protocol:
         raise InputError(
-            f'the run measured "{protocol.metric}", which does not compare with "{kid.protocol}"; '
+            f'the run measured "{protocol.metric}", not comparable with "{kid.protocol}"; '
             "resume it with the same --kid-weights, or with --no-kid"
         )
     images = config.training.kid_images or len(kid.real_features)
@@ -173,7 +173,7 @@ def callbacks_for(
     kid: KernelInceptionDistance | None,
     tensorboard: bool = False,
 ) -> list[keras.callbacks.Callback]:
-    """What happens at the end of an epoch before it is recorded; files by the first process."""
+    """Callbacks that run before an epoch is recorded; only the first process writes files."""
     callbacks: list[keras.callbacks.Callback] = []
     protocol = config.protocol
     if kid and protocol:

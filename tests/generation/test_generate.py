@@ -221,17 +221,17 @@ def test_the_path_between_two_encoded_images(labelled, photo, other_photo, image
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--encode", "{photo}", "--num-images", 2), "--encode with one image has no use for --nu"),
+        (("--encode", "{photo}", "--num-images", 2), "--encode with one image does not use --nu"),
         (
             ("--encode", "{photo}", "--images-dir", "a"),
-            "--encode with one image has no use for --i",
+            "--encode with one image does not use --i",
         ),
-        (("--encode", "{photo}", "--eta", 0.5), "--encode has no use for --eta"),
-        (("--encode", "{photo}", "--trajectory", "a.gif"), "--encode has no use for --trajectory"),
+        (("--encode", "{photo}", "--eta", 0.5), "--encode does not use --eta"),
+        (("--encode", "{photo}", "--trajectory", "a.gif"), "--encode does not use --trajectory"),
         (("--encode", "{photo}", "--steps", 1), "at least 2 --steps"),
         (("--encode", *["{photo}"] * 3), "takes one or two images, not 3"),
-        (("--inpaint", "{photo}", "{photo}", "--sampler", "ipndm"), "has no use for --sampler"),
-        (("--inpaint", "{photo}", "{photo}", "--eta", 1), "has no use for --eta"),
+        (("--inpaint", "{photo}", "{photo}", "--sampler", "ipndm"), "does not use --sampler"),
+        (("--inpaint", "{photo}", "{photo}", "--eta", 1), "does not use --eta"),
         (
             ("--inpaint", "{photo}", "{photo}", "--strength", 0.5),
             "only --from-image uses --strength",
