@@ -1,7 +1,7 @@
-"""Demo in the browser: generate, paint, from one image to another, and a look inside.
+"""Demo in the browser: generate, paint, interpolate between images, and look inside.
 
-The story: options, models, a page of tabs, and the server. The tabs are in `ddim_keras/demo/`, the
-options in `ddim_keras/cli/demo.py`.
+Read it from top to bottom: options, models, a page of tabs, and the server. The tabs are in
+`ddim_keras/demo/`, the options in `ddim_keras/cli/demo.py`.
 """
 
 if __name__ == "__main__":
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def require_free(port: int) -> None:
-    """Raises an InputError if no server can listen on the port; asked before anything is loaded."""
+    """Raises InputError if no server can listen on the port; called before anything is loaded."""
     with socket.socket() as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Gradio's
         try:
@@ -59,7 +59,7 @@ def require_free(port: int) -> None:
 
 
 def serve(options: DemoOptions) -> None:
-    """Starts the server, and waits until it is interrupted."""
+    """Starts the server and waits until it is interrupted."""
     from ddim_keras.demo.models import Models
     from ddim_keras.demo.page import CSS, THEME
     from ddim_keras.demo.server import MIDDLEWARE
@@ -110,7 +110,7 @@ def page(models: Any) -> Any:
 
 
 def warm_up(models: Any) -> None:
-    """Makes the first picture once, so that its visitor does not wait for the compiler."""
+    """Generates an image once, so that the first visitor does not wait for compilation."""
     from ddim_keras.demo.generate_tab import words
 
     job = models.job(words(models, models.first, steps=1))

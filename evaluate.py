@@ -1,8 +1,8 @@
 """Measures how far generated images are from real ones, for samplers and numbers of steps.
 
-The story of an evaluation: model, real images, measurements, table and plot. Or, with
---search-steps, where few steps should be placed; with --compare, which of two settings is better;
-with --assess, how good one setting is in every respect.
+Read it from top to bottom: model, real images, measurements, table and plot. --search-steps
+optimises the placement of few steps instead, --compare tells which of two settings is better, and
+--assess reports on one setting in detail.
 The options are in `ddim_keras/cli/evaluate.py`, the steps in `ddim_keras/evaluation/`.
 """
 
@@ -36,7 +36,7 @@ def main() -> None:
     choose_backend(options.backend)
     import_keras()
 
-    # Keras is imported from here on; help and mistakes above are answered within a blink.
+    # Keras is imported only now, so that --help and mistakes are answered at once.
     import keras
 
     from ddim_keras.evaluation import assessment, comparison, search
@@ -106,7 +106,7 @@ def evaluate(options: EvaluateOptions, run: Run, weights: Path, model: Any, fold
 
 
 def check(options: EvaluateOptions, run: Run) -> None:
-    """Raises InputError for what would fail after minutes of work."""
+    """Raises InputError for errors that would otherwise appear after minutes of work."""
     is_added_to = options.search_steps and run.sampling_steps_file.exists()
     if "searched" in options.spacing or is_added_to:
         run.read_sampling_steps()  # raises it

@@ -1,6 +1,6 @@
-"""Generates images from a trained model: a labelled grid, and single files if wanted.
+"""Generates images from a trained model: a labelled grid and, optionally, a file for each image.
 
-The story of a picture: model, labels, sampler, images, files. The options are in
+Read it from top to bottom: model, labels, sampler, images, files. The options are in
 `ddim_keras/cli/generate.py`, the steps in `ddim_keras/generation/`.
 """
 
@@ -45,7 +45,7 @@ def main() -> None:
     choose_backend(options.backend)
     import_keras()
 
-    # Keras is imported from here on; help and mistakes above are answered within a blink.
+    # Keras is imported only now, so that --help and mistakes are answered at once.
     import keras
 
     from ddim_keras.generation.jobs import Job, chosen_sampler
@@ -91,13 +91,13 @@ def chosen_weights(options: GenerateOptions) -> Path:
 
 
 def say_if_hardly_trained(run: Run) -> None:
-    """Says so if the training of a run has hardly begun, and names a model that is trained."""
+    """Prints a warning if a run has hardly been trained, and names a trained model."""
     history = run.read_history()
     config = run.read_config()
     is_trained_further = config.distill_from or config.start_from
     if not is_trained_further and history and history[-1]["images"] < FEW_IMAGES:
         print(
-            f"this model has seen {history[-1]['images']:,} images only, so expect noise; for "
+            f"this model has seen only {history[-1]['images']:,} images, so expect noise; for "
             f"flowers: --run {PRETRAINED.name}"
         )
 

@@ -1,8 +1,7 @@
 """Trains a diffusion model; everything it makes goes into one run folder.
 
-The story of a training: configuration, data, KID, training, report. The options, and the
-configuration that they ask for, are in `ddim_keras/cli/train.py`; the steps in
-`ddim_keras/training/`.
+Read it from top to bottom: configuration, data, KID, training, report. The options and the
+configuration they define are in `ddim_keras/cli/train.py`, the steps in `ddim_keras/training/`.
 """
 
 if __name__ == "__main__":
@@ -39,7 +38,7 @@ def main() -> None:
     choose_backend(options.backend)
     import_keras()
 
-    # Keras is imported from here on; help and mistakes above are answered within a blink.
+    # Keras is imported only now, so that --help and mistakes are answered at once.
     from ddim_keras.backends.devices import connect_hosts, fast_precision, process_id
     from ddim_keras.training.preparation import default_preset
 

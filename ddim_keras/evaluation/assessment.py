@@ -1,6 +1,6 @@
-"""The assessment of one setting on a page: distance, variety, copies, colours and classes.
+"""Assessment of one setting on a page: distance, variety, copies, colours and classes.
 
-Every number stands beside that of photographs, the best to hope for.
+Every number is shown beside that of photographs, the best possible value.
 """
 
 import datetime
@@ -34,13 +34,13 @@ from ddim_keras.runs.configuration import RunConfig
 from ddim_keras.runs.manifest import sha256
 
 IN_GRID = 64  # images
-NAMED_CLASSES = 5  # that are recognised least
-ENOUGH_IMAGES = 5  # of a class, below which their share says nothing
+NAMED_CLASSES = 5  # number of least recognised classes to list
+ENOUGH_IMAGES = 5  # images of a class below which its share is meaningless
 
 
 @dataclass(frozen=True)
 class Assessment:
-    """What was measured; every pair is of generated images, and of photographs."""
+    """The measurements; every pair is for generated images and for photographs."""
 
     kid: tuple[Distance, Distance]  # the second of training images, the floor
     precision: tuple[float, float]
@@ -56,12 +56,12 @@ def assess(
     """Generates images with one setting, and writes assessment.md with two figures.
 
     Raises:
-        InputError: if the command line asks for more than one setting.
+        InputError: if the options give more than one setting.
     """
     setting, *others = chosen_settings(options, model)
     if others:
         raise InputError(
-            f"--assess is of one setting, not {1 + len(others)}; give one number of --steps, and "
+            f"--assess takes one setting, not {1 + len(others)}; give one number of --steps, and "
             "one sampler"
         )
     dataset = load_data(options, config)
@@ -95,7 +95,7 @@ def assess(
 
 
 def labels_like(dataset: Dataset, num_images: int, num_classes: int) -> np.ndarray:
-    """Labels (num_images,) as frequent as those of the validation images; -1 without classes."""
+    """Labels (num_images,) with the frequencies of the validation images; -1 without classes."""
     if not num_classes:
         return np.full(num_images, -1, "int32")
     order = np.random.default_rng(0).permutation(len(dataset.validation_labels))
@@ -114,7 +114,7 @@ def measure(
     near_or_mirrored = features_both_ways(encoder, dataset.train_images)
     known = near_or_mirrored[: len(dataset.train_images)]
     validation, generated = encoder.features(dataset.validation_images), encoder.features(images)
-    # As many as there are generated images, since precision and recall depend on it.
+    # As many as generated images, since precision and recall depend on the number.
     order = np.random.default_rng(0).permutation(len(known))[: len(images)]
     precision, recall = zip(
         *(precision_and_recall(validation, each) for each in (generated, known[order])), strict=True
@@ -139,7 +139,7 @@ def measure(
 
 
 def sections(measured: Assessment, labels: np.ndarray, class_names: tuple[str, ...]) -> list[str]:
-    """The page in Markdown, a text for each of its sections."""
+    """The page in Markdown, a text per section."""
     kid, floor = measured.kid
     low, high = confidence_interval(kid.value, kid.standard_error)
     quality = table(
@@ -205,6 +205,6 @@ def _classes(
 
 
 def table(titles: list[str], rows: list[list[str]]) -> str:
-    """A table in Markdown, with the numbers to the right."""
+    """A table in Markdown, with right-aligned numbers."""
     lines = [titles, ["---", *["---:"] * (len(titles) - 1)], *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -1,4 +1,4 @@
-"""Bits per dimension of a trained model: the terms of the bound and the flow, table and figure."""
+"""Bits per dimension of a trained model: terms of the bound, and the flow; table and figure."""
 
 import csv
 import math
@@ -35,7 +35,7 @@ FLOW = "probability flow"
 
 @dataclass(frozen=True)
 class BitsPerDim:
-    """What an image costs with a model's help, by two models that share its network."""
+    """Bits per dimension of images under two models that share a network."""
 
     betas: np.ndarray  # (T + 1,) of the chain
     terms: dict[str, np.ndarray]  # (T + 1, N) for each variance: L_0, ..., L_T
@@ -48,7 +48,7 @@ class BitsPerDim:
         return {**bits, FLOW: self.flow.bits} if self.flow else bits
 
     def text(self) -> str:
-        """A line for each variance and the flow, and why the last term dominates if it does."""
+        """A line for each variance and for the flow, and the reason if L_0 dominates."""
         num_steps, num_images = next(iter(self.terms.values())).shape
         lines = [f"bits per dimension of {num_images} images, mean ± standard error:"]
         for name, terms in self.terms.items():
@@ -69,8 +69,8 @@ class BitsPerDim:
         if noise_rate > CLEAN_NOISE_RATE:
             lines.append(
                 f"L_0 dominates, since the noise of this model ends at a rate of {noise_rate:.2f}: "
-                "what is finer is coded pixel by pixel. A model whose noise ends near zero "
-                "(--preset likelihood) has a bound to compare"
+                "finer details are coded pixel by pixel. A model whose noise ends near zero "
+                "(--preset likelihood) gives comparable bounds"
             )
         return "\n".join(lines)
 
@@ -91,14 +91,14 @@ class BitsPerDim:
 
 
 def chosen_images(options: EvaluateOptions, config: RunConfig) -> np.ndarray:
-    """Random images of the chosen split, always the same ones."""
+    """Random images of the chosen split, the same in every call."""
     dataset = load_data(options, config)
     images = dataset.train_images if options.split == "train" else dataset.validation_images
     return random_images(images, options.likelihood_images)
 
 
 def measure(options: EvaluateOptions, model: DiffusionModel, images: np.ndarray) -> BitsPerDim:
-    """Measures images (N, H, W, C) of uint8, with labels of any class."""
+    """Measures images (N, H, W, C) of uint8, labelled as any class."""
     num_steps = model.config.discrete_steps or PUBLISHED_STEPS
     betas = schedule_betas(model, num_steps)
     variances = ["small", "large"]

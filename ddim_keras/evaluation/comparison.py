@@ -1,6 +1,6 @@
-"""Two runs, weights files or settings, compared on the same noises, classes and real images.
+"""Comparison of two runs, weights files or settings on the same noises, classes and real images.
 
-By the KID of what they generate, or by what the same images cost in bits per dimension.
+By the KID of their generated images, or by the bits per dimension of the same images.
 """
 
 import itertools
@@ -27,9 +27,9 @@ def compare_sides(
     """Prints which side is better at each number of steps, and adds it to comparison.csv.
 
     Args:
-        options: with two sides.
-        weights: files of the first side, whose data the real images come from, and of the second.
-        models: of both sides.
+        options: options with two sides.
+        weights: weights files of both sides; the first one's data set gives the real images.
+        models: models of both sides.
 
     Raises:
         InputError: if the sides do not generate images of one shape, or differ in the number of
@@ -75,7 +75,7 @@ def compare_sides(
 
 
 def conclusion(comparison: Comparison, names: list[str]) -> Row:
-    """What a row says of two values: their difference, its 95 % interval, and the verdict."""
+    """Columns of a row for two values: their difference, its 95 % interval, and the verdict."""
     low, high = comparison.interval
     verdict = comparison.verdict(*names)
     return {"difference": comparison.difference, "low": low, "high": high, "verdict": verdict}
@@ -84,7 +84,7 @@ def conclusion(comparison: Comparison, names: list[str]) -> Row:
 def paired_settings(
     sides: list[Side], models: list[DiffusionModel]
 ) -> list[tuple[Setting, Setting]]:
-    """The settings of the first side, each with that of the second to compare it with."""
+    """Pairs of a setting of the first side and one of the second."""
     require_one_shape(sides, models)
     first, second = (
         chosen_settings(side.options, model) for side, model in zip(sides, models, strict=True)
@@ -92,7 +92,7 @@ def paired_settings(
     if len(first) != len(second):
         raise InputError(
             f"{sides[0].name} has {len(first)} settings, {sides[1].name} {len(second)}; give both "
-            "as many numbers of steps"
+            "the same number of --steps values"
         )
     return list(zip(first, second, strict=True))
 
@@ -103,7 +103,7 @@ def require_one_shape(sides: list[Side], models: list[DiffusionModel]) -> None:
     if first != second:
         raise InputError(
             f"{sides[0].name} generates images of shape {first}, {sides[1].name} of {second}; "
-            "there are no noises or images that both can start from"
+            "they cannot start from the same noises"
         )
 
 
@@ -117,9 +117,9 @@ def distance_of(
 
 
 def paired_bits(first: Collection[str], second: Collection[str]) -> list[tuple[str, str]]:
-    """Which of the settings of two sides to compare, as `BitsPerDim.by_setting` names them.
+    """The pairs of settings to compare, named as in `BitsPerDim.by_setting`.
 
-    Equal ones, and learned variances with fixed ones if only one side has learned them.
+    Equal settings, and learned with fixed variances if only one side has learned ones.
     """
     learned = VARIANCES["learned"]
     is_one_learned = (learned in first) != (learned in second)
@@ -133,10 +133,10 @@ def paired_bits(first: Collection[str], second: Collection[str]) -> list[tuple[s
 def compare_bits(
     options: EvaluateOptions, weights: list[Path], models: list[DiffusionModel], folder: Path
 ) -> None:
-    """Prints under which side the same images cost fewer bits, and adds it to comparison.csv.
+    """Prints which side needs fewer bits for the same images, and adds it to comparison.csv.
 
     The arguments are those of `compare_sides`. The bounds are compared for each variance that both
-    sides have, and learned variances with fixed ones if only one side has learned them.
+    sides have, and learned with fixed variances if only one side has learned ones.
 
     Raises:
         InputError: if the weights are the same, or the images of the sides differ in their shape.

@@ -1,7 +1,7 @@
-"""The examination of a model for the doctor: what it predicts, and what it generates.
+"""Examination of a model for the doctor: its predictions and its generated images.
 
-Predictions are measured by noise level on images with known noise; generated images are compared
-with photographs. Each finding is a sentence, with what to do about it.
+Prediction errors are measured by noise level on images with known noise; generated images are
+compared with photographs. Each finding is a sentence with advice.
 """
 
 from collections.abc import Iterator
@@ -24,8 +24,8 @@ from ddim_keras.model import DiffusionModel
 
 TIMES = np.linspace(0.05, 1.0, 12)  # diffusion times at which predictions are measured
 IMAGES = 128  # for each of these measurements
-# Where a finding becomes a warning.
-HARDLY_BETTER = 0.9  # error, as a share of that of predicting nothing
+# Limits beyond which a finding becomes a warning.
+HARDLY_BETTER = 0.9  # error, as a share of the error without a network
 MEMORISED = 1.15  # error on validation images, as a multiple of that on training images
 WORSE = 1.1  # error, as a multiple of the included model's
 PALE, GRAINY, BLURRED = 0.85, 1.3, 0.6  # of the photographs' contrast and detail
@@ -36,7 +36,7 @@ NARROW = 0.5  # recall, as a share of that of training images
 
 @dataclass(frozen=True)
 class Examination:
-    """What was measured; errors are mean squares of normalised pixels, by noise level."""
+    """The measurements; errors are mean squared errors of normalised pixels, by noise level."""
 
     noise_rates: np.ndarray  # (L,)
     errors: dict[str, np.ndarray]  # (L,) of predicted images, by what was predicted; may be empty
@@ -46,9 +46,9 @@ class Examination:
 
     @property
     def errors_of_nothing(self) -> np.ndarray:
-        """The error of shrinking the noisy image towards the mean, which needs no network.
+        """The error of shrinking the noisy image towards the mean, without a network.
 
-        Of images and noise with unit variance it is the noise variance (Wiener's filter).
+        For images and noise of unit variance it equals the noise variance (Wiener filter).
         """
         return self.noise_rates**2
 
@@ -116,7 +116,7 @@ def prediction_errors(model: DiffusionModel, images: np.ndarray, labels: np.ndar
 
 
 def findings(examined: Examination) -> Iterator[str]:
-    """Sentences on predictions, colours, copies and variety, and what to do where one is bad."""
+    """Sentences on predictions, colours, copies and variety, with advice for bad results."""
     if examined.errors:
         yield from _predictions(examined)
     yield from _pixels(*examined.pixels)

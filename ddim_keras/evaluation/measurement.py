@@ -1,4 +1,4 @@
-"""Measurements: the metrics of generated images against real ones, and the time they took."""
+"""Measurements: metrics of generated images against real ones, and times."""
 
 import time
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from ddim_keras.model import DiffusionModel
 from ddim_keras.progress import sampling_progress
 from ddim_keras.runs.configuration import RunConfig
 
-ESTIMATOR = "all pairs"  # of the KID; earlier results are of batches of 64, with larger errors
+ESTIMATOR = "all pairs"  # of the KID; earlier results used batches of 64, with larger errors
 
 
 def load_data(options: EvaluateOptions, config: RunConfig) -> cache.Dataset:
-    """The data that a run was trained on, from where the command line says they are."""
+    """The data set that a run was trained on, read from the folders in the options."""
     return cache.load_dataset(
         config.dataset,
         config.model.network.image_size,
@@ -33,7 +33,7 @@ def load_data(options: EvaluateOptions, config: RunConfig) -> cache.Dataset:
 def load_kid(
     options: EvaluateOptions, config: RunConfig, split: str
 ) -> tuple[KernelInceptionDistance, np.ndarray]:
-    """The KID against the images of a split, and as many images of the other one."""
+    """The KID against the images of a split, and as many images of the other split."""
     dataset = load_data(options, config)
     real_images = dataset.validation_images
     other_images = random_images(dataset.train_images, len(real_images))
@@ -46,7 +46,7 @@ def load_kid(
 def metrics_of(
     names: Sequence[str], kid: KernelInceptionDistance, images: np.ndarray
 ) -> dict[str, float]:
-    """The metrics of images against the real ones that `kid` holds."""
+    """The metrics of images against the real images in `kid`."""
     features = kid.encoder.features(images)
     values = {}
     if "kid" in names:
@@ -60,7 +60,7 @@ def metrics_of(
 
 
 def warm_up(options: EvaluateOptions, model: DiffusionModel, setting: Setting) -> None:
-    """Compiles for the size of the batches, so that only work is timed."""
+    """Compiles for the batch size, so that compilation is not timed."""
     num_batches = -(-options.num_images // options.batch_size)
     batch_size = -(-options.num_images // num_batches)
     for steps in model.config.student_steps or (1,):
@@ -73,7 +73,7 @@ def measure(
     setting: Setting,
     kid: KernelInceptionDistance,
 ) -> dict[str, Any]:
-    """Generates images with a setting and measures them: a row of the table."""
+    """Generates images with a setting and measures them; returns a row of the table."""
     num_batches = -(-options.num_images // options.batch_size)
     progress = sampling_progress(num_batches, setting.steps)
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The search of step placement, by a fine trajectory or by the KID against training images."""
+"""Search for step placement, by a fine trajectory or by the KID against training images."""
 
 import dataclasses
 from pathlib import Path
@@ -15,7 +15,7 @@ SignalRates = dict[int, list[float]]  # for each number of steps
 
 
 def search(options: EvaluateOptions, run: Run, model: DiffusionModel) -> SignalRates:
-    """Searches places of as many steps as asked for, in the way that was asked for."""
+    """Searches the placement of each number of steps with the chosen method."""
     steps = sorted(set(options.search_steps or ()))
     if options.search_by == "trajectory":
         return step_search.search_steps(
@@ -33,7 +33,7 @@ def search(options: EvaluateOptions, run: Run, model: DiffusionModel) -> SignalR
 def search_by_kid(
     options: EvaluateOptions, run: Run, model: DiffusionModel, steps: int
 ) -> list[float]:
-    """Moves one step after the other as long as the KID against training images falls."""
+    """Moves one step at a time, as long as the KID against training images falls."""
     kid, _ = load_kid(options, run.read_config(), split="train")
     sampler, guidance = chosen_samplers(options)[0], chosen_guidance(options, model)
     progress = progress_bar(step_search.most_measurements(steps), "measurement")
@@ -41,7 +41,7 @@ def search_by_kid(
 
     def measure(signal_rates: list[float]) -> float:
         trial = dataclasses.replace(sampler, spacing={steps: signal_rates}, last_signal_rate=None)
-        # Results are to be reported with other noises.
+        # Results should be reported with different noises.
         images = generate(options, model, Setting(trial, signal_rates, guidance), options.seed + 1)
         values.append(kid.of_all_pairs(kid.encoder.features(images)).value)
         progress.add(1)
@@ -54,7 +54,7 @@ def search_by_kid(
 
 
 def store(found: SignalRates, run: Run, folder: Path) -> None:
-    """Stores searched signal rates, with the run as a rule, and prints them."""
+    """Stores searched signal rates, by default in the run folder, and prints them."""
     destination = Run(folder)
     destination.save_sampling_steps(found)
     for steps, signal_rates in found.items():

@@ -1,4 +1,4 @@
-"""What is evaluated: samplers with their steps and guidance, and the images that they generate."""
+"""Settings to evaluate: samplers with their steps and guidance, and their generated images."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -28,11 +28,11 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """All settings that differ in the number of steps alone have one name."""
+        """The name of the setting without its number of steps."""
         return ", ".join(filter(None, (str(self.sampler), str(self.guidance))))
 
     def columns(self) -> dict[str, Any]:
-        """What the table says about the setting."""
+        """The columns of the table that describe the setting."""
         return {
             "setting": self.name,
             "sampler": self.sampler.name,
@@ -75,7 +75,7 @@ def chosen_guidance(options: EvaluateOptions, model: DiffusionModel) -> Guidance
 
 
 def chosen_settings(options: EvaluateOptions, model: DiffusionModel) -> list[Setting]:
-    """All that the command line asks for; raises InputError for what does not exist."""
+    """All settings of the options; raises InputError for impossible ones."""
     guidance = chosen_guidance(options, model)
     return [
         Setting(sampler, sampler.signal_rates(model, steps), guidance)
@@ -92,7 +92,7 @@ def generate(
     callback: Callback | None = None,
     labels: np.ndarray | None = None,
 ) -> np.ndarray:
-    """As many images as asked for with a setting, (N, H, W, C) in [0, 1]."""
+    """The chosen number of images generated with a setting, (N, H, W, C) in [0, 1]."""
     return model.generate(
         options.num_images,
         setting.steps,

@@ -1,4 +1,4 @@
-"""Editing jobs of generate.py: a given image is filled in, redrawn, or encoded and decoded.
+"""Editing jobs of generate.py: inpainting, image to image, and encoding of given images.
 
 Images are uint8, (H, W, C), of the model's size; results are float32 in [0, 1].
 """
@@ -16,13 +16,13 @@ from ddim_keras.guidance import Guidance
 from ddim_keras.samplers import Sampler, image_noises
 from ddim_keras.types import Callback, Denoise, Tensor
 
-# Encoding begins no nearer to the image than this, whatever the model's schedule: with less noise,
-# more of its steps would go to detail that no one sees.
+# Encoding starts at this signal rate at most, whatever the model's schedule: with less noise, more
+# of its steps would be spent on invisible details.
 LARGEST_ENCODED_RATE = 0.98
 
 
 def encoded_signal_rate(model: Any) -> float:
-    """The signal rate at which encoding begins: the largest that the network was trained with."""
+    """The signal rate at which encoding starts: the largest that the network was trained with."""
     _, signal_rate = model.schedule(0.0, np)
     return min(float(signal_rate), LARGEST_ENCODED_RATE)
 
@@ -62,14 +62,14 @@ def inpainted(
     clip: bool = False,
     callback: Callback | None = None,
 ) -> np.ndarray:
-    """Fills in an image, once for each label, see `editing.inpaint`.
+    """Fills in an image, once for each label; see `editing.inpaint`.
 
-    Number i depends on the seed and i alone, not on the batch size or the backend.
+    Result i depends on the seed and i only, not on the batch size or the backend.
 
     Args:
         image: (H, W, C), uint8.
         mask: (H, W, 1) in [0, 1]: 0 where the image is known, and returned exactly.
-        labels: (N,), a class for each result, -1 for any.
+        labels: (N,), the class of each result, -1 for any.
 
     Returns:
         (N, H, W, C), in [0, 1].
@@ -108,11 +108,11 @@ def starting_points(
 ) -> np.ndarray:
     """Noisy versions of an image, from which `DiffusionModel.generate` redraws it.
 
-    Image to image, SDEdit (Meng et al. 2021, https://arxiv.org/abs/2108.01073, algorithm 1): what
-    is larger than the noise stays, such as colours and composition; the rest is drawn anew.
+    Image to image, SDEdit (Meng et al. 2021, https://arxiv.org/abs/2108.01073, algorithm 1): large
+    features that survive the noise are kept, such as colours and composition; the rest is redrawn.
 
     Returns:
-        (num_images, H, W, C), normalised, each with the noise that `generate` would begin from.
+        (num_images, H, W, C), normalised, each with the noise that `generate` would start from.
     """
     noises = model.draw_noise(num_images, np.random.default_rng(seed))
     return ops.convert_to_numpy(add_noise(model.normalize(image), noises, signal_rate))
@@ -120,14 +120,14 @@ def starting_points(
 
 @dataclass(frozen=True)
 class EncodedImages:
-    """Images, the noises that encode them, and what these are decoded to.
+    """Images, the noises that encode them, and the decoded images.
 
     Attributes:
         images: (N, H, W, C), uint8.
-        noises: (N, H, W, C), of standard deviation 1 where encoding went well.
-        decoded: with the added noise subtracted: the images up to the error of the steps.
-        predicted: what the network makes of the decoded noisy images; it knows no added noise, and
-            loses the finest details.
+        noises: (N, H, W, C), of standard deviation 1 if encoding succeeded.
+        decoded: with the added noise subtracted: the images up to the discretisation error.
+        predicted: the network's predicted images for the decoded noisy images; without the finest
+            details, since the network does not know the added noise.
     """
 
     images: np.ndarray
@@ -136,7 +136,7 @@ class EncodedImages:
     predicted: np.ndarray
 
     def describe(self) -> list[str]:
-        """A line for each image: its errors, and whether its noise is like noise."""
+        """A line for each image: its errors, and statistics of its noise."""
 
         def errors(reconstructed: np.ndarray) -> np.ndarray:
             differences = 255 * reconstructed - self.images
@@ -163,7 +163,7 @@ def encoded(
     signal_rates: Sequence[float],
     seed: int,
 ) -> EncodedImages:
-    """Encodes images (N, H, W, C), and decodes them again; see `editing.encode`."""
+    """Encodes images (N, H, W, C) and decodes them again; see `editing.encode`."""
     added_noises = image_noises(images.shape[1:], seed, range(len(images)), 0)
     noises = encode(denoise, model.normalize(images), added_noises, signal_rates, sampler)
     decoded, predicted = (

@@ -1,4 +1,4 @@
-"""Files that generating writes: checked before the work, each written whole."""
+"""Output files of generate.py: checked before the work, and written atomically."""
 
 import dataclasses
 import json
@@ -15,11 +15,11 @@ from ddim_keras.config import InputError
 from ddim_keras.foreign import contents_of, read_json
 from ddim_keras.runs.manifest import sha256
 
-RECORD = "generating.json"  # in a folder of images, while they are made
+RECORD = "generating.json"  # in a folder of images, until it is complete
 
 
 def check_files(options: GenerateOptions, num_images: int) -> None:
-    """Raises InputError for files that cannot be written as asked."""
+    """Raises InputError for output files that cannot be written."""
     if options.output.suffix.lower() != ".png":
         raise InputError(f"--output must end in .png, not {options.output.name!r}")
     if options.trajectory and options.trajectory.suffix.lower() not in (".gif", ".png"):
@@ -49,14 +49,14 @@ def check_files(options: GenerateOptions, num_images: int) -> None:
         if beyond:
             raise InputError(
                 f"{options.images_dir} holds {min(beyond)} of another set of images, which would "
-                "stay among the new ones; empty it, or choose another folder"
+                "remain among the new ones; empty it, or choose another folder"
             )
     for path in filter(None, (options.output, options.trajectory)):
         require_writable(path.parent)
 
 
 def refuse_overwriting(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
-    """Raises InputError if a file to be written is one that was given."""
+    """Raises InputError if an output file would replace an input image."""
     originals = {path.resolve() for path in inputs}
     for path in outputs:
         is_same = path.exists() and any(path.samefile(original) for original in originals)
@@ -65,24 +65,24 @@ def refuse_overwriting(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
 
 
 def write_images(images: np.ndarray, folder: Path, first: int = 0) -> None:
-    """Writes each of (N, H, W, C) uint8 images as a file 00000.png, ..., from a number on."""
+    """Writes (N, H, W, C) uint8 images as files 00000.png, ..., starting at a number."""
     for index, image in enumerate(images, start=first):
         with written_whole(image_file(folder, index)) as part:
             Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(part, "png")
 
 
 def image_file(folder: Path, index: int) -> Path:
-    """Where an image of a set is."""
+    """The path of an image of a set."""
     return folder / f"{index:05d}.png"
 
 
 def images_made(options: GenerateOptions, weights: Path) -> int:
-    """How many images of --images-dir an earlier call, which was interrupted, has made already.
+    """The number of images in --images-dir from an interrupted earlier call.
 
-    The folder holds a record of what is being made, until all is; see `note_made`.
+    Until the set is complete, the folder holds a record of the options; see `note_made`.
 
     Raises:
-        InputError: if other images were being made.
+        InputError: if the interrupted call had other options.
     """
     if not options.images_dir or options.is_editing:
         return 0
@@ -107,7 +107,7 @@ def images_made(options: GenerateOptions, weights: Path) -> int:
 
 
 def note_made(folder: Path, made: int) -> None:
-    """Notes how many images there are, so that a call that is interrupted can go on from them."""
+    """Records how many images exist, so that an interrupted call can be continued."""
     if (folder / RECORD).exists():
         what, _ = read_json(folder / RECORD)
         _write_record(folder / RECORD, what, made)
@@ -119,5 +119,5 @@ def _write_record(record: Path, what: Any, made: int) -> None:
 
 
 def forget_record(folder: Path) -> None:
-    """Removes the record of a generation that is complete."""
+    """Removes the record of a complete generation."""
     (folder / RECORD).unlink(missing_ok=True)

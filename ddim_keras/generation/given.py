@@ -1,4 +1,4 @@
-"""Given images: what is to be edited, read and checked before the model is loaded."""
+"""Given images: the images to edit, read and checked before the model is loaded."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class GivenImages:
         return cls(np.stack([load_image(path, size, channels) for path in paths]))
 
     def shown(self) -> np.ndarray:
-        """The first image, grey where it is to be filled in: (H, W, C) uint8."""
+        """The first image with its masked part in grey: (H, W, C) uint8."""
         if self.mask is None:
             return self.images[0]
         hidden = (1 - self.mask) * self.images[0] + self.mask * 128
@@ -38,7 +38,7 @@ class GivenImages:
 
 
 def read_given(options: GenerateOptions, network: NetworkConfig) -> GivenImages | None:
-    """Reads the images to be edited, and the mask."""
+    """Reads the images to edit, and the mask."""
     if not options.inpaint:
         return GivenImages.read(options.inputs, network) if options.inputs else None
     image, mask = options.inpaint

@@ -1,4 +1,4 @@
-"""Jobs of generate.py: what the options ask for, done with a model."""
+"""Jobs of generate.py: generating and editing images with a model, as the options say."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -83,7 +83,7 @@ class Job:
         return np.concatenate(list(self.batches(callback)))
 
     def make_images(self, callback: Callback) -> np.ndarray:
-        """Fills in or redraws the given image, or interpolates: (N, H, W, C) in [0, 1]."""
+        """Inpaints or redraws the given image, or interpolates: (N, H, W, C) in [0, 1]."""
         options, model, sampler = self.options, self.model, self.sampler
         if self.given and self.given.mask is not None:
             return editing_jobs.inpainted(
@@ -126,14 +126,14 @@ class Job:
         )
 
     def encoded(self, given: GivenImages, callback: Callback | None = None) -> EncodedImages:
-        """Encodes one image or two, and decodes them again, see `editing_jobs.encoded`."""
+        """Encodes one image or two and decodes them again; see `editing_jobs.encoded`."""
         denoise = self._denoiser(len(given.images), callback)
         return editing_jobs.encoded(
             self.model, denoise, given.images, self.sampler, self.signal_rates, self.options.seed
         )
 
     def between(self, encoded: EncodedImages, callback: Callback | None = None) -> np.ndarray:
-        """Images on the way from one encoded image to the other: (num_images, H, W, C)."""
+        """Images on the path between two encoded images: (num_images, H, W, C)."""
         start, end = encoded.noises
         path = interpolate(start, end, self.options.num_images)
         denoise = self._denoiser(len(path), callback)
@@ -145,7 +145,7 @@ class Job:
         return editing_jobs.denoiser(self.model, labels, self.guidance, callback)
 
     def encode_and_decode(self, given: GivenImages) -> None:
-        """Encodes one image or two, and shows what they, or the path between them, decode to."""
+        """Encodes one image or two, and shows them, or the path between them, decoded."""
         options, model = self.options, self.model
         encoded = self.encoded(given)
         how = f"{options.steps} steps of {self.sampler} each way"

@@ -1,4 +1,4 @@
-"""Labels and guidance of the images to generate, from the options and the model's classes."""
+"""Labels and guidance for the images to generate, from the options and the model's classes."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from ddim_keras.runs.configuration import RunConfig
 
 
 def chosen_labels(options: GenerateOptions, config: RunConfig) -> np.ndarray:
-    """A label for each image, -1 where no class is asked for."""
+    """A label for each image, -1 for any class."""
     num_classes = config.model.network.num_classes
     if not num_classes and (options.classes or (options.guidance and not options.guide)):
         raise InputError(
@@ -23,7 +23,7 @@ def chosen_labels(options: GenerateOptions, config: RunConfig) -> np.ndarray:
 
 
 def name_of(label: int, config: RunConfig) -> str:
-    """The name of a class or, where it has none, its number."""
+    """The name of a class or, if it has none, its number."""
     return config.class_names[label] if label < len(config.class_names) else f"class {label}"
 
 

@@ -1,4 +1,4 @@
-"""Pictures of what was generated: the grid, and the animation of its steps."""
+"""Pictures of generated images: the grid, and the animation of the steps."""
 
 from collections.abc import Iterable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The configuration of a run: what it was started with, in config.json."""
+"""Configuration of a run, as stored in config.json."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -20,9 +20,9 @@ from ddim_keras.foreign import contents_of, read_json
 
 @dataclass(frozen=True)
 class KIDProtocol:
-    """How the KID of a run is measured: values compare only under one protocol.
+    """How the KID of a run is measured; only values of the same protocol are comparable.
 
-    The defaults are the protocol of earlier versions, whose runs recorded the metric alone.
+    The defaults are the protocol of earlier versions, whose runs recorded only the metric.
     """
 
     metric: str  # with its encoder, such as "KID, Keras InceptionV3, 2048"
@@ -36,7 +36,7 @@ class KIDProtocol:
         check_settings(self)
 
     def __str__(self) -> str:
-        """All of it in words."""
+        """The protocol in words."""
         text = f"{self.metric}, {self.steps} steps of {self.sampler}"
         if self.images is not None:
             text += f", {self.images} images"
@@ -47,7 +47,7 @@ class KIDProtocol:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What a run was started with."""
+    """The configuration of a run."""
 
     preset: str
     model: ModelConfig
@@ -79,13 +79,13 @@ class RunConfig:
     protocol: KIDProtocol | None = None  # of the KID in the history; None: not measured yet
     start_from: str | None = setting(
         None,
-        "run, or included model, whose averaged weights are the initial ones",
+        "run, or included model, whose averaged weights are the initial weights",
         metavar="RUN",
         is_path=True,
     )
     distill_from: str | None = setting(
         None,
-        "run, or included model, that teaches a student of few steps, see --student-steps",
+        "run, or included model, to distil into a student of few steps; see --student-steps",
         metavar="RUN",
         is_path=True,
     )
@@ -125,7 +125,7 @@ class RunConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "RunConfig":
-        """Inverse of `to_dict`; raises InputError for fields that do not exist."""
+        """Inverse of `to_dict`; raises InputError for unknown fields."""
         model = ModelConfig.from_dict(values["model"])
         training = from_dict(TrainingConfig, values["training"])
         protocol = values.get("protocol")

@@ -1,12 +1,12 @@
-"""The run folder: everything that a training leaves behind, and how it is found and read again.
+"""The run folder: the files of a training, and how they are found and read.
 
     runs/<name>/
-      config.json         the model, the recipe, the data set: what `--resume` and generate.py need
+      config.json         model, recipe and data set; needed by `--resume` and generate.py
       manifest.json       hashes of the configuration and the weights
       last.weights.h5     weights, EMA, optimizer and random state after the last saved step
       best.weights.h5     the same at the epoch of the best KID
-      sampling_steps.json placement of few steps, once `evaluate.py --search-steps` found it;
-                          removed when further training changes the weights to show
+      sampling_steps.json step placement found by `evaluate.py --search-steps`; removed when
+                          further training changes the best weights
       history.csv         a row per epoch
       curves.png          losses and KID
       samples/            a grid per epoch, always from the same noise, and its images as an array
@@ -14,7 +14,7 @@
       averages/           averages of other lengths, for `train.py --averages`
       report.md           the summary, written at the end
 
-Files are written beside their final name and renamed, so that each is always whole.
+Files are written atomically: under a temporary name in the same folder, then renamed.
 """
 
 import contextlib
@@ -38,10 +38,10 @@ from ddim_keras.runs.manifest import recorded, sha256, verify
 from ddim_keras.runs.weights import load_weights, require_finite, save_weights
 
 RUNS = Path("runs")
-# Columns of history.csv that every epoch has; the loss of noises, or of trajectories, comes first.
+# Columns of history.csv that every epoch has; the noise loss or trajectory loss comes first.
 HISTORY = ("epoch", "images", "seconds", "image_loss", "val_image_loss")
 FEW_IMAGES = 30_000  # seen in training: below, samples of 64 px are mostly coloured noise
-PRETRAINED = Path(__file__).parents[1] / "pretrained" / "flowers"  # comes with the project
+PRETRAINED = Path(__file__).parents[1] / "pretrained" / "flowers"  # included in the project
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Run:
         return self.folder / "sampling_steps.json"
 
     def require_new(self) -> None:
-        """Refuses a folder that holds anything, so that nothing is lost."""
+        """Raises InputError if the folder is not empty, so that nothing is lost."""
         if self.config_file.exists():
             raise InputError(
                 f"{self.folder} already holds a run; add --resume to continue it, or choose "
@@ -83,17 +83,17 @@ class Run:
             raise InputError(f"{self.folder} is not an empty folder; choose another --output")
 
     def save_config(self, config: RunConfig) -> None:
-        """Writes config.json, making the folder."""
+        """Writes config.json; creates the folder if necessary."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with recorded(self.config_file) as part:
             part.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
 
     def read_config(self) -> RunConfig:
-        """Reads config.json; raises InputError if the folder is not a run."""
+        """Reads config.json; raises InputError if the folder is not a run folder."""
         return read_config(self.folder)
 
     def save_last(self, model: Any) -> None:
-        """Saves the whole state of a training; raises InputError if it is not finite."""
+        """Saves the complete state of a training; raises InputError if it is not finite."""
         require_finite(model, f"{self.last_weights} is kept as it was")
         if not self.best_weights.exists():
             self.forget_sampling_steps()
@@ -106,9 +106,9 @@ class Run:
             shutil.copyfile(self.last_weights, part)
 
     def repair(self, epoch: int) -> None:
-        """Repairs what a kill between two files left, if the last weights end an epoch.
+        """Completes the files of an epoch if the process was killed between writing two of them.
 
-        The history says which epoch was best; its weights are kept if that did not happen before.
+        The best weights are copied if the last weights are those of the best epoch in the history.
         """
         kids = {row["epoch"]: row["kid"] for row in self.read_history() if "kid" in row}
         if not kids or min(kids, key=lambda epoch: kids[epoch]) != epoch:
@@ -131,7 +131,7 @@ class Run:
             part.write_text(json.dumps({**known, **signal_rates}, indent=2) + "\n")
 
     def forget_sampling_steps(self) -> None:
-        """Removes sampling_steps.json: to be called before the weights it was searched for go."""
+        """Removes sampling_steps.json; to be called before its weights are replaced."""
         self.sampling_steps_file.unlink(missing_ok=True)
 
     def read_sampling_steps(self) -> dict[int, list[float]]:
@@ -159,7 +159,7 @@ class Run:
             return signal_rates
 
     def write_history(self, rows: list[dict[str, Any]]) -> None:
-        """Rewrites history.csv: a row per epoch, empty cells where nothing was measured."""
+        """Rewrites history.csv: a row per epoch, empty cells for values not measured."""
         columns = list(dict.fromkeys(name for row in rows for name in row))
         with written_whole(self.history_file) as part, open(part, "w", newline="") as file:
             writer = csv.DictWriter(file, columns)
@@ -167,7 +167,7 @@ class Run:
             writer.writerows(rows)
 
     def read_history(self) -> list[dict[str, Any]]:
-        """Reads history.csv, without its empty cells; an empty list where there is no file."""
+        """Reads history.csv without empty cells; returns an empty list if there is no file."""
         if not self.history_file.exists():
             return []
         advice = "; repair the file, or move it aside to start a new one"
@@ -190,11 +190,10 @@ class Run:
 
 
 def newest_run(runs: Path = RUNS, with_weights: bool = True) -> Run:
-    """The run under `runs` that was started or resumed last, as its configuration says.
+    """The run under `runs` that was started or resumed last, according to its configuration.
 
     Args:
-        with_weights: whether it must have weights; if there is none, the model that comes with the
-            project stands in.
+        with_weights: whether it must have weights; if no run has, the included model is used.
     """
     file = "last.weights.h5" if with_weights else "config.json"
     folders = {path.parent for path in runs.glob(f"*/{file}")}
@@ -213,13 +212,13 @@ def newest_run(runs: Path = RUNS, with_weights: bool = True) -> Run:
 
 
 def find_run(name: str | Path | None, with_weights: bool = True) -> Run:
-    """The run that a user means: a folder, a name under runs/, or an included model.
+    """The run of a given name: a folder, a name under runs/, or an included model.
 
     Args:
-        name: None stands for the newest run, see `newest_run`.
+        name: None means the newest run; see `newest_run`.
 
     Raises:
-        InputError: if there is none of that name; it says where was looked.
+        InputError: if there is no such run; the message lists the places searched.
     """
     if name is None:
         return newest_run(with_weights=with_weights)
@@ -228,7 +227,7 @@ def find_run(name: str | Path | None, with_weights: bool = True) -> Run:
         if (folder / "config.json").is_file():
             return Run(folder)
     if places[0].is_dir():
-        return Run(places[0])  # what is missing there is said by who reads it
+        return Run(places[0])  # missing files raise errors when they are read
     provided = ", ".join(sorted(path.name for path in PRETRAINED.parent.glob("*/")))
     raise InputError(
         f"there is no run {name}: neither the folder {name}, nor {RUNS / name}, nor an included "
@@ -243,14 +242,14 @@ def load_model(
 
     Args:
         weights: such as "runs/mine", "flowers-few" or "runs/mine/last.weights.h5"; by default the
-            flowers that come with the project.
-        check_hashes: whether both files must be those that the manifest beside them describes.
+            included flowers model.
+        check_hashes: whether both files must match the hashes in the manifest beside them.
 
     Returns:
-        A `DiffusionModel` of the averaged weights alone, with its searched steps if there are any.
+        A `DiffusionModel` with only the averaged weights, and its searched steps if there are any.
 
     Raises:
-        InputError: where a file is missing or damaged.
+        InputError: if a file is missing or damaged.
     """
     from ddim_keras.likelihood import new_model  # not before: run folders are read without Keras
 
@@ -270,7 +269,7 @@ def load_model(
 
 
 def find_weights(name: str | Path | None) -> Path:
-    """A weights file or, for the name of a run, its weights to show; see `find_run`."""
+    """A weights file or, for the name of a run, its best weights; see `find_run`."""
     path = Path(name or "")
     if path.suffix == ".h5":
         if not path.is_file():
@@ -280,9 +279,9 @@ def find_weights(name: str | Path | None) -> Path:
 
 
 def output_folder(output: Path | None, run: Run) -> Path:
-    """The folder `output` or, without it, the run; not the package, where included models are.
+    """The folder `output`, or the run by default; never the package, which has the included models.
 
-    It is made and tried now, before the work, in case that fails.
+    It is created and tested before the work starts.
     """
     is_provided = run.folder.parent == PRETRAINED.parent
     folder = output or (Path() if is_provided else run.folder)

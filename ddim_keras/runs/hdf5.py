@@ -1,7 +1,7 @@
-"""HDF5 files that someone else may have made: checked before anything in them is read.
+"""Untrusted HDF5 files: checked before anything in them is read.
 
-HDF5 can refer to other files, by external links, external storage and virtual data sets, and can
-declare arrays that are much larger than the file. Weights files need none of this.
+HDF5 can refer to other files through external links, external storage and virtual data sets, and
+can declare arrays much larger than the file. Weights files need none of this.
 """
 
 import contextlib
@@ -15,12 +15,12 @@ from ddim_keras.foreign import first_line
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """Opens an HDF5 file to read, after a look at all its groups and arrays.
+    """Opens an HDF5 file for reading, after checking all its groups and arrays.
 
     Raises:
-        InputError: if it refers to other files or places, holds anything but numbers, or declares
-            more than it holds.
-        OSError: if it is no HDF5 file.
+        InputError: if it refers to other files or places, holds anything except numbers, or
+            declares more than it holds.
+        OSError: if it is not an HDF5 file.
     """
     import h5py  # a part of Keras, which --help should not wait for
 
@@ -36,7 +36,7 @@ def opened(path: Path) -> Iterator[Any]:
 
 
 class _Refused(Exception):
-    """Something that no weights file needs."""
+    """A feature that no weights file needs."""
 
 
 def _check(file: Any, file_size: int) -> None:

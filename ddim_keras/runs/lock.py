@@ -1,6 +1,6 @@
-"""The lock of a run folder: one training at a time.
+"""Lock of a run folder: one training at a time.
 
-A lock of the operating system, which frees it when the process ends, however it ends.
+The operating system releases the lock when the process ends for any reason.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from ddim_keras.config import InputError
 
 try:
     import fcntl
-except ImportError:  # Windows has no such locks: two trainings of one folder are not noticed
+except ImportError:  # Windows has no such locks: two trainings in one folder go undetected
     fcntl = None  # type: ignore[assignment]
 
 NAME = "lock"
@@ -21,7 +21,7 @@ NAME = "lock"
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds the lock of a folder, made if it is missing.
+    """Holds the lock of a folder, which is created if missing.
 
     Raises:
         InputError: if another process holds it; the message names that process.
@@ -51,5 +51,5 @@ def locked(folder: Path) -> Iterator[None]:
         finally:
             path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # they hold something
-                for empty in made:  # the training was refused before it wrote anything
+                for empty in made:  # the training failed before it wrote anything
                     empty.rmdir()

@@ -1,4 +1,4 @@
-"""The losses of a run: their names, and the value of predicting nothing."""
+"""Losses of a run: their names, and their values for a prediction of zeros."""
 
 import math
 
@@ -14,12 +14,12 @@ LOSS_NAMES = {
 
 
 def loss_of_parts(recipe: TrainingConfig) -> str:
-    """The loss that noise and images are reported in: that of the training, or the bound's MSE."""
+    """The loss reported for noise and images: the training loss, or MSE for the bound losses."""
     return "mse" if recipe.loss in BOUND_LOSSES else recipe.loss
 
 
 def loss_of_no_prediction(recipe: TrainingConfig) -> float:
-    """The mean loss of predicting zeros for standard normal noise."""
+    """The mean loss of a prediction of zeros for standard normal noise."""
     if loss_of_parts(recipe) == "mse":
         return 1.0
     if recipe.loss == "mae":

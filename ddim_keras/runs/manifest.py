@@ -1,8 +1,8 @@
-"""The manifest of a run: hashes of its configuration and weights, by which they are known.
+"""Manifest of a run: hashes that identify its configuration and weights.
 
-`manifest.json` holds for each file the SHA-256 hashes that it may have. While a file is replaced
-these are the old and the new one, so that a kill at any moment leaves a folder that can be read.
-A folder without a manifest, from an earlier version, is read without this check.
+`manifest.json` lists the SHA-256 hashes that each file may have. While a file is being replaced,
+these are the old and the new hash, so a kill at any moment leaves a readable folder. A folder
+without a manifest, from an earlier version, is read without this check.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ def sha256(path: Path) -> str:
 
 @contextlib.contextmanager
 def recorded(path: Path) -> Iterator[Path]:
-    """As `atomic.written_whole`, for a file whose hash is to stand in the manifest beside it."""
+    """Like `atomic.written_whole`, and records the hash of the file in the manifest beside it."""
     hashes = read_manifest(path.parent)
 
     def announce(part: Path) -> None:
@@ -40,12 +40,12 @@ def recorded(path: Path) -> Iterator[Path]:
 
 
 def verify(path: Path) -> None:
-    """Raises InputError if a file is not the one that the manifest beside it describes."""
+    """Raises InputError if the hash of a file is not in the manifest beside it."""
     allowed = read_manifest(path.parent).get(path.name)
     if allowed and sha256(path) not in allowed:
         raise InputError(
             f"{path} was changed or damaged after it was written: its hash is not the one in "
-            f"{NAME}. Restore the file, or read it all the same with --no-verify"
+            f"{NAME}. Restore the file, or read it anyway with --no-verify"
         )
 
 

@@ -1,4 +1,4 @@
-"""The summary of a run: what was trained, how it performed, and what the numbers mean."""
+"""Summary of a run: what was trained, how well, and what the numbers mean."""
 
 import datetime
 import os
@@ -34,7 +34,7 @@ def write_report(
 
     Args:
         history: the rows of history.csv, at least one.
-        protocol: of the KID, or None where none was measured.
+        protocol: protocol of the KID, or None if it was not measured.
         floor: KID between training and validation images.
     """
     text = "\n\n".join(
@@ -125,7 +125,7 @@ def _results(
 
 
 def _first_loss(row: dict[str, Any]) -> str:
-    """The loss of the noise or, of a student, of the trajectory."""
+    """The noise loss or, for a student, the trajectory loss."""
     return "trajectory_loss" if "trajectory_loss" in row else "noise_loss"
 
 

@@ -1,4 +1,4 @@
-"""Weights files: saved whole or not at all, and checked when they are loaded."""
+"""Weights files: saved atomically, and checked when loaded."""
 
 import contextlib
 import errno
@@ -16,15 +16,15 @@ from ddim_keras.config import InputError
 from ddim_keras.runs import hdf5
 from ddim_keras.runs.manifest import recorded
 
-# In weights files, from their names in earlier versions, with the same weights.
+# Layer names of earlier versions in weights files, and the current names.
 RENAMED_LAYERS = {"conv2d_transpose": "patches_to_pixels"}
 
 
 def save_weights(model: Any, path: Path) -> None:
-    """Saves all weights of a Keras model as `.weights.h5`, whole or not at all.
+    """Saves all weights of a Keras model atomically as `.weights.h5`.
 
-    In place of Keras's `ModelCheckpoint` and `BackupAndRestore`, which write over the file that
-    they would restore, so that a kill meanwhile loses both.
+    Used instead of Keras's `ModelCheckpoint` and `BackupAndRestore`, which overwrite the file to
+    restore: a kill during writing would lose both states.
 
     Raises:
         OSError: if the disk is full.
@@ -40,7 +40,7 @@ def save_weights(model: Any, path: Path) -> None:
 
 
 def require_finite(model: Any, what: str) -> None:
-    """Raises InputError, which begins with `what`, if a weight is infinite or not a number."""
+    """Raises InputError, starting with `what`, if a weight is infinite or not a number."""
     import numpy as np  # not before: --help should not wait for it
 
     for variable in model.variables:
@@ -64,7 +64,7 @@ def load_weights(model: Any, path: Path) -> None:
         raise InputError(f"{path} is not named as a weights file, which ends in .weights.h5")
     try:
         with warnings.catch_warnings():
-            # What Keras would skip, and leave at its initial values.
+            # Weights that Keras would skip and leave at their initial values.
             warnings.filterwarnings("error", "Skipping", UserWarning)
             with under_new_names(path) as renamed:
                 model.load_weights(renamed)
@@ -80,7 +80,7 @@ def load_weights(model: Any, path: Path) -> None:
 
 
 def _require_statistics(model: Any, path: Path) -> None:
-    """Raises InputError if no images can have the pixels and classes that a model was told of."""
+    """Raises InputError if a model's pixel variances or class frequencies are impossible."""
     import numpy as np  # not before: --help should not wait for it
 
     variances, frequencies = (
@@ -88,12 +88,12 @@ def _require_statistics(model: Any, path: Path) -> None:
         for name in ("pixel_variances", "class_frequencies")
     )
     if variances.min() <= 0 or frequencies.min() < 0 or not 0 < frequencies.sum() < np.inf:
-        raise InputError(f"{path} cannot be used: its pixel variances or class frequencies are odd")
+        raise InputError(f"{path} cannot be used: invalid pixel variances or class frequencies")
 
 
 @contextlib.contextmanager
 def under_new_names(path: Path) -> Iterator[Path]:
-    """Gives a weights file, or a copy of it where layers had other names when it was written."""
+    """Yields a weights file, or a copy with current layer names if an earlier version wrote it."""
     with hdf5.opened(path) as file:
         found = [
             (group, old, new)

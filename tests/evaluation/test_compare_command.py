@@ -119,7 +119,7 @@ def test_what_does_not_compare(compare, place, tmp_path, monkeypatch):
     monkeypatch.setattr("ddim_keras.data.cache.load_dataset", None)
     a = place / "a"
     assert compare("--compare", f"{a},steps=1", a) == (
-        f"error: {a},steps=1 has 1 settings, {a} 3; give both as many numbers of steps"
+        f"error: {a},steps=1 has 1 settings, {a} 3; give both the same number of --steps values"
     )
     assert compare("--compare", a, "nowhere").startswith("error: there is no run nowhere")
     (tmp_path / "comparison.csv").write_bytes(b"\xff\xff")
