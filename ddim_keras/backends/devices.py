@@ -1,10 +1,10 @@
-"""Data-parallel training: one batch shared by several devices, under JAX also by several hosts.
+"""Data-parallel training: batches split across several devices, under JAX also several hosts.
 
-The losses and weights are those of one device up to rounding: batch norm sees the whole batch,
-and random numbers are drawn for the whole batch. A checkpoint does not know how many devices wrote
-it. Under JAX a step is one program for all devices, which XLA divides as the batch is divided; each
-host runs the same command on the same data, and the first writes the run folder. Under TensorFlow
-each device runs a step of its own, as a "replica", on its part of the batch.
+Losses and weights match those of one device up to rounding: batch norm uses the whole batch, and
+random numbers are drawn for the whole batch. A checkpoint does not depend on the number of devices.
+Under JAX a step is one program for all devices, which XLA partitions like the batch; each host runs
+the same command on the same data, and the first writes the run folder. Under TensorFlow each device
+runs its own step, as a "replica", on its part of the batch.
 """
 
 import contextlib
@@ -30,10 +30,10 @@ else:
 
 
 class DataParallel(keras.distribution.DataParallel):
-    """As Keras's, but batches reach every device whole: the compiled step divides them.
+    """Like Keras's, but every device gets whole batches, which the compiled step divides.
 
-    So hosts need not agree on who reads what, and a batch that cannot be divided, such as the last
-    one of an evaluation, is no error.
+    So hosts need not split the data, and an indivisible batch, such as the last one of an
+    evaluation, is not an error.
     """
 
     def get_data_layout(self, data_shape: tuple) -> keras.distribution.TensorLayout:
@@ -51,7 +51,7 @@ def data_parallel(
     if len(names) == 1:
         return contextlib.nullcontext(), contextlib.nullcontext()
     if BACKEND == "tensorflow":
-        # A model fits where it was built; another, the encoder of the KID, is not replicated.
+        # A model trains where it was built; the encoder of the KID is not replicated.
         return tf.distribute.MirroredStrategy(names).scope(), contextlib.nullcontext()
     distribution = DataParallel(devices=names, auto_shard_dataset=False)
     return distribution.scope(), distribution.scope()
@@ -61,12 +61,12 @@ def choose_devices(devices: int | None, batch_size: int) -> list[str]:
     """Names of the devices to train on.
 
     Args:
-        devices: how many, those of all hosts together; None: one, or all those of several hosts.
-        batch_size: images in one step, which the devices share equally.
+        devices: number of devices on all hosts together; None: one, or all with several hosts.
+        batch_size: images per step, which the devices share equally.
 
     Raises:
-        InputError: where there are not as many, the batch cannot be shared, or the backend is
-            torch.
+        InputError: if there are too few devices, the batch cannot be shared equally, or the backend
+            is torch.
     """
     devices = devices or (jax.device_count() if num_processes() > 1 else 1)
     if devices == 1:
@@ -93,7 +93,7 @@ def choose_devices(devices: int | None, batch_size: int) -> list[str]:
 
 
 def device_names() -> list[str]:
-    """Names of the devices of the fastest kind, under JAX those of all hosts."""
+    """Names of the devices of the fastest kind, under JAX on all hosts."""
     if BACKEND == "tensorflow":
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return [device.name.removeprefix("/device:") for device in devices]
@@ -101,10 +101,10 @@ def device_names() -> list[str]:
 
 
 def fast_precision() -> str:
-    """The fastest precision on this device, as `TrainingConfig.precision` names it.
+    """The fastest precision on this device, a name for `TrainingConfig.precision`.
 
-    "mixed_bfloat16" where the device multiplies bfloat16 by itself and the backend makes use of it:
-    GPUs from NVIDIA's Ampere on, TPUs and, except for JAX, x86 processors with AVX-512 BF16 or AMX.
+    "mixed_bfloat16" if the device has native bfloat16 products that the backend uses: NVIDIA GPUs
+    since Ampere, TPUs and, except under JAX, x86 processors with AVX-512 BF16 or AMX.
     """
     if BACKEND == "tensorflow":
         is_fast = cpu_has_bfloat16()
@@ -113,7 +113,7 @@ def fast_precision() -> str:
             is_fast = details.get("compute_capability", (0, 0)) >= (8, 0)
     elif BACKEND == "jax":
         device = jax.local_devices()[0]
-        # Such as "8.0"; of a GPU that is not NVIDIA's the name, such as "gfx942".
+        # Such as "8.0"; for GPUs of other makers the name, such as "gfx942".
         major = getattr(device, "compute_capability", "0").partition(".")[0]
         is_fast = device.platform == "tpu" or (major.isdecimal() and int(major) >= 8)
     elif torch.cuda.is_available():
@@ -124,31 +124,31 @@ def fast_precision() -> str:
 
 
 def cpu_has_bfloat16(cpu_info: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether an x86 processor has instructions for bfloat16; only Linux tells."""
+    """Whether an x86 processor has instructions for bfloat16; known only on Linux."""
     flags = cpu_info.read_text().split() if cpu_info.exists() else []
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def are_replicas() -> bool:
-    """Whether layers, where they are built now, will see only their device's part of a batch."""
+    """Whether layers built in this context see only their device's part of a batch."""
     return BACKEND == "tensorflow" and tf.distribute.get_strategy().num_replicas_in_sync > 1
 
 
 def leave_gpu_to_backend(tensorflow: Any) -> None:
-    """Hides the GPU from TensorFlow where it only reads data, since it would take all memory."""
+    """Hides the GPU from TensorFlow if it only reads data; it would reserve all GPU memory."""
     if BACKEND != "tensorflow":
         with contextlib.suppress(RuntimeError):  # too late: TensorFlow is in use already
             tensorflow.config.set_visible_devices([], "GPU")
 
 
 def connect_hosts() -> None:
-    """Connects the processes that train together, where keras.distribution's variables say so.
+    """Connects the processes of a distributed training, if keras.distribution's variables are set.
 
     They are KERAS_DISTRIBUTION_JOB_ADDRESSES, ..._NUM_PROCESSES and ..._PROCESS_ID, as for
     `keras.distribution.initialize`. Must run before the first computation.
 
     Raises:
-        InputError: for another backend than JAX, or where the others cannot be reached.
+        InputError: for backends other than JAX, or if the other processes cannot be reached.
     """
     given = [name for name in os.environ if name.startswith("KERAS_DISTRIBUTION_")]
     if not given:
@@ -163,9 +163,9 @@ def connect_hosts() -> None:
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """A context for what one process does without the others, such as saving.
+    """A context for work of a single process, such as saving.
 
-    Keras's saving makes variables for comparison, which all hosts would have to make together.
+    When saving, Keras creates variables for comparison, which all hosts would have to do together.
     """
     distribution = keras.distribution.distribution()
     keras.distribution.set_distribution(None)
@@ -176,17 +176,17 @@ def alone() -> Iterator[None]:
 
 
 def num_processes() -> int:
-    """How many processes train together."""
+    """The number of processes that train together."""
     return jax.process_count() if BACKEND == "jax" else 1
 
 
 def process_id() -> int:
-    """Index of this process among those that train together; 0 writes the run folder."""
+    """Index of this process in a distributed training; process 0 writes the run folder."""
     return jax.process_index() if BACKEND == "jax" else 0
 
 
 def any_process(condition: bool) -> bool:
-    """Whether the condition holds in any process; waits until all of them have asked."""
+    """Whether the condition holds in any process; waits until all have called it."""
     if num_processes() == 1:
         return condition
     return bool(multihost_utils.process_allgather(np.array(condition)).any())

@@ -1,4 +1,4 @@
-"""JAX: a step is a pure function of Keras's `state`; variables are assigned in stateless scopes."""
+"""JAX: steps as pure functions of Keras's `state`, with variables assigned in stateless scopes."""
 
 import functools
 import itertools
@@ -16,9 +16,9 @@ from ddim_keras.types import Tensor
 class Step:
     """One step on a batch; see the package for the interface.
 
-    Within it, variables have the values of `state` and can be assigned: the new values are part of
-    `results`. `state` holds the values of the trainable, the non-trainable, in training the
-    optimizer's, and the metrics' variables.
+    Within it, variables have the values of `state` and can be assigned; the new values are part of
+    `results`. `state` holds the values of the trainable and non-trainable variables, those of the
+    optimizer in training, and those of the metrics.
     """
 
     def __init__(self, model: Any, state: tuple, data: Any) -> None:
@@ -76,12 +76,12 @@ def compile_denoise(
 
     @jax.jit
     def denoise(values: list, *inputs: Tensor, **labels: Tensor) -> Any:
-        if jax.process_count() == 1:  # of several, each generates for itself
+        if jax.process_count() == 1:  # with several hosts, each generates independently
             inputs, labels = _shared_by_devices((inputs, labels))
         with _scope([variables], [values]):
             return (method or model.denoise)(*inputs, training=False, **labels)
 
-    # The weights are arguments: as constants they would be compiled in, and go stale.
+    # The weights are arguments: as constants they would be compiled in and become outdated.
     return lambda *inputs, **labels: denoise(
         [local_value(variable) for variable in variables], *inputs, **labels
     )
@@ -110,14 +110,14 @@ def feed(model: Any, batches: Callable[[], Iterator[tuple[np.ndarray, np.ndarray
 
 def local_value(variable: Any) -> Tensor:
     value = variable.value
-    # In a compiled step, which all hosts share, a value has no part of this host.
+    # In a compiled step, which all hosts share, a value has no local part.
     if jax.process_count() == 1 or isinstance(value, jax.core.Tracer):
         return value
     return value.addressable_data(0)
 
 
 def keep_data(model: Any, images: np.ndarray, labels: np.ndarray) -> None:
-    """Replaces what `fit` calls by a program of as many steps as there are rows of indices."""
+    """Replaces the function that `fit` calls by a program with a step for each row of indices."""
     replicated = _replicated()
     on_device = replicated or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     data = tuple(
@@ -162,7 +162,7 @@ def _scope(variables: list[list], values: Any) -> keras.StatelessScope:
 
 
 def _shared_by_devices(data: Any) -> Any:
-    """Divides arrays among the devices of a data-parallel training, and with them the work."""
+    """Divides arrays, and the work on them, among the devices of a data-parallel training."""
     distribution = keras.distribution.distribution()
     if distribution is None:
         return data
@@ -179,7 +179,7 @@ def _shared_by_devices(data: Any) -> Any:
 
 
 def _replicated() -> jax.sharding.Sharding | None:
-    """The sharding of what every device holds whole; None without data-parallel training."""
+    """The sharding of replicated arrays; None without data-parallel training."""
     distribution = keras.distribution.distribution()
     if distribution is None:
         return None

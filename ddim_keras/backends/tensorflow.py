@@ -1,4 +1,4 @@
-"""TensorFlow: gradients by a tape; XLA on a GPU only, since it slows this U-Net down on a CPU."""
+"""TensorFlow: gradients by a tape; XLA only on a GPU, since it slows this U-Net down on a CPU."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ class Step:
         optimizer, weights = self.model.optimizer, self.model.trainable_weights
         with tf.GradientTape() as tape:
             loss, losses = compute_losses(self.images, training=True, labels=self.labels)
-            # The optimizer adds up the gradients of all devices.
+            # The optimizer sums the gradients of all devices.
             loss = optimizer.scale_loss(share_of_batch(self.model) * loss)
         # The gradient of an embedding is sparse, and rows from several devices would not be summed.
         gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, weights)]
@@ -64,7 +64,7 @@ def vector_jacobian_product(
 def draw(
     model: Any, distribution: Callable[..., Tensor], shape: tuple[int | Tensor, ...]
 ) -> Tensor:
-    """Of several devices each draws for all, and takes its own part."""
+    """With several devices, each draws for the whole batch and takes its part."""
     replicas = model.distribute_strategy.num_replicas_in_sync
     if replicas == 1:
         return distribution(shape, dtype="float32", seed=model.seed_generator)
@@ -81,7 +81,7 @@ def share_of_batch(model: Any) -> float:
 def feed(model: Any, batches: Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]) -> Any:
     if share_of_batch(model) == 1.0:
         return batches()
-    # TensorFlow starts to read more than once; of one iterator each would miss batches.
+    # TensorFlow starts reading more than once; with a shared iterator, each would miss batches.
     images, labels = next(batches())
     signature = tuple(tf.TensorSpec(array.shape, array.dtype) for array in (images, labels))
     return tf.data.Dataset.from_generator(batches, output_signature=signature)
@@ -92,7 +92,7 @@ def local_value(variable: Any) -> Tensor:
 
 
 def many_steps_pay(data_bytes: int) -> bool:
-    """On a GPU, which Python would hold up."""
+    """On a GPU, which would otherwise wait for Python."""
     return bool(tf.config.list_physical_devices("GPU"))
 
 

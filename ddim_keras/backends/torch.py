@@ -1,4 +1,4 @@
-"""PyTorch: gradients by `backward()`, each operation run as it comes."""
+"""PyTorch: gradients by `backward()`, in eager mode."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -79,7 +79,7 @@ def local_value(variable: Any) -> Tensor:
 
 
 def many_steps_pay(data_bytes: int) -> bool:
-    """Never: each step is a call of its own."""
+    """Never: each step is a separate call."""
     return False
 
 

@@ -11,7 +11,7 @@ from ddim_keras.config import InputError
 
 
 def random_images(images: np.ndarray, num_images: int) -> np.ndarray:
-    """A random choice of the images, always the same one; all of them if there are fewer."""
+    """A fixed random selection of the images; all of them if there are fewer."""
     order = np.random.default_rng(0).permutation(len(images))
     return images[np.sort(order[:num_images])]
 
@@ -37,9 +37,9 @@ def training_orders(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields for each step, endlessly, the (B,) indices of its images and which to mirror.
 
-    An epoch is `repetitions` passes over the images, cut into full batches. Its order and flips
-    depend on the seed and the epoch's number alone, so that a run resumed at any step (counted
-    from the start of the training) sees what an uninterrupted one would have seen.
+    An epoch is `repetitions` passes over the images, split into full batches. Its order and flips
+    depend only on the seed and the epoch's number, so a run resumed at any step (counted from the
+    start of the training) gets the same batches as an uninterrupted one.
     """
     steps = steps_per_epoch(num_images, batch_size, repetitions)
     for epoch in itertools.count(start_step // steps):
@@ -70,7 +70,7 @@ def dispatches(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Groups `training_orders` for calls of `steps` steps each: (K, B) int32 indices and flips.
 
-    The last group of an epoch is smaller where its steps are not divisible.
+    The last group of an epoch is smaller if its steps are not divisible.
     """
     while True:
         for start in range(0, steps_an_epoch, steps):
@@ -82,8 +82,8 @@ def dispatches(
 class ValidationBatches(keras.utils.PyDataset):
     """One pass over images and their labels in order, all batches of one size.
 
-    The last one is filled up with images from the start: one shape is compiled once, and several
-    devices share each batch equally.
+    The last one is filled up with images from the start, so that only one shape is compiled and
+    several devices can share each batch equally.
     """
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, batch_size: int) -> None:

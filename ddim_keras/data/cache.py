@@ -4,7 +4,7 @@ Preparing crops the centre square of each image, resizes it with antialiasing, s
 and writes a folder; later starts map its arrays into memory, and need neither TensorFlow nor TFDS.
 The folder holds `train_images.npy` (N, S, S, C) uint8, `train_labels.npy` (N,) int32 (-1: none),
 the same for validation, and `prepared.json` with the names of the classes and a checksum of each
-file. It can be copied to another machine and given as a data set itself.
+file. It can be copied to another machine and used as a data set itself.
 """
 
 import hashlib
@@ -40,10 +40,10 @@ from ddim_keras.progress import progress_bar
 DEFAULT_DATASET = "oxford_flowers102"
 PREPARED = "prepared.json"  # in the folder of a prepared data set
 CACHE_ARRAYS = ("train_images", "train_labels", "validation_images", "validation_labels")
-CACHE_VERSION = 2  # changes when preparing does; 1 was a single .npz in the order of the source
+CACHE_VERSION = 2  # changes with the preparation; 1 was a single .npz in the order of the source
 MOST_NAMES = 5  # of classes in a warning
 BYTES_AT_ONCE = 2**24
-CHECKED_BYTES = 2**30  # larger files are not read through to check their sums
+CHECKED_BYTES = 2**30  # the checksums of larger files are not verified
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Dataset:
         return max(len(self.class_names), int(largest) + 1)
 
     def describe(self) -> str:
-        """One line for people: name, sizes and image shape."""
+        """A one-line description: name, sizes and image shape."""
         height, width, channels = self.train_images.shape[1:]
         return (
             f"{self.name}: {len(self.train_images):,} training and "
@@ -74,7 +74,7 @@ class Dataset:
         )
 
     def warnings(self) -> Iterator[str]:
-        """A line for each part that lacks classes of the other one."""
+        """A line for each part that lacks classes of the other part."""
         parts = {"training": self.train_labels, "validation": self.validation_labels}
         labels = {part: {*array.tolist()} - {-1} for part, array in parts.items()}
         present = labels["training"] | labels["validation"]
@@ -92,7 +92,7 @@ class Dataset:
 
 
 def default_cache_dir() -> Path:
-    """The folder for all that is prepared once."""
+    """The folder of prepared data."""
     return Path.home() / ".cache" / "ddim_keras"
 
 
@@ -104,18 +104,18 @@ def load_dataset(
 ) -> Dataset:
     """Loads a data set; prepares and caches it first if necessary.
 
-    Four fifths of the images, of each official split where there is any, are for training.
+    Four fifths of the images, from each official split if there are any, are for training.
 
     Args:
         source: a folder of images, an .npz or .npy file of uint8 images, "drawn_flowers", or the
-            name of an image data set of TFDS. By default Oxford Flowers 102 or, where it cannot be
-            had and no data_dir is given, drawn flowers, which is announced.
+            name of an image data set of TFDS. By default Oxford Flowers 102; if it cannot be
+            downloaded and no data_dir is given, drawn flowers, with a warning.
         image_size: height and width of the prepared images in pixels.
-        data_dir: where TFDS finds or puts its prepared data sets, by default ~/tensorflow_datasets.
-        cache_dir: where the prepared folder goes, by default ~/.cache/ddim_keras.
+        data_dir: folder of TFDS's prepared data sets, by default ~/tensorflow_datasets.
+        cache_dir: folder for prepared data, by default ~/.cache/ddim_keras.
 
     Raises:
-        InputError: one line that says what is wrong with the source, and what to do.
+        InputError: if the source cannot be used; the message is one line with advice.
     """
     require_counts(image_size=image_size)
     if source == "":
@@ -135,7 +135,7 @@ def load_dataset(
 def _prepared(
     source: str | Path, image_size: int, data_dir: str | Path | None, cache_dir: str | Path | None
 ) -> Dataset:
-    """The data set from its cache, which is created first if it is missing or damaged."""
+    """The data set from its cache, which is created if missing or damaged."""
     if (Path(source) / PREPARED).is_file():
         dataset = open_cache(Path(source), Path(source).resolve().name)
         if dataset.train_images.shape[1] == image_size:
@@ -157,7 +157,7 @@ def _prepared(
 
 
 def prepared_source(folder: Path, dataset: Dataset) -> Source:
-    """A data set that was prepared at one size, as a source for another; the split stays."""
+    """A data set prepared at one size, as a source for another size; the split stays."""
     parts = (
         (dataset.train_images, dataset.train_labels, False),
         (dataset.validation_images, dataset.validation_labels, True),
@@ -179,10 +179,10 @@ def prepared_source(folder: Path, dataset: Dataset) -> Source:
 
 
 def write_cache(cache: Path, name: str, image_size: int, reading: Reading) -> None:
-    """Prepares all samples and writes the folder, whole or not at all, in bounded memory.
+    """Prepares all samples and writes the folder atomically, in bounded memory, on all cores.
 
-    On all cores; the files depend on the samples alone. Training images are shuffled among
-    themselves, and validation images too: a part of them is then a fair sample of all classes.
+    The files depend only on the samples. Training images and validation images are shuffled
+    separately, so that a part of either is a fair sample of all classes.
 
     Raises:
         InputError: if the samples mix grey and colour, or are fewer than two.
@@ -198,7 +198,7 @@ def write_cache(cache: Path, name: str, image_size: int, reading: Reading) -> No
         )
     with (
         folder_written_whole(cache) as part,
-        # Unnamed files in the target's folder: they vanish with this process, however it ends.
+        # Unnamed files in the target's folder: they disappear with this process.
         tempfile.TemporaryFile(dir=cache.parent) as train_pixels,
         tempfile.TemporaryFile(dir=cache.parent) as validation_pixels,
     ):
@@ -230,7 +230,7 @@ def _write_pixels(
     train_pixels: IO[bytes],
     validation_pixels: IO[bytes],
 ) -> tuple[tuple[int, ...], list[int], list[int]]:
-    """Returns the shape of a prepared image, and the labels of the two parts."""
+    """Returns the shape of a prepared image, and the labels of both parts."""
     shape: tuple[int, ...] = ()
     train_labels: list[int] = []
     validation_labels: list[int] = []
@@ -271,7 +271,7 @@ def _write_in_order(path: Path, images: np.ndarray, order: np.ndarray) -> None:
 
 
 def remove_cache(cache: Path) -> None:
-    """Removes a prepared data set; raises OSError if the folder holds something else as well."""
+    """Removes a prepared data set; raises OSError if the folder holds other files."""
     for name in (*(f"{name}.npy" for name in CACHE_ARRAYS), PREPARED):
         (cache / name).unlink(missing_ok=True)
     cache.rmdir()

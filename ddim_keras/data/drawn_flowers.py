@@ -1,10 +1,10 @@
 """Synthetic flowers: a built-in, licence-free data set for offline use and for tests.
 
-Every image shows one blossom of one of ten made-up species before a blurred green background. A
-blossom is drawn in the polar coordinates of its own, slightly tilted plane, one array operation for
-all its pixels at a time: rings of petals, a domed centre with a spiral of florets, and stamens.
-Lengths in that plane are in units of the blossom's radius, and colours are red, green and blue in
-[0, 1]. A canvas is (3, P) float32: the colours of the P pixels that are being drawn.
+Every image shows one blossom of one of ten invented species on a blurred green background. A
+blossom is drawn in polar coordinates of its slightly tilted plane, with array operations on all its
+pixels: rings of petals, a domed centre with a spiral of florets, and stamens. Lengths in that plane
+are in units of the blossom's radius, and colours are red, green and blue in [0, 1]. A canvas is
+(3, P) float32: the colours of the P pixels being drawn.
 """
 
 import math
@@ -16,8 +16,8 @@ from PIL import Image
 
 from ddim_keras.config import InputError
 
-SUPERSAMPLING = 2  # pixels drawn for each pixel kept, each way
-BACKGROUND_SIZE = 24  # pixels; enlarging so few of them is what blurs the background
+SUPERSAMPLING = 2  # drawn pixels per output pixel, in each direction
+BACKGROUND_SIZE = 24  # pixels; enlarging this small image blurs the background
 NUM_LEAVES = 9
 NUM_LIGHTS = 4
 
@@ -26,7 +26,7 @@ Colour = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Species:
-    """Appearance of the blossoms of one class; individual differences are random."""
+    """Appearance of the blossoms of one class; individuals vary randomly."""
 
     name: str
     petals: int  # in the outer ring
@@ -124,9 +124,9 @@ def draw_flowers(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draws flowers of all species in turn.
 
-    Image i depends on `seed`, i and `image_size` alone, so that more images begin with the same
-    ones. Another `image_size` shows the same flowers at another resolution. Processors and versions
-    of NumPy may round a pixel value differently.
+    Image i depends only on `seed`, i and `image_size`, so a larger data set starts with the same
+    images. Another `image_size` shows the same flowers at another resolution. Processors and
+    versions of NumPy may round a pixel value differently.
 
     Args:
         num_images: at least 1; a multiple of 10 makes all species equally frequent.
@@ -138,7 +138,7 @@ def draw_flowers(
         are indices into `SPECIES`.
 
     Raises:
-        InputError: if an argument is below its least value.
+        InputError: if an argument is below its minimum.
     """
     for name, value, least in (
         ("num_images", num_images, 1),
@@ -162,7 +162,7 @@ def _draw_flower(species: Species, image_size: int, rng: np.random.Generator) ->
     background = Image.fromarray(_draw_background(x, y, scale, rng))
     image = np.array(background.resize((size, size), Image.Resampling.BICUBIC)).reshape(-1, 3)
 
-    # The time goes into drawing pixels, so only those near the blossom are drawn on.
+    # Drawing pixels takes most of the time, so only those near the blossom are drawn.
     plane, near = _blossom_plane(size, x, y, scale, rng)
     canvas = np.divide(np.take(image, near, axis=0).T, 255, dtype=np.float32, order="C")
     first, second = map(_column, species.colours)
@@ -211,7 +211,7 @@ def _draw_background(
 def _blobs(
     x: np.ndarray, y: np.ndarray, lengths: np.ndarray, widths: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Coverage (N, P) in [0, 1] of N ellipses with soft edges, random places and angles."""
+    """Coverage (N, P) in [0, 1] of N ellipses with soft edges, at random positions and angles."""
     angles = rng.uniform(0, math.pi, len(lengths))
     dx, dy = x - _column(rng.random(len(lengths))), y - _column(rng.random(len(lengths)))
     cosines, sines = _column(np.cos(angles)), _column(np.sin(angles))
@@ -230,7 +230,7 @@ def _blossom_plane(
     turn, squeeze = rng.uniform(0, 2 * math.pi), rng.uniform(0.8, 1.0)
     along = dx * math.cos(turn) + dy * math.sin(turn)
     across = dy * (math.cos(turn) / squeeze) - dx * (math.sin(turn) / squeeze)
-    # What is tilted towards the camera looks larger: its pixels lie closer to the middle.
+    # Parts tilted towards the camera look larger: their pixels lie closer to the middle.
     nearness = 1 + (1 - squeeze) * across
     radius = np.sqrt(along * along + across * across) / nearness
     near = np.flatnonzero(radius < 1.06)
@@ -272,7 +272,7 @@ def _paint_petals(
     fade = np.minimum(inside / species.throat_size, 1)
     fade = fade * fade * (3 - 2 * fade)
 
-    # Both petals at once, as weights of the colours, for three channels cost more than one weight.
+    # Both petals at once, as weights of the colours: one weight is cheaper than three channels.
     cover = plane.cover(distance)
     bare = (1 - cover[0]) * (1 - cover[1]) * (1 - 0.35 * shadow.max(axis=0))
     cover[0] *= 1 - cover[1]
@@ -288,8 +288,8 @@ def _two_petals(
     """The petals on either side of each pixel: no other one can cover it.
 
     Returns:
-        How far along each petal the pixel lies and how far aside from its axis, in petal lengths,
-        and how bright the petal is; (2, P) each, first the lower of the two petals.
+        Each pixel's position along the petal and distance from its axis, in petal lengths, and the
+        petal's brightness; (2, P) each, the lower of the two petals first.
     """
     place = _place_in_ring(plane, count, rng)
     left = np.floor(place)
@@ -306,7 +306,7 @@ def _half_width(species: Species, along: np.ndarray) -> np.ndarray:
     """Half the width of a petal, `along` in (0, 1) from its base to its tip, in petal lengths."""
     widest = species.taper / (species.taper + species.point)
     peak = species.taper * math.log(widest) + species.point * math.log(1 - widest)
-    # Powers through logarithms, which NumPy computes several times faster.
+    # Powers through logarithms, several times faster in NumPy.
     power = species.taper * np.log(along) + species.point * np.log(1 - along)
     return species.width * np.exp(power - peak)
 
@@ -343,13 +343,13 @@ def _paint_stamens(
 
 
 def _place_in_ring(plane: _Plane, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Position of each pixel in a ring of `count` things, in [0, count], from a random start."""
+    """Position of each pixel in a ring of `count` elements, in [0, count], from a random start."""
     turns = plane.angle / (2 * math.pi) + rng.random()
     return (turns - np.floor(turns)) * count
 
 
 def _around(values: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """One of the `values` of a ring for every number; the first follows the last."""
+    """The value of a ring for each number; the first value follows the last."""
     return np.take(values.astype(np.float32), numbers.astype(np.intp), mode="wrap")
 
 

@@ -9,14 +9,14 @@ from PIL import Image, ImageOps
 from ddim_keras.config import InputError
 from ddim_keras.foreign import first_line
 
-# Decoded, an image of so many takes 200 MB; photographs have fewer.
+# An image of this size takes 200 MB when decoded; photographs are smaller.
 MOST_PIXELS = 2**26
-# Of half as many pixels as Pillow refuses: ours is the limit that holds.
+# Half of Pillow's own limit, so that this limit applies first.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def crop_and_resize(image: np.ndarray, image_size: int) -> np.ndarray:
-    """Crops to the centre square and resizes it, averaging over all merged pixels.
+    """Crops to the centre square and resizes it with antialiasing.
 
     Args:
         image: (H, W) or (H, W, C) uint8; an alpha channel is dropped.
@@ -41,25 +41,25 @@ def load_image(path: Path, image_size: int, channels: int = 3) -> np.ndarray:
     """Reads an image file, cropped and resized: (image_size, image_size, channels) uint8.
 
     Raises:
-        InputError: where there is no file, or it is no image.
+        InputError: if there is no file, or it is not an image.
     """
     pixels = _readable(path)
     return crop_and_resize(_grey(pixels) if channels == 1 else pixels, image_size)
 
 
 def load_mask(path: Path, image: Path, image_size: int) -> np.ndarray:
-    """Reads a mask for an image file, cropped and resized as `load_image` does with the image.
+    """Reads a mask for an image file, cropped and resized like the image by `load_image`.
 
     Args:
-        path: an image file of the shape of `image`, in any resolution.
+        path: an image file with the proportions of `image`, at any resolution.
 
     Returns:
         (image_size, image_size, 1) float32, 0 for black to 1 for white. A pixel is 0 only if all
-        that are merged in it are black, to the precision of a byte. Otherwise it is the mean of the
-        others: the edge of a black and white mask stays sharp, and lies within the black side.
+        its merged pixels are black, to the precision of a byte. Otherwise it is the mean of the
+        non-black ones: the edge of a black and white mask stays sharp, inside the black area.
 
     Raises:
-        InputError: where there is no file, it is no image, or has another shape than `image`.
+        InputError: if there is no file, it is not an image, or has other proportions than `image`.
     """
     grey = _grey(_readable(path))
     (height, width), (image_height, image_width, _) = grey.shape, _readable(image).shape
@@ -88,7 +88,7 @@ def _grey(pixels: np.ndarray) -> np.ndarray:
 
 
 def _opened(file: Path) -> Image.Image:
-    """Opens an image file whose size is reasonable; nothing is decoded yet."""
+    """Opens an image file of reasonable size without decoding it."""
     try:
         image = Image.open(file)
         if image.width * image.height <= MOST_PIXELS:
@@ -100,7 +100,7 @@ def _opened(file: Path) -> Image.Image:
 
 
 def read_image(file: Path) -> np.ndarray:
-    """Reads an image file, upright: (H, W, 3) uint8; Pillow's errors are raised as they come."""
+    """Reads an image file, upright: (H, W, 3) uint8; raises Pillow's errors unchanged."""
     with _opened(file) as image:
         if image.mode == "F" or image.mode.startswith("I"):
             raise ValueError("more than 8 bits a channel")  # Pillow would clip them

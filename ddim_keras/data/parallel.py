@@ -1,4 +1,4 @@
-"""A `map` that uses all cores, keeps the order, and holds only a few results at a time."""
+"""Parallel `map`: uses all cores, keeps the order, and holds only a few results at a time."""
 
 import os
 from collections import deque
@@ -11,14 +11,14 @@ Result = TypeVar("Result")
 
 
 def map_in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Yields `function(item)` for each item in order, computed by a thread for each core.
+    """Yields `function(item)` for each item in order, computed by one thread per core.
 
-    Threads suffice for work that lets others run meanwhile, as Pillow's decoding and resizing and
-    NumPy on large arrays do. Items are taken, and results held, at most two a core ahead of what
-    has been yielded, however many there are.
+    Threads suffice for work that releases the GIL, such as Pillow's decoding and resizing and NumPy
+    on large arrays. Items are taken, and results held, at most two per core ahead of the results
+    already yielded.
 
     Raises:
-        Whatever `function` or `items` raise, when it is the turn of that item.
+        Any error of `function` or `items`, when it is the turn of that item.
     """
     num_threads = os.cpu_count() or 1
     pending: deque[Future[Result]] = deque()

@@ -1,7 +1,7 @@
 """Sources of images: a data set of TFDS, a folder, an array file, or synthetic flowers.
 
-A source is found at once, and read only where its images have not been prepared before. Reading
-gives the names of the classes, and one sample at a time, never all of them.
+A source is resolved at once, but read only if its images have not been prepared before. Reading
+yields the class names, and one sample at a time.
 """
 
 import contextlib
@@ -44,12 +44,12 @@ class Reading(NamedTuple):
     """The content of a source, before any of its images has been read."""
 
     class_names: tuple[str, ...]
-    num_samples: int  # more than there are, where some cannot be read
+    num_samples: int  # an upper bound, since some may be unreadable
     samples: Iterator[Sample]
 
 
 class Unobtainable(InputError):
-    """A data set that exists, but is not available on this machine now."""
+    """A data set that exists, but is currently not available on this machine."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Source:
     """A data set that has been found, but not yet read."""
 
     name: str
-    fingerprint: str  # changes when the data does; empty where the name says it all
+    fingerprint: str  # changes with the data; empty if the name is sufficient
     read: Callable[[], Reading]
 
 
@@ -66,8 +66,8 @@ def find_source(source: str | Path, image_size: int, data_dir: str | Path | None
 
     Args:
         source: a folder, an .npz or .npy file, "drawn_flowers", or a name of TFDS.
-        image_size: of the flowers, where they are to be drawn.
-        data_dir: where TFDS finds or puts its prepared data sets.
+        image_size: size of drawn flowers.
+        data_dir: folder of TFDS's prepared data sets.
     """
     path, name = Path(source), str(source)
     if path.suffix.lower() in ARRAY_SUFFIXES:
@@ -158,7 +158,7 @@ def _download(builder: Any, name: str, data_dir: str | Path | None) -> None:
     try:
         _require_network(builder.url_infos or ())
         builder.download_and_prepare()
-    except Exception as error:  # whatever its own code, the network or the disk raise
+    except Exception as error:  # any error of its code, the network or the disk
         raise Unobtainable(
             f"{name} is not prepared in {data_dir or '~/tensorflow_datasets'}, and its download "
             f"failed ({first_line(error)}): connect to a network, or pass --data-dir DIR with a "
@@ -182,9 +182,9 @@ def _require_network(urls: Iterable[str]) -> None:
 def read_array(path: Path) -> Reading:
     """Reads an array file.
 
-    Its arrays are `images` (N, H, W) or (N, H, W, C) uint8 and, at will, `labels` (N,) integers,
-    `class_names`, and `num_train`: the number of images, the first ones, that are for training. An
-    .npy file holds the images alone.
+    Its arrays are `images` (N, H, W) or (N, H, W, C) uint8 and, optionally, `labels` (N,) integers,
+    `class_names`, and `num_train`: the number of images at the start that are for training. An .npy
+    file holds only the images.
     """
     with contents_of(path, "an array file that loads without pickle, or it is damaged"):
         arrays = (
@@ -223,7 +223,7 @@ def read_array(path: Path) -> Reading:
 
 
 def check_labels(labels: np.ndarray) -> None:
-    """Raises InputError for labels that are neither -1, no class, nor a number of a class."""
+    """Raises InputError for labels that are neither -1 (no class) nor the number of a class."""
     if len(labels) and not -1 <= labels.min() <= labels.max() < MOST_CLASSES:
         raise InputError(
             f"labels must be from -1, which is none, to {MOST_CLASSES - 1}, not from "
@@ -232,7 +232,7 @@ def check_labels(labels: np.ndarray) -> None:
 
 
 def checked_names(names: Any) -> tuple[str, ...]:
-    """Names of classes as they are stored; raises InputError if they are no list of texts."""
+    """Class names as they are stored; raises InputError if they are not a list of texts."""
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError("class_names must be a list of texts")
     if len(names) > MOST_CLASSES:

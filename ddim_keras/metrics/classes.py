@@ -1,18 +1,18 @@
-"""Recognisability: whether generated images of a class look like their class, in feature space.
+"""Recognisability: whether generated images look like their class, in feature space.
 
-A linear discriminant (Fisher 1936) learns the classes from the features of training images. How
-often it recognises validation images is what a perfect generator would score.
+A linear discriminant (Fisher 1936) learns the classes from the features of training images. Its
+accuracy on validation images is the score of a perfect generator.
 """
 
 import numpy as np
 
-SHRINKAGE = 0.3  # towards equal variances; 0.1 to 0.5 recognise validation images equally well
+SHRINKAGE = 0.3  # towards equal variances; 0.1 to 0.5 give the same validation accuracy
 
 
 def nearest_classes(
     features: np.ndarray, known_features: np.ndarray, known_labels: np.ndarray
 ) -> np.ndarray:
-    """The class whose mean is nearest to each image, (N,), in units of the spread within classes.
+    """The class with the nearest mean for each image, (N,), in units of the within-class spread.
 
     Args:
         features: (N, D) of the images to classify.

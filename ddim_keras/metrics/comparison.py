@@ -1,8 +1,8 @@
-"""Which of two models or settings is better, and whether that is certain.
+"""Comparison of two models or settings: which is better, and how certain that is.
 
-Two sets of generated images are compared on the same initial noises and the same real images, two
-likelihoods on the same images. Much of the error of each value is then common to both and cancels
-in their difference, so that far fewer images suffice than for two separate measurements.
+Two sets of generated images are compared with the same initial noises and real images, two
+likelihoods on the same images. Much of the error is then common to both values and cancels in their
+difference, so far fewer images suffice than for two separate measurements.
 """
 
 import math
@@ -18,7 +18,7 @@ QUANTILE = 1.96  # standard errors each way that hold 95 % of a normal distribut
 
 @dataclass(frozen=True)
 class Comparison:
-    """The value of a first model minus that of a second one; negative if the first is better."""
+    """The value of the first model minus that of the second; negative if the first is better."""
 
     difference: float
     standard_error: float
@@ -31,12 +31,12 @@ class Comparison:
 
     @property
     def is_certain(self) -> bool:
-        """Whether the interval leaves out 0."""
+        """Whether the interval excludes 0."""
         low, high = self.interval
         return not low <= 0.0 <= high
 
     def verdict(self, first: str = "A", second: str = "B") -> str:
-        """A sentence for people, with the names of the two models."""
+        """The result as a sentence, with the names of the two models."""
         decimals = 4  # and at least two digits of the error
         if self.standard_error > 0:
             decimals = max(decimals, 1 - math.floor(math.log10(self.standard_error)))
@@ -65,9 +65,9 @@ def confidence_interval(value: float, standard_error: float) -> tuple[float, flo
 
 
 def compare(first: JackknifedDistance, second: JackknifedDistance) -> Comparison:
-    """Compares two KIDs that were measured with the same real images and initial noises.
+    """Compares two KIDs measured with the same real images and initial noises.
 
-    A paired jackknife: real image i, or the two images of noise i, are left out of both at once.
+    A paired jackknife: real image i, or both images from noise i, are omitted at the same time.
 
     Raises:
         InputError: if the numbers of images differ.
@@ -89,11 +89,11 @@ def compare(first: JackknifedDistance, second: JackknifedDistance) -> Comparison
 
 
 def compare_pairs(first: np.ndarray, second: np.ndarray, quantity: str) -> Comparison:
-    """Compares the means of two values of each image, such as its bits under two models.
+    """Compares the means of two values per image, such as its bits under two models.
 
     Args:
-        first, second: (N,) of the same images, at least 2.
-        quantity: of the values, in the singular.
+        first, second: (N,) for the same images, at least 2.
+        quantity: name of the quantity, in the singular.
     """
     differences = np.asarray(first, "float64") - second
     error = differences.std(ddof=1) / math.sqrt(len(differences))

@@ -1,4 +1,4 @@
-"""The Inception v3 of FID for `--kid-weights`, converted from its public PyTorch checkpoint.
+"""FID's Inception v3 for `--kid-weights`, converted from its public PyTorch checkpoint.
 
     curl -LO https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/\
 pt_inception-2015-12-05-6726825d.pth
@@ -7,9 +7,9 @@ pt_inception-2015-12-05-6726825d.pth
     python evaluate.py --kid-weights fid_inception.weights.h5
 
 These are Google's weights of 2015-12-05, on which FID (Heusel et al. 2017) and KID (Binkowski et
-al. 2018) are defined. Converted are the layers up to Keras's `mixed7`, pytorch-fid's `Mixed_6e`:
-the last blocks of that network pool otherwise than Keras's. The 768 features are those that
-pytorch-fid calls `--dims 768`, of images of 75 px instead of 299.
+al. 2018) are defined. The layers up to Keras's `mixed7`, pytorch-fid's `Mixed_6e`, are converted;
+the later blocks of that network use another pooling than Keras's. The 768 features are those of
+pytorch-fid's `--dims 768`, for images of 75 px instead of 299.
 
 Needs PyTorch 2.10 or later, with any Keras backend. A checkpoint is a pickle, which can run code:
 this one is read only if its SHA-256 is the published one, and only as arrays.
@@ -84,7 +84,7 @@ def convert(checkpoint: Path, output: Path) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of the published checkpoint by name, after its checksum has been compared."""
+    """The arrays of the published checkpoint by name, after checking its hash."""
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     with open(path, "rb") as file:
@@ -97,7 +97,7 @@ def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
     try:
         import torch
     except ImportError as error:
-        raise InputError("the checkpoint is read by PyTorch: pip install 'torch>=2.10'") from error
+        raise InputError("reading it needs PyTorch: pip install 'torch>=2.10'") from error
     version = tuple(map(int, re.findall(r"\d+", torch.__version__)[:2]))
     if version < TORCH_VERSION:
         raise InputError(
@@ -108,9 +108,9 @@ def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
 
 
 def keras_values(arrays: dict[str, np.ndarray], name: str) -> list[np.ndarray]:
-    """A convolution and its batch norm, as Keras has them: kernel, offset, mean and variance.
+    """A convolution and its batch norm in Keras's layout: kernel, offset, mean and variance.
 
-    Keras's batch norm has no scale here: the kernel and the mean are multiplied by it instead.
+    Keras's batch norm has no scale here; the kernel and the mean are multiplied by it instead.
     """
     kernel = arrays[f"{name}.conv.weight"].transpose(2, 3, 1, 0)  # (height, width, in, out)
     scale, offset, mean, variance = (
@@ -120,9 +120,9 @@ def keras_values(arrays: dict[str, np.ndarray], name: str) -> list[np.ndarray]:
 
 
 def _convolutions(network: Any) -> Iterator[tuple[Any, Any]]:
-    """The convolutions of a Keras Inception v3, each with its batch norm, in the order of making.
+    """The convolutions of a Keras Inception v3 and their batch norms, in order of creation.
 
-    A network lists its layers in another order, by depth. Names end in the number of making.
+    A network lists its layers by depth instead. The number in a layer's name gives the order.
     """
     import keras
 

@@ -1,8 +1,8 @@
 """Encoders: the networks whose features the metrics compare.
 
 Inception v3 (Szegedy et al. 2015, https://arxiv.org/abs/1512.00567), trained on ImageNet, as in the
-Keras DDIM example; and a compact network that comes with the project, for machines without
-Inception's weights. Distances in the features of different encoders are not comparable.
+Keras DDIM example; and an included compact network, for machines without Inception's weights.
+Distances measured with different encoders are not comparable.
 """
 
 import contextlib
@@ -18,8 +18,8 @@ from PIL import Image
 from ddim_keras.config import InputError
 from ddim_keras.runs import hdf5
 
-INCEPTION_IMAGE_SIZE = 75  # pixels, the smallest that Inception v3 takes
-FID_LAYER = "mixed7"  # the last one at which the Inception of FID is that of Keras
+INCEPTION_IMAGE_SIZE = 75  # pixels, the smallest input of Inception v3
+FID_LAYER = "mixed7"  # the last block at which FID's Inception equals Keras's
 COMPACT_IMAGE_SIZE = 64  # pixels
 COMPACT_FEATURES = 768  # as many as Inception has at mixed7
 COMPACT_CONVOLUTIONS = ((32, 1), (64, 2), (64, 1), (128, 2), (128, 1), (160, 2), (160, 1))
@@ -28,7 +28,7 @@ COMPACT_WEIGHTS = Path(__file__).parents[1] / "pretrained" / "compact_encoder.we
 
 @dataclass(frozen=True)
 class Encoder:
-    """Maps images to feature vectors; `name` and the feature count name the protocol."""
+    """Maps images to feature vectors; `name` and the number of features identify the protocol."""
 
     name: str
     network: keras.Model  # (B, S, S, 3) in [-1, 1] -> (B, D)
@@ -56,11 +56,11 @@ class Encoder:
 
 
 def choose_encoder(weights: str | None = None) -> Encoder:
-    """The encoder that `--kid-weights` names.
+    """The encoder chosen by `--kid-weights`.
 
     Args:
         weights: a file for `inception_encoder`, or "compact" for `compact_encoder`. By default
-            Inception, downloaded, or with a note the compact encoder if that fails.
+            Inception is downloaded; if that fails, the compact encoder is used, with a message.
     """
     if weights == "compact":
         return compact_encoder()
@@ -79,8 +79,8 @@ def inception_encoder(weights: str | Path | None = None) -> Encoder:
     Args:
         weights: by default Keras's ImageNet weights of InceptionV3, downloaded once: 2048 features,
             the protocol of the Keras DDIM example. Or a `.weights.h5` file of the network up to
-            its layer `mixed7`: 768 features, such as those of the Inception that FID is defined on,
-            which `ddim_keras.metrics.convert_inception` makes.
+            its layer `mixed7`, 768 features, such as FID's Inception converted by
+            `ddim_keras.metrics.convert_inception`.
 
     Raises:
         InputError: if the weights cannot be downloaded or read.
@@ -123,7 +123,7 @@ def inception_network(weights: str | None, last_layer: str) -> keras.Model:
 
 @contextlib.contextmanager
 def _full_precision() -> Iterator[None]:
-    """A context in which networks are built in float32, whatever the model is trained in."""
+    """A context in which networks are built in float32, whatever the training precision."""
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")
     try:
@@ -133,11 +133,11 @@ def _full_precision() -> Iterator[None]:
 
 
 def compact_encoder() -> Encoder:
-    """Builds the encoder that comes with the project, 768 features of 64 px.
+    """Builds the included encoder, 768 features of 64 px.
 
-    `benchmarks/quality/compact_encoder.py` taught it to tell the species of Oxford Flowers, and to
-    see images, sharp or degraded, as the Inception of FID does. How well it ranks models is
-    measured by `benchmarks/quality/compare_encoders.py`.
+    `benchmarks/quality/compact_encoder.py` trained it to classify the species of Oxford Flowers,
+    and to match the features of FID's Inception for sharp and degraded images.
+    `benchmarks/quality/compare_encoders.py` measures how well it ranks models.
     """
     with _full_precision():
         network = compact_network()
@@ -148,7 +148,7 @@ def compact_encoder() -> Encoder:
 def compact_network() -> keras.Model:
     """The network of the compact encoder: (B, 64, 64, 3) in [-1, 1] -> (B, 768).
 
-    With batch norm, since norms of single images hide their noise and contrast.
+    With batch norm, since normalising single images would hide their noise and contrast.
     """
     pixels = keras.Input((COMPACT_IMAGE_SIZE, COMPACT_IMAGE_SIZE, 3))
     x = pixels
@@ -162,8 +162,8 @@ def compact_network() -> keras.Model:
 def resize_bilinear(images: np.ndarray, size: int) -> np.ndarray:
     """Resizes (N, H, W, C) float32 images to (N, size, size, C) with Pillow.
 
-    The same on every backend, unlike their own resize operations. Where it shrinks, the triangle
-    widens to cover all pixels.
+    The same on every backend, unlike the backends' resize operations. When it shrinks an image, the
+    triangle kernel widens to cover all pixels.
     """
     resized = np.empty((len(images), size, size, images.shape[-1]), "float32")
     for image, target in zip(images, resized, strict=True):

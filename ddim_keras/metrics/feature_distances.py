@@ -1,7 +1,7 @@
-"""Distances between features other than KID: Frechet distance, precision and recall.
+"""Feature distances other than KID: Frechet distance, precision and recall.
 
-Features are those of `kid.Encoder.features`. Unlike the KID these use all images at once, have a
-bias that depends on how many there are, and no standard error: compare only between equal numbers.
+Features are those of `Encoder.features`. Unlike the KID, these metrics have a bias that depends on
+the number of images, and no standard error: compare values only for equal numbers of images.
 """
 
 import numpy as np
@@ -10,12 +10,11 @@ from ddim_keras.config import InputError
 
 
 def frechet_distance(real_features: np.ndarray, generated_features: np.ndarray) -> float:
-    """Frechet distance between Gaussians of the same means and covariances as the features.
+    """Frechet distance between Gaussians with the means and covariances of the features.
 
-    Heusel et al. 2017 (https://arxiv.org/abs/1706.08500, equation 6), which is the FID where the
-    features are those of its Inception; with others, as here, only the formula is the same. The
-    estimate is too large by an amount that falls as 1 / N: with fewer images than features it is
-    mostly that. Then judge by the KID.
+    Heusel et al. 2017 (https://arxiv.org/abs/1706.08500, equation 6); this is the FID if the
+    features are those of FID's Inception. The estimate has a positive bias that falls as 1 / N and
+    dominates if there are fewer images than features. In that case use the KID.
 
     Args:
         real_features, generated_features: (N, D) and (M, D), with N and M at least 2.
@@ -42,8 +41,8 @@ def precision_and_recall(
     Kynkaanniemi et al. 2019 (https://arxiv.org/abs/1904.06991, equations 1 and 2). An image belongs
     to a set if it is no farther from some member of the set than the k-th nearest other member is.
     Precision is the share of generated images that belong to the real ones, recall the reverse:
-    blurred or broken images lower the first, missing kinds of images the second. Both are in
-    [0, 1], large is good, and for one and the same distribution they are below 1.
+    blurred or broken images lower precision, missing kinds of images lower recall. Both are in
+    [0, 1], higher is better, and even two samples of the same distribution score below 1.
 
     Args:
         real_features, generated_features: (N, D) and (M, D), with N and M above `neighbours`; a
@@ -56,7 +55,7 @@ def precision_and_recall(
 
 def _share_within(features: np.ndarray, members: np.ndarray, neighbours: int) -> float:
     """The share of `features` that belong to the set of `members`."""
-    # Of its sorted distances to all members, each member's first is 0, to itself.
+    # The first of a member's sorted distances is 0, to itself.
     radii = np.partition(_squared_distances(members, members), neighbours, axis=1)[:, neighbours]
     return float(np.mean(np.any(_squared_distances(features, members) <= radii, axis=1)))
 
@@ -67,7 +66,7 @@ def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _require_at_least(minimum: int, *sets: np.ndarray) -> list[np.ndarray]:
-    """The features in double precision; refuses sets that are too small."""
+    """The features in double precision; raises InputError for sets that are too small."""
     smallest = min(map(len, sets))
     if smallest < minimum:
         raise InputError(f"this needs the features of at least {minimum} images, not {smallest}")

@@ -2,9 +2,9 @@
 
 Binkowski et al. 2018, "Demystifying MMD GANs" (https://arxiv.org/abs/1801.01401). The squared
 maximum mean discrepancy between two sets of features, with a cubic polynomial kernel, in its
-unbiased form: 0 is expected, and slightly negative values occur, when both sets come from one
-distribution. Small is good. Values compare only under one protocol: the encoder, the image size
-that it sees, and the steps of the sampler; the batch size changes the noise, not the mean.
+unbiased form: if both sets come from the same distribution, its mean is 0, and slightly negative
+values occur. Lower is better. Values are comparable only under the same protocol: the encoder, its
+image size, and the steps of the sampler. The batch size changes the variance, not the mean.
 """
 
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def squared_mmd(real_features: np.ndarray, generated_features: np.ndarray) -> fl
     """
 
     def mean_without_diagonal(matrix: np.ndarray) -> float:
-        # An image compared with itself would bias the mean.
+        # Comparing an image with itself would bias the mean.
         count = len(matrix)
         return (matrix.sum() - np.trace(matrix)) / (count * (count - 1))
 
@@ -46,7 +46,7 @@ def squared_mmd(real_features: np.ndarray, generated_features: np.ndarray) -> fl
 
 @dataclass(frozen=True)
 class Distance:
-    """A KID and its standard error, NaN if it is the KID of a single batch."""
+    """A KID and its standard error, which is NaN for a single batch."""
 
     value: float
     standard_error: float
@@ -59,7 +59,7 @@ class Distance:
 
 @dataclass(frozen=True)
 class JackknifedDistance(Distance):
-    """A KID over all pairs of images, and what it would be without each one of them."""
+    """A KID over all pairs of images, and its values with each image left out."""
 
     without_real: np.ndarray  # (N,): the KID without real image i
     without_generated: np.ndarray  # (M,): without generated image i
@@ -68,12 +68,12 @@ class JackknifedDistance(Distance):
 def distance_of_all_pairs(
     real_features: np.ndarray, generated_features: np.ndarray
 ) -> JackknifedDistance:
-    """Unbiased squared MMD of two whole sets, in bounded memory, with a jackknifed standard error.
+    """Unbiased squared MMD of two whole sets, in bounded memory, with a jackknife standard error.
 
-    Its error is smaller than that of a mean over batches, since each image meets all others.
-    The jackknife of a statistic of two samples adds their variances (Arvesen 1969,
-    https://doi.org/10.1214/aoms/1177697287). For two sets of one distribution, the standard error
-    is too large rather than too small.
+    Its error is smaller than that of a mean over batches, since each image is compared with all
+    others. The jackknife of a two-sample statistic adds the variances of both samples (Arvesen
+    1969, https://doi.org/10.1214/aoms/1177697287). For two sets from the same distribution, the
+    standard error tends to be too large.
 
     Args:
         real_features, generated_features: (N, D) and (M, D), with N and M at least 3.
@@ -113,13 +113,13 @@ def distance_of_all_pairs(
 
 
 def jackknifed_error(*without_one: np.ndarray) -> float:
-    """The standard error of a statistic from its values without each member of each sample."""
+    """The standard error of a statistic from its leave-one-out values for each sample."""
     variances = [(len(values) - 1) * np.var(values) for values in without_one]
     return float(np.sqrt(sum(variances)))
 
 
 def _row_and_column_sums(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sums of the kernel's (N, M) matrix, some rows at a time: (N,) and (M,)."""
+    """Row and column sums of the kernel matrix (N, M), some rows at a time: (N,) and (M,)."""
     rows, columns = [], np.zeros(len(b))
     for start in range(0, len(a), ROWS_AT_ONCE):
         block = polynomial_kernel(a[start : start + ROWS_AT_ONCE], b)
@@ -129,7 +129,7 @@ def _row_and_column_sums(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _sums_with_others(features: np.ndarray) -> np.ndarray:
-    """For each image the sum of its kernel with all others: (N, D) -> (N,)."""
+    """The sum of each image's kernel values with all others: (N, D) -> (N,)."""
     with_itself = (np.sum(features**2, axis=1) / features.shape[1] + 1.0) ** 3
     return _row_and_column_sums(features, features)[0] - with_itself
 
@@ -137,14 +137,14 @@ def _sums_with_others(features: np.ndarray) -> np.ndarray:
 class KernelInceptionDistance:
     """KID between fixed real images and any generated ones, as a mean over batches.
 
-    Both sets are shuffled first, always with the same seed. Images often come sorted by class, and
-    batches of neighbours would then compare one class with another.
+    Both sets are shuffled first, always with the same seed. Otherwise, with images sorted by class,
+    batches would compare one class with another.
 
     Args:
-        encoder: of both sets; the real images are encoded once, here.
+        encoder: encoder of both sets; the real images are encoded once, here.
         real_images: (N, H, W, C), uint8 or float in [0, 1]; at least 2.
-        batch_size: images of each set in one estimate; 64 in the Keras example. Smaller when there
-            are fewer real images, which the protocol then says.
+        batch_size: images of each set in one estimate; 64 in the Keras example. It is reduced if
+            there are fewer real images, which the protocol then states.
     """
 
     def __init__(
@@ -158,15 +158,15 @@ class KernelInceptionDistance:
 
     @property
     def protocol(self) -> str:
-        """Name of all that the values depend on, such as "KID, Keras InceptionV3, 2048"."""
+        """Name of the protocol, such as "KID, Keras InceptionV3, 2048"."""
         batches = "" if self.batch_size == BATCH_SIZE else f", batches of {self.batch_size}"
         return f"KID, {self.encoder.description}{batches}"
 
     def __call__(self, generated_images: np.ndarray) -> Distance:
         """Compares each batch of the generated images with a batch of the real ones.
 
-        If there are more generated images, the real ones are shuffled and used again. A last batch
-        that is not full is left out.
+        If there are more generated images, the real ones are shuffled and reused. An incomplete
+        last batch is omitted.
         """
         generated = self.encoder.features(generated_images)
         num_batches = len(generated) // self.batch_size

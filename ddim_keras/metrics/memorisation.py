@@ -1,6 +1,6 @@
 """Memorisation: whether generated images are copies of training images, by nearest neighbours.
 
-A model that copies is nearer to its training images than new photographs of the same kind are.
+Images of a model that copies are nearer to training images than new photographs of the same kind.
 """
 
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ PERCENTILES = (0, 1, 10, 50, 90)
 
 @dataclass(frozen=True)
 class Nearest:
-    """Cosine distances, between features, of images to the nearest training image."""
+    """Cosine distances between the features of images and the nearest training image."""
 
     generated: np.ndarray  # (N,)
     validation: np.ndarray  # (M,), of images that the model never saw
 
     @property
     def share_of_copies(self) -> float:
-        """Share of generated images nearer than all but 1 % of the validation images; 0.01 by
-        chance alone."""
+        """Share of generated images nearer than all but 1 % of the validation images; 0.01 if by
+        chance."""
         return float(np.mean(self.generated < np.percentile(self.validation, 1)))
 
     def table(self) -> str:
-        """The percentiles of both, for people."""
+        """The percentiles of both, as a table."""
         lines = [f"{'percentile':12s}" + "".join(f"{percent:>8d}" for percent in PERCENTILES)]
         for name in ("validation", "generated"):
             values = np.percentile(getattr(self, name), PERCENTILES)
@@ -35,9 +35,9 @@ class Nearest:
 
 
 def features_both_ways(encoder: Encoder, images: np.ndarray) -> np.ndarray:
-    """The features of images, and after them those of their mirror images: (2 * N, D).
+    """The features of images, followed by those of their mirror images: (2 * N, D).
 
-    Most recipes show training images mirrored as well, and the features of the two differ.
+    Most recipes train on mirrored images as well, which have other features.
     """
     return np.concatenate([encoder.features(images[:, :, ::step]) for step in (1, -1)])
 

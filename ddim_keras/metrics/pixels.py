@@ -1,15 +1,14 @@
-"""Statistics of pixels: colours, contrast and detail, which feature distances hardly see."""
+"""Pixel statistics: colours, contrast and detail, to which feature distances are insensitive."""
 
 import numpy as np
 
 
 def pixel_statistics(images: np.ndarray) -> dict[str, float]:
-    """Means over images of what can be seen without a network; all in units of the pixel range.
+    """Means over images of statistics that need no network, in units of the pixel range.
 
     `contrast` is the standard deviation over an image's pixels, per channel, `saturation` the
     difference between the largest and the smallest channel, and `detail` the root mean square
-    difference of pixels that touch. Blurred images lack detail; predictions that are averages lack
-    contrast.
+    difference of adjacent pixels. Blurred images lack detail; averaged predictions lack contrast.
 
     Args:
         images: (N, H, W, C), uint8 or float in [0, 1]; 1 or 3 channels.

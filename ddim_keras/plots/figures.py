@@ -62,7 +62,7 @@ def image_grid(
     """A grid of images, as `tiled` makes it, under one title.
 
     Args:
-        names: of equal parts of the rows, written to the left of each.
+        names: names of equal groups of rows, written to the left of each.
     """
     canvas = tiled(images, columns, zoom)
     height, width, _ = canvas.shape
@@ -88,9 +88,9 @@ def training_curves(history: Sequence[dict[str, Any]], protocol: str) -> Figure:
     """Losses and KID over the epochs of a run, side by side.
 
     Args:
-        history: one dictionary an epoch, with `epoch`, the losses, and `kid` and
-            `kid_standard_error` where a KID was measured; also `kid_2_steps` and the like.
-        protocol: what the KID was measured with, for its axis.
+        history: one dictionary per epoch, with `epoch`, the losses, and `kid` and
+            `kid_standard_error` if a KID was measured; also `kid_2_steps` and similar.
+        protocol: protocol of the KID, for its axis.
     """
     figure = Figure(figsize=(10, 4), dpi=PIXELS_PER_INCH, layout="constrained")
     loss_axes, kid_axes = figure.subplots(1, 2)
@@ -116,7 +116,7 @@ def training_curves(history: Sequence[dict[str, Any]], protocol: str) -> Figure:
             values += line[1]
         if others:
             kid_axes.legend()
-        # A logarithmic axis of less than a decade has hardly a number beside it.
+        # A logarithmic axis of less than a decade has hardly any tick labels.
         if 0 < 10 * min(values) < max(values):
             kid_axes.set(yscale="log")
         else:
@@ -134,7 +134,7 @@ def training_curves(history: Sequence[dict[str, Any]], protocol: str) -> Figure:
 
 
 def save_samples(images: np.ndarray, title: str, path: Path) -> None:
-    """Writes a grid of images as a .png file, and the images themselves as a .npy file beside it.
+    """Writes a grid of images as a .png file, and the images as an .npy file beside it.
 
     Args:
         images: (N, H, W, C), uint8 or float in [0, 1].
@@ -164,7 +164,7 @@ def read_samples(path: Path) -> np.ndarray:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Writes a PNG, whole or not at all, making its folder."""
+    """Writes a PNG atomically; creates its folder if necessary."""
     for text in figure.findobj(Text):
         if text.get_text() != printable(text.get_text()):
             text.set_text(printable(text.get_text()))
@@ -176,7 +176,7 @@ def save_figure(figure: Figure, path: Path) -> None:
 def save_animation(frames: Sequence[np.ndarray], path: Path, milliseconds: int = 150) -> None:
     """Writes frames (H, W, 3) uint8 as a GIF or, ending in .png, an APNG; the last stays longest.
 
-    Whole or not at all, making its folder.
+    Writes atomically, and creates the folder if necessary.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     pictures = [Image.fromarray(frame) for frame in frames]
@@ -195,7 +195,7 @@ def _points(history: Sequence[dict[str, Any]], name: str) -> tuple[list[int], li
     return [row["epoch"] for row in rows], [row[name] for row in rows]
 
 
-# Ticks: whole numbers, about evenly spread on a logarithmic axis, however short it is.
+# Ticks: whole numbers, spread about evenly on a logarithmic axis of any length.
 NETWORK_CALLS = (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 700, 1000)
 
 
@@ -205,17 +205,17 @@ def by_network_calls(
     """Measurements against network calls per image: a panel per metric, a line per setting.
 
     Args:
-        results: dictionaries with `setting`, `sampler`, `network_calls` and what was measured;
-            where there is a `name_standard_error`, it is drawn as the error of `name`.
-        axes_labels: for each quantity to draw, what its axis says.
-        floor: what real images score in each, the best to hope for.
+        results: dictionaries with `setting`, `sampler`, `network_calls` and the measured metrics;
+            a `name_standard_error` is drawn as the error of `name`.
+        axes_labels: axis label of each metric to draw.
+        floor: values of real images, the best possible.
     """
     columns = min(2, len(axes_labels))
     rows = -(-len(axes_labels) // columns)
     figure = Figure(
         figsize=(5.5 * columns + 2.5, 4.5 * rows), dpi=PIXELS_PER_INCH, layout="constrained"
     )
-    # A colour for each sampler, a dash for each choice of where its steps lie.
+    # A colour for each sampler, a dash style for each step placement.
     settings = {row["setting"]: row["sampler"] for row in results}
     samplers = list(dict.fromkeys(settings.values()))
     for panel, (name, label) in enumerate(axes_labels.items(), start=1):
@@ -239,7 +239,7 @@ def by_network_calls(
         axes.xaxis.set_major_locator(FixedLocator(NETWORK_CALLS))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
-        # From 0 on, with the floor, which may lie just above or below, in view.
+        # From 0, with the floor visible, which may lie just above or below.
         axes.set_ylim(bottom=min(0, floor[name]) - 0.02 * axes.get_ylim()[1])
         axes.grid(alpha=0.3)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper")
@@ -247,11 +247,11 @@ def by_network_calls(
 
 
 def distributions(values: Mapping[str, np.ndarray], label: str) -> Figure:
-    """The share of values below each one, a line for each named set of them.
+    """Cumulative distributions, one line for each named set of values.
 
     Args:
         values: (N,) numbers for each name.
-        label: what the numbers are.
+        label: name of the quantity.
     """
     figure = Figure(figsize=(6, 4), dpi=PIXELS_PER_INCH, layout="constrained")
     _draw_distributions(figure.add_subplot(), values, label)
@@ -296,7 +296,7 @@ def examination(
 
 
 def bound_terms(terms: Mapping[str, np.ndarray], weights: np.ndarray) -> Figure:
-    """The terms of the variational bound over the steps, and how much they weigh noise errors.
+    """The terms of the variational bound over the steps, and their weights of noise errors.
 
     Args:
         terms: for each variance (T + 1,): L_0, ..., L_T, in bits per dimension.
@@ -323,9 +323,9 @@ def process_rows(
     """Images along the diffusion process, a column for each time.
 
     Args:
-        rows: for the name of each row (N, H, W, C) images in [0, 1]; 1 or 3 channels.
+        rows: (N, H, W, C) images in [0, 1] by the name of the row; 1 or 3 channels.
         times: (N,) diffusion times of the columns.
-        signal_rates: for each row (N,), written below the images.
+        signal_rates: (N,) for each row, written below the images.
     """
     figure = Figure(
         figsize=(1.3 * len(times) + 1.2, 1.45 * len(rows) + 0.2),
@@ -355,7 +355,7 @@ def schedule_curves(
 
     Args:
         times: (N,) diffusion times.
-        rates: for the name of each schedule `noise_rates, signal_rates`, each (N,).
+        rates: `noise_rates, signal_rates` by the name of the schedule, each (N,).
     """
     figure = Figure(figsize=(10, 4), dpi=PIXELS_PER_INCH, layout="constrained")
     signal_axes, ratio_axes = figure.subplots(1, 2)
