@@ -1,10 +1,10 @@
-"""Reverse channel coding: numbers that tell samples of one distribution, given those of another.
+"""Reverse channel coding: sends a sample of one distribution as the index of a shared candidate.
 
 Sender and receiver can draw the same candidates from p, a standard normal distribution. The sender
 chooses one that is distributed like q, a normal distribution of unit variance and other means, and
 writes its number. On average that costs little more than the Kullback-Leibler divergence (KL) of q
-from p: Theis et al. 2022 (https://arxiv.org/abs/2206.08889). The values are cut into chunks of a
-few bits of KL, with a number for each. `codec.py` sends images with it.
+from p: Theis et al. 2022 (https://arxiv.org/abs/2206.08889). The values are split into chunks of a
+few bits of KL, each with its own number. `codec.py` sends images with it.
 """
 
 import bisect
@@ -14,10 +14,10 @@ import statistics
 
 import numpy as np
 
-CHUNK_BITS = 7  # KL for one number: with more the file is shorter, but needs more candidates
-CANDIDATES = 2**12  # for each half of a chunk: few cannot follow q, and stay too near to p
+CHUNK_BITS = 7  # KL per number: more makes files shorter, but needs more candidates
+CANDIDATES = 2**12  # for each half of a chunk; samples from too few candidates stay too close to p
 AT_ONCE = 128  # candidates that are compared together; bounds the memory
-# How frequent numbers of 1, 2, ... binary digits are: Zipf's law with the exponent 1.2.
+# Frequencies of numbers with 1, 2, ... binary digits: Zipf's law with the exponent 1.2.
 DIGITS_WEIGHTS = [round(1000 * 2 ** (-0.2 * digits)) for digits in range(26)]
 BINARY_WEIGHTS = [1, 1]
 QUANTILES = np.array(
@@ -31,7 +31,7 @@ def divergence(means: np.ndarray) -> float:
 
 
 def number_of_chunks(bits: float) -> int:
-    """How many chunks a KL is cut into."""
+    """The number of chunks for a KL."""
     return max(1, round(bits / CHUNK_BITS))
 
 
@@ -47,13 +47,13 @@ def candidates(step: int, half: int, size: int, first: int, count: int = 1) -> n
 
 
 def halves_of_chunks(step: int, size: int, chunks: int) -> list[np.ndarray]:
-    """The places of each half's values, shuffled so that all halves have about the same KL."""
+    """The positions of each half's values, shuffled so that all halves have about the same KL."""
     order = np.argsort(np.random.Philox(key=[step, 2**32]).random_raw(size), kind="stable")
     return [half for chunk in np.array_split(order, chunks) for half in np.array_split(chunk, 2)]
 
 
 def chosen_values(step: int, size: int, numbers: list[int]) -> np.ndarray:
-    """The values (size,) that the numbers of the chunks tell, float32."""
+    """The values (size,) encoded by the numbers of the chunks, float32."""
     values, firsts = np.empty(size, "float32"), []
     for number in numbers:
         # Pairs of halves are numbered along diagonals, so that neighbours have no half in common.
@@ -71,8 +71,8 @@ def choose_numbers(
 
     Args:
         step: any number; the candidates of two steps are independent.
-        means: (size,), of q.
-        random: for the sender alone.
+        means: (size,), means of q.
+        random: random generator of the sender.
     """
     scores = [
         np.concatenate(
@@ -87,10 +87,10 @@ def choose_numbers(
 
 
 def choose(first_scores: np.ndarray, second_scores: np.ndarray, random: np.random.Generator) -> int:
-    """Chooses a pair by the Poisson functional representation: the least arrival time over q / p.
+    """Chooses a pair by the Poisson functional representation: smallest arrival time over q / p.
 
-    Li and El Gamal 2018 (https://arxiv.org/abs/1701.02827). The ratio q / p of a pair is a product.
-    So a pair is chosen with the bias of two small choices, and for the bits of one large choice.
+    Li and El Gamal 2018 (https://arxiv.org/abs/1701.02827). The ratio q / p of a pair is a product,
+    so choosing a pair has the small bias of two small choices and the bit cost of one large choice.
 
     Args:
         first_scores, second_scores: log(q / p) of each half's candidates, up to a constant.
@@ -110,11 +110,11 @@ def choose(first_scores: np.ndarray, second_scores: np.ndarray, random: np.rando
     return number
 
 
-# Arithmetic coding in whole numbers, so that every machine reads what another wrote.
+# Arithmetic coding in integers, so that files are portable between machines.
 
 
 class Writer:
-    """Turns symbols into bytes, in about -log2 of their share of the weights each."""
+    """Encodes symbols as bytes, in about -log2 of each symbol's share of the weights."""
 
     def __init__(self) -> None:
         self.low, self.width, self.total = 0, 1, 1  # the interval from low / total on
@@ -131,7 +131,7 @@ class Writer:
             self.write(BINARY_WEIGHTS, int(digit))
 
     def to_bytes(self) -> bytes:
-        """The shortest bytes that, whatever follows them, are read as these symbols."""
+        """The shortest bytes that decode to these symbols, whatever follows them."""
         for length in itertools.count():
             value = -(-self.low * 256**length // self.total)
             if (value + 1) * self.total <= (self.low + self.width) * 256**length:
@@ -139,13 +139,13 @@ class Writer:
 
 
 class Reader:
-    """Reads what a `Writer` wrote, or the start of it."""
+    """Decodes the bytes of a `Writer`, or the start of them."""
 
     def __init__(self, data: bytes) -> None:
         self.low, self.width, self.total = int.from_bytes(data, "big"), 1, 256 ** len(data)
 
     def read(self, weights: list[int]) -> int:
-        """The next symbol; raises EOFError where the bytes do not decide it."""
+        """The next symbol; raises EOFError if the bytes do not determine it."""
         sums = list(itertools.accumulate(weights, initial=0))
         index = bisect.bisect_right(sums, self.low * sums[-1] // self.total) - 1
         self.low = self.low * sums[-1] - self.total * sums[index]

@@ -1,10 +1,10 @@
-"""Class-conditional training: a row of each class, with the share that is recognised.
+"""Class-conditional training: a row of images per class, with the share recognised.
 
     python examples/class_conditional.py
     python examples/class_conditional.py --dataset mnist --epochs 2 --run runs/digits
 
-A small classifier of the real images judges the generated ones. Given again, the command
-continues an interrupted training; a finished one is only drawn.
+A small classifier trained on the real images judges the generated ones. Repeating the command
+continues an interrupted training; after a finished one it only draws the figure.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from ddim_keras.runs.folder import Run
 
 FAST = PRESETS["fast"]
 WIDTHS = (32, 64, 128)  # of the network, for 32 pixels and a CPU
-IMAGES_AT_ONCE = 250  # that are generated together, about; bounds the memory
+IMAGES_AT_ONCE = 250  # images generated together, approximately; limits the memory
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -56,7 +56,7 @@ def parse_arguments() -> argparse.Namespace:
         type=Path,
         metavar="DIR",
         default=Path("runs/class_conditional"),
-        help="run folder, as of train.py (default: %(default)s)",
+        help="run folder, as in train.py (default: %(default)s)",
     )
     add(
         "--columns",
@@ -124,7 +124,7 @@ def main() -> None:
         raise InputError(f"--guidance must be a finite number, not {arguments.guidance}")
     choose_backend(arguments.backend)
 
-    # Keras is imported from here on, after the backend has been chosen and --help answered.
+    # Keras is imported only now, after --help and the choice of the backend.
     import_keras()
     from classifier import trained_classifier
 
@@ -158,7 +158,7 @@ def main() -> None:
 
 
 def run_config(arguments: argparse.Namespace, dataset: Any) -> RunConfig:
-    """The preset `fast`, smaller, with the classes of the data."""
+    """A smaller version of the preset `fast`, with the classes of the data."""
     network = dataclasses.replace(
         FAST.model.network,
         image_size=arguments.image_size,
@@ -169,7 +169,7 @@ def run_config(arguments: argparse.Namespace, dataset: Any) -> RunConfig:
     return RunConfig(
         preset="fast",
         model=dataclasses.replace(FAST.model, network=network, seed=arguments.seed),
-        # Not mirrored: that would make something else of a digit.
+        # Not mirrored: mirrored digits are not digits.
         training=dataclasses.replace(FAST.training, flip=False),
         dataset=arguments.dataset,
         data_dir=arguments.data_dir,
@@ -180,7 +180,7 @@ def run_config(arguments: argparse.Namespace, dataset: Any) -> RunConfig:
 
 
 def trained_model(run: Run, config: RunConfig, dataset: Any) -> Any:
-    """Trains the model of a run folder, or resumes that, or returns the trained one."""
+    """Trains the model of a run folder, resumes its training, or loads the trained model."""
     from ddim_keras import train
     from ddim_keras.training.callbacks import Interrupted
 
@@ -192,7 +192,7 @@ def trained_model(run: Run, config: RunConfig, dataset: Any) -> Any:
     try:
         return train(run, config, dataset)
     except Interrupted:
-        print("saved; the same command goes on from here")
+        print("saved; the same command continues from here")
         raise KeyboardInterrupt from None
 
 
@@ -201,8 +201,8 @@ def generate_classes(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Generates `samples` images of each class, the classes in turn; returns them and their labels.
 
-    Without a classifier guidance is classifier-free. With one, it alone knows the class: the model
-    predicts for images of any class.
+    Guidance is classifier-free, unless a classifier is given. In that case only the classifier gets
+    the class, and the model predicts for any class.
     """
     from classifier import classifier_guided
 
@@ -235,12 +235,12 @@ def generate_classes(
 
 
 def class_names(dataset: Any) -> tuple[str, ...]:
-    """The names of the classes or, if they have none, their numbers."""
+    """The class names or, if there are none, the class numbers."""
     return dataset.class_names or tuple(map(str, range(dataset.num_classes)))
 
 
 def image_rows(rows: np.ndarray, captions: list[str], title: str) -> Any:
-    """A figure of rows of images, (rows, columns, H, W, C) in [0, 1], a caption beside each."""
+    """A figure of image rows, (rows, columns, H, W, C) in [0, 1], with a caption beside each."""
     from matplotlib.figure import Figure
 
     num_rows, columns = rows.shape[:2]

@@ -1,4 +1,4 @@
-"""A small classifier for the other examples: it judges generated images, and can guide them.
+"""A small classifier for the other examples, to judge and to guide generated images.
 
 Classifier guidance: Dhariwal and Nichol 2021 (https://arxiv.org/abs/2105.05233, section 4).
 """
@@ -23,12 +23,12 @@ BATCH_SIZE = 64
 
 
 class Classifier:
-    """Classifies images; noisy ones too, if it was trained on those.
+    """Classifies images, including noisy ones if trained on them.
 
     Args:
-        model: whose normaliser, noise schedule and classes are used.
-        name: of the data that it will be trained on, for the description.
-        seed: of the initial weights, the order of the images and the noises.
+        model: model whose normaliser, noise schedule and classes are used.
+        name: name of the training data, for the description.
+        seed: seed of the initial weights, the order of the images and the noises.
     """
 
     def __init__(self, model: DiffusionModel, name: str, seed: int = 0) -> None:
@@ -45,13 +45,13 @@ class Classifier:
         features = layers.GlobalAveragePooling2D()(layers.Activation("swish")(x))
         logits = layers.Dense(model.num_classes)(features)
         self.network = keras.Model([noisy_images, noise_variances], logits)
-        # Of length 1 an element, or the cubic kernel of the KID would see the largest ones alone.
+        # Scaled to length 1 per element; otherwise the largest dominate the KID's cubic kernel.
         features = layers.Rescaling(math.sqrt(WIDTHS[-1]))(layers.UnitNormalization()(features))
         self.feature_network = keras.Model(self.network.input, features)
         self.description = f"{name} classifier, {WIDTHS[-1]}"
 
     def fit(self, dataset: Dataset, epochs: int, noisy: bool) -> None:
-        """Trains on the training images: as they are, or at all noise levels of the model."""
+        """Trains on the training images, clean or at all noise levels of the model."""
         steps = max(1, len(dataset.train_images) // BATCH_SIZE)
         schedule = keras.optimizers.schedules.CosineDecay(2e-3, epochs * steps)
         self.network.compile(
@@ -80,7 +80,7 @@ class Classifier:
             yield (images, noise_rates**2), labels
 
     def _clean(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Images (B, H, W, C), uint8 or float in [0, 1], as the network takes clean ones."""
+        """Images (B, H, W, C), uint8 or float in [0, 1], as clean network inputs."""
         images = ops.convert_to_numpy(self.model.normalize(np.asarray(images)))
         return images, np.zeros((len(images), 1, 1, 1), "float32")
 
@@ -115,7 +115,7 @@ def trained_classifier(
         classifier.fit(dataset, epochs, noisy)
         save_weights(classifier.network, weights)
     accuracy = np.mean(classifier.classify(dataset.validation_images) == dataset.validation_labels)
-    print(f"{weights.name} tells {accuracy:.1%} of the real validation images right", flush=True)
+    print(f"{weights.name} recognises {accuracy:.1%} of the real validation images", flush=True)
     return classifier
 
 
@@ -124,14 +124,14 @@ def classifier_guided(
 ) -> Callable[..., Any]:
     """Classifier guidance for deterministic DDIM (Dhariwal and Nichol 2021, algorithm 2).
 
-    `pred_noises - noise_rate * scale * d log p(label | noisy image) / d noisy image`, so that the
-    noisy images move to where the classifier is surer. Costs one gradient of the classifier a step.
+    `pred_noises - noise_rate * scale * d log p(label | noisy image) / d noisy image` moves noisy
+    images towards higher class probability. Costs one gradient of the classifier per step.
 
     Args:
         denoise: `denoise(noisy_images, noise_rates, signal_rates)`.
         classifier: trained on noisy images.
-        labels: (B,) classes to reach.
-        scale: 1 samples from Bayes' rule where both predictions are exact; more exaggerates.
+        labels: (B,) target classes.
+        scale: 1 follows Bayes' rule if both predictions are exact; larger values exaggerate.
 
     Returns:
         A function with the signature of `denoise`.

@@ -3,10 +3,10 @@
     python examples/codec.py send photo.png photo.bits
     python examples/codec.py receive photo.bits photo.png
 
-Sender and receiver follow one reverse process (https://arxiv.org/abs/2006.11239, section 4.3): its
-noises are chosen so that it leads to the image, and told by `channel_coding.py`. A file that was
-cut off gives a coarser image. What both sides must know of a model, the mean KL of each step, is in
-codec.json, measured on training images by
+Sender and receiver run the same reverse process (https://arxiv.org/abs/2006.11239, section 4.3).
+Its noises are chosen so that it leads to the image, and sent by `channel_coding.py`. A truncated
+file gives a coarser image. Both sides need the mean KL of each step of the model, in codec.json,
+measured on training images by
 
     python examples/codec.py table
 """
@@ -32,7 +32,7 @@ from ddim_keras.runs.folder import PRETRAINED, Run, load_model
 from ddim_keras.runs.manifest import sha256
 
 FORMAT = bytes([1])  # first byte of a file; 4 bytes of the table's hash follow
-LEVELS = 50  # that are sent, evenly in time, to the cleanest that the model was trained on
+LEVELS = 50  # levels sent, uniform in time, up to the cleanest that the model was trained on
 IMAGES = 64  # of the training data, for the table
 TABLE = Path(__file__).with_name("codec.json")
 CHANGES = (0, 1, -1, 2, -2, 3, -3, 4, -4)  # of an image's scale, in quarters of an octave
@@ -43,7 +43,7 @@ Level = tuple[int, list[int]]  # the change of scale, and the number of each chu
 
 @dataclass(frozen=True)
 class Table:
-    """What both sides must know of a model."""
+    """The statistics of a model that both sides need."""
 
     model: str  # SHA-256 of the weights
     signal_rates: list[float]  # of the levels, rising
@@ -51,7 +51,7 @@ class Table:
 
     @property
     def header(self) -> bytes:
-        """The start of every file that is sent with this table."""
+        """The first bytes of every file sent with this table."""
         return FORMAT + hashlib.sha256(json.dumps(asdict(self)).encode()).digest()[:4]
 
     def chunks(self, step: int, scale: int) -> int:
@@ -86,7 +86,7 @@ def main() -> None:
     table = read_table(arguments.table, digest) if suffix else None
     choose_backend(arguments.backend)
 
-    # Keras is imported from here on, after the backend has been chosen and --help answered.
+    # Keras is imported only now, after --help and the choice of the backend.
     import_keras()
     from PIL import Image
 
@@ -103,7 +103,7 @@ def main() -> None:
     elif arguments.command == "receive":
         levels = decode(arguments.source.read_bytes(), table)
         if not levels:
-            raise InputError(f"{arguments.source} was cut off before the end of its first level")
+            raise InputError(f"{arguments.source} was truncated within its first level")
         image = receive(model, levels, table, arguments.steps)
         with written_whole(arguments.target) as part:
             Image.fromarray(image.squeeze()).save(part)
@@ -118,7 +118,7 @@ def main() -> None:
 
 
 def read_table(path: Path, digest: str) -> Table:
-    """Reads codec.json; raises InputError where it is missing, broken, or of another model."""
+    """Reads codec.json; raises InputError if it is missing, broken, or for another model."""
     try:
         table = Table(**json.loads(path.read_text()))
         if not all(0 < x < 1 for x in table.signal_rates) or not all(x > 0 for x in table.kl_bits):
@@ -211,7 +211,7 @@ def encode(levels: list[Level], table: Table) -> bytes:
 
 
 def decode(data: bytes, table: Table) -> list[Level]:
-    """Inverse of `encode`; of a file that was cut off, the levels that are whole."""
+    """Inverse of `encode`; for a truncated file, its complete levels."""
     if data[:1] != FORMAT:
         raise InputError("the file was not written by codec.py send")
     if not data.startswith(table.header):

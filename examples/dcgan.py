@@ -1,7 +1,7 @@
 """The deep convolutional GAN of Radford et al. 2015 (https://arxiv.org/abs/1511.06434).
 
-A generator maps noises to images, a discriminator tells them from photographs, and each is trained
-against the other. `gan.py` trains it and compares it with diffusion.
+A generator maps noises to images, a discriminator distinguishes them from photographs, and each is
+trained against the other. `gan.py` trains it and compares it with diffusion.
 """
 
 from typing import Any
@@ -12,11 +12,11 @@ from keras import layers, ops
 
 from ddim_keras import backends
 
-NOISE_SIZE = 100  # numbers that an image is generated from
+NOISE_SIZE = 100  # length of the noise vector of an image
 COARSEST_SIZE = 4  # pixels of the first feature map of the generator, the last of the discriminator
 KERNEL_SIZE = 4
 INITIALIZER_SCALE = 0.02
-LEAK = 0.2  # slope of the discriminator's activations below 0
+LEAK = 0.2  # negative slope of the discriminator's activations
 BATCH_NORM_MOMENTUM = 0.9  # of the statistics that generate
 ADAM_MOMENTUM = 0.5  # beta 1
 
@@ -24,8 +24,8 @@ ADAM_MOMENTUM = 0.5  # beta 1
 class DCGAN(keras.Model):
     """Generator and discriminator, trained with the non-saturating loss of Goodfellow et al. 2014.
 
-    Both take a step on each batch, from one forward pass of the generator, where the paper lets
-    them alternate.
+    Both take a step on each batch, from one forward pass of the generator; in the paper they
+    alternate.
 
     Args:
         image_size: a power of 2 of at least 8 pixels.
@@ -41,19 +41,19 @@ class DCGAN(keras.Model):
         self.built = True
 
     def compile(self, learning_rate: float) -> None:
-        """One Adam for both networks: it scales each weight by its own gradients alone."""
+        """One Adam for both networks, since it scales each weight separately."""
         super().compile(keras.optimizers.Adam(learning_rate, beta_1=ADAM_MOMENTUM))
         self.optimizer.build(self.trainable_variables)
 
     def train_step(self, *arguments: Any) -> Any:
-        """A step of both networks, on images and noises, see `ddim_keras.backends`."""
+        """A step of both networks, on images and noises; see `ddim_keras.backends`."""
         with backends.Step(self, *arguments) as step:
             return step.results(step.minimize(self.compute_losses))
 
     def compute_losses(
         self, images: Any, training: bool, labels: Any
     ) -> tuple[Any, dict[str, Any]]:
-        """The sum of both losses, each with gradients for its own network alone.
+        """The sum of both losses, each with gradients for its own network only.
 
         Args:
             images: (B, H, W, C) uint8.
@@ -67,7 +67,7 @@ class DCGAN(keras.Model):
         judge = self.discriminator
         real = judge(images, training=training)
         fake = judge(ops.stop_gradient(generated), training=training)
-        # The generator's loss passes through the discriminator and leaves its weights alone.
+        # The generator's loss passes through the discriminator without changing its weights.
         fixed = [ops.stop_gradient(variable.value) for variable in judge.trainable_variables]
         others = [variable.value for variable in judge.non_trainable_variables]
         for_generator, _ = judge.stateless_call(fixed, others, generated, training=training)
@@ -78,7 +78,7 @@ class DCGAN(keras.Model):
         return sum(losses.values()), losses
 
     def generate(self, num_images: int, seed: int = 0, batch_size: int = 64) -> np.ndarray:
-        """Images (N, H, W, C) float32 in [0, 1]; image i depends on the seed and i alone."""
+        """Images (N, H, W, C) float32 in [0, 1]; image i depends only on the seed and i."""
         noises = draw_noises(num_images, np.random.default_rng(seed))
         images = self.generator.predict(noises, batch_size=batch_size, verbose=0)
         return np.asarray(images, "float32") / 2 + 0.5

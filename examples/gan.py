@@ -1,12 +1,12 @@
-"""Trains a DCGAN, to compare diffusion with: the same images, KID and computing time.
+"""Trains a DCGAN for comparison with diffusion: the same images, KID and computing time.
 
     python examples/gan.py --seconds 1200 --run runs/gan
     python examples/gan.py --run runs/gan --compare runs/other
 
 The run folder gets `gan.json` with the history, curves, a grid of images from the same noises for
-each measurement, and all of them below each other. What was interrupted continues from the last
-measurement when the command is given again. `--compare` tells how much the images of two trainings,
-of GANs or of diffusion models, from equal noises have in common.
+each measurement, and a figure of all grids. Repeating the command continues an interrupted training
+from the last measurement. `--compare` measures how similar the images of two trainings, of GANs or
+of diffusion models, are for equal noises.
 """
 
 import argparse
@@ -30,14 +30,14 @@ from ddim_keras.config import InputError
 
 WIDTH = 32  # of DCGAN; 128 in the paper
 # After 301 CPU seconds, batches of 16 and 64 had a KID of 0.46 and 0.83: at equal time, more steps
-# are worth more than larger batches.
+# help more than larger batches.
 BATCH_SIZE = 16
 LEARNING_RATE = 2e-4
 MEASUREMENTS = 10  # of a training, evenly in its time
 BLOCK_STEPS = 10  # between two looks at the time
 GRID_IMAGES = 32
 EVOLUTION_IMAGES = 4
-# What decides the course of a training, and must be the same when it continues.
+# The settings that determine a training, and must be the same when it continues.
 SETTINGS = (
     *("dataset", "image_size", "seconds", "batch_size", "learning_rate", "leave_out"),
     *("num_images", "seed"),
@@ -50,8 +50,8 @@ def parse_arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--run", type=Path, metavar="DIR", default=Path("runs/gan"), help="(%(default)s)")
-    add("--compare", type=Path, metavar="DIR", help="another run, to compare with; no training")
-    add("--dataset", help="as of train.py (Oxford Flowers 102, else drawn flowers)")
+    add("--compare", type=Path, metavar="DIR", help="another run to compare with; no training")
+    add("--dataset", help="data set as in train.py (Oxford Flowers 102, else drawn flowers)")
     add("--image-size", type=at_least(8), metavar="N", default=64, help="pixels (%(default)s)")
     add(
         "--seconds",
@@ -66,7 +66,7 @@ def parse_arguments() -> argparse.Namespace:
         type=float,
         metavar="R",
         default=LEARNING_RATE,
-        help="of Adam (%(default)s)",
+        help="learning rate of Adam (%(default)s)",
     )
     add(
         "--leave-out",
@@ -75,7 +75,7 @@ def parse_arguments() -> argparse.Namespace:
         default=0.0,
         help="share of the training images to omit, drawn at random (%(default)s)",
     )
-    add("--num-images", type=at_least(GRID_IMAGES), metavar="N", default=256, help="of a KID (256)")
+    add("--num-images", type=at_least(GRID_IMAGES), metavar="N", default=256, help="per KID (256)")
     add("--seed", type=at_least(0), metavar="N", default=0, help="(%(default)s)")
     add_data_options(parser, "~/tensorflow_datasets")
     add_kid_weights_option(parser)
@@ -96,7 +96,7 @@ def main() -> None:
         raise InputError("--learning-rate must be above 0, and --leave-out at least 0 and below 1")
     choose_backend(arguments.backend)
 
-    # Keras is imported from here on, after the backend has been chosen and --help answered.
+    # Keras is imported only now, after --help and the choice of the backend.
     import_keras()
     if arguments.compare:
         images = [
@@ -132,7 +132,7 @@ class GanRecord:
     """The run folder: `gan.json`, the weights of the last measurement, and pictures.
 
     Attributes:
-        settings: those of the training.
+        settings: settings of the training.
         history: a dictionary for each measurement.
     """
 
@@ -151,14 +151,14 @@ class GanRecord:
         return self.folder / "gan.json"
 
     def load(self, gan: Any) -> None:
-        """Gives a GAN the state of the last measurement, if there is one."""
+        """Loads the state of the last measurement, if any, into a GAN."""
         from ddim_keras.runs.weights import load_weights
 
         if self.history:
             load_weights(gan, weights_file(self.folder, self.history))
 
     def add(self, gan: Any, row: dict[str, Any], images: np.ndarray, protocol: str) -> None:
-        """Saves the state of a measurement, and draws; a kill at any moment loses no other one."""
+        """Saves the state of a measurement, and draws; a kill loses at most this measurement."""
         from ddim_keras.plots.figures import image_grid, read_samples, save_figure, save_samples
         from ddim_keras.runs.weights import save_weights
 
@@ -186,7 +186,7 @@ class GanRecord:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """Reads gan.json; raises InputError where it is broken."""
+    """Reads gan.json; raises InputError if it is broken."""
     try:
         record = json.loads((folder / "gan.json").read_text())
         if not isinstance(record["settings"], dict) or not record["history"]:
@@ -197,12 +197,12 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def weights_file(folder: Path, history: list[dict[str, Any]]) -> Path:
-    """The weights of the last row, named by its step, so that they always belong together."""
+    """The weights of the last row, named by its step so that they always match."""
     return folder / f"step_{history[-1]['step']:06d}.weights.h5"
 
 
 def without_share(images: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """The images in their order, without a share of them that the seed chooses."""
+    """The images in order, without a share of them chosen by the seed."""
     order = np.random.default_rng([seed, 1]).permutation(len(images))
     return np.asarray(images[np.sort(order[round(share * len(images)) :])])
 
@@ -217,7 +217,7 @@ def build_gan(shape: tuple[int, ...], settings: dict[str, Any]) -> Any:
 
 
 def train(gan: Any, images: np.ndarray, record: GanRecord, kid: Any) -> None:
-    """Trains until the computing time of the settings is used, from the last measurement on."""
+    """Trains from the last measurement until the computing time of the settings is used up."""
     seconds, seed, batch_size = (
         record.settings[name] for name in ("seconds", "seed", "batch_size")
     )
@@ -251,7 +251,7 @@ def train(gan: Any, images: np.ndarray, record: GanRecord, kid: Any) -> None:
 def train_steps(
     gan: Any, images: np.ndarray, first_step: int, num_steps: int, batch_size: int, seed: int
 ) -> dict[str, float]:
-    """Trains on the batches from a step on, which depend on the seed alone; the mean losses."""
+    """Trains from a step on batches that depend only on the seed; returns the mean losses."""
     from dcgan import draw_noises
 
     from ddim_keras.data.batches import training_batches
@@ -268,7 +268,7 @@ def train_steps(
 
 
 def images_of(folder: Path, num_images: int) -> np.ndarray:
-    """Images (N, H, W, C) in [0, 1] of a run of a GAN or of a diffusion model, from seed 0."""
+    """Images (N, H, W, C) in [0, 1] from seed 0, of a run of a GAN or diffusion model."""
     if not (folder / "gan.json").exists():
         from ddim_keras.runs.folder import Run, load_model
 
@@ -284,7 +284,7 @@ def images_of(folder: Path, num_images: int) -> np.ndarray:
 def correlations(images: np.ndarray, others: np.ndarray) -> tuple[float, float]:
     """Mean correlation of the pixels of image i with those of image i, and of image i + 1.
 
-    Of differences from the mean image of each set, which all images have in common.
+    For differences from the mean image of each set.
     """
     rows, other_rows = (unit_differences(each, each.mean(axis=0)) for each in (images, others))
     same, shuffled = (
@@ -295,7 +295,7 @@ def correlations(images: np.ndarray, others: np.ndarray) -> tuple[float, float]:
 
 
 def unit_differences(images: np.ndarray, mean_image: np.ndarray) -> np.ndarray:
-    """Differences of images from one (N, H * W * C), of length 1: their products correlate them."""
+    """Differences from an image as unit vectors (N, H * W * C); products are correlations."""
     differences = (images - mean_image).reshape(len(images), -1)
     lengths = np.linalg.norm(differences, axis=1, keepdims=True)
     return differences / np.maximum(lengths, 1e-6)

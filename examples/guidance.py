@@ -3,8 +3,8 @@
     python examples/class_conditional.py
     python examples/guidance.py --guidance 0 0.5 1 2 4 --classifier-guidance 1 2 4 8
 
-A small classifier of real images judges the class of generated ones. Its features serve for a
-Kernel Inception Distance. A second picture shows images from one noise, one row per strength.
+A small classifier of real images judges the class of generated ones. Its features are also used for
+a Kernel Inception Distance. A second picture shows images from one noise, one row per strength.
 """
 
 import argparse
@@ -53,8 +53,8 @@ def parse_arguments() -> argparse.Namespace:
         nargs="*",
         metavar="S",
         default=[],
-        help="strengths of guidance by a classifier of noisy images; the model is then not given "
-        "the class (default: none)",
+        help="strengths of guidance by a classifier of noisy images; the model then gets no "
+        "class (default: none)",
     )
     add_classifier_options(parser)
     add("--output", type=Path, metavar="FILE", default=Path("guidance.png"), help="(%(default)s)")
@@ -75,7 +75,7 @@ def main() -> None:
         raise InputError(f"{run.folder} holds a model without classes; choose another --run")
     choose_backend(arguments.backend)
 
-    # Keras is imported from here on, after the backend has been chosen and --help answered.
+    # Keras is imported only now, after --help and the choice of the backend.
     import_keras()
     from classifier import trained_classifier
 

@@ -1,4 +1,4 @@
-"""Flowers from an ONNX file, with NumPy and onnxruntime alone: DDIM with guidance as generate.py.
+"""Flowers from an ONNX file, with only NumPy and onnxruntime: DDIM with guidance as generate.py.
 
 python -m ddim_keras.export --format onnx --output flowers.onnx
 python examples/onnx_sampling.py flowers.onnx sunflower "sweet pea"

@@ -1,4 +1,4 @@
-"""Progressive coding and interpolation, as Ho et al. 2020 show them, with a trained model.
+"""Progressive coding and interpolation as in Ho et al. 2020, with a trained model.
 
     python examples/progressive.py shared                   samples that share a noisy image
     python examples/progressive.py between one.png two.png  from one image to another
@@ -82,8 +82,8 @@ def continued(
     """Ancestral sampling from noisy images (N, H, W, C) at a diffusion time: images in [0, 1].
 
     Args:
-        steps: of the whole way from time 1.
-        seeds: (N,), of the fresh noise of each image.
+        steps: number of steps of the whole process from time 1.
+        seeds: (N,), seeds of the fresh noise of each image.
     """
     from ddim_keras.samplers import Sampler, ddim, image_noises
 
@@ -98,7 +98,7 @@ def continued(
 
 
 def shared(model: Any, steps: int, seed: int) -> list[np.ndarray]:
-    """A row for each level: a noisy image on the way to one image, and samples from it."""
+    """A row for each level: a noisy version of one image, and samples from it."""
     from ddim_keras.editing import add_noise
 
     shape = model.network.output_shape[1:]
@@ -122,9 +122,9 @@ def shared(model: Any, steps: int, seed: int) -> list[np.ndarray]:
 def between(
     model: Any, first: np.ndarray, second: np.ndarray, steps: int, seed: int
 ) -> list[np.ndarray]:
-    """A row for each level: both images, and what mixtures of their noisy images lead to.
+    """A row for each level: both images, and samples from mixtures of their noisy versions.
 
-    One noise serves both images and all that is added later, so that the mixture alone differs.
+    Both images get one noise, and all samples the same fresh noise, so only the mixture varies.
     """
     from ddim_keras.editing import add_noise
 

@@ -5,8 +5,8 @@
 DDPM draws x_{t-1} given x_t from a Gaussian. The true distribution is Gaussian only in the limit of
 small steps (Feller 1949; Sohl-Dickstein et al. 2015, https://arxiv.org/abs/1503.03585, section
 2.2). For a mixture of Gaussians in the plane it is known exactly: again a mixture. Each panel
-shows it (shaded) for one beta, and the Gaussian of the same mean and covariance (lines). The number
-is the Kullback-Leibler divergence between the two, which that step alone costs the likelihood.
+shows it (shaded) for one beta, and the Gaussian with the same mean and covariance (lines). The
+number is the Kullback-Leibler divergence between the two, the likelihood loss of that step.
 """
 
 import argparse
@@ -80,7 +80,7 @@ def reverse_step(data: Mixture, alpha_bar: float, beta: float, x_t: np.ndarray) 
 
 
 def bits_from_gaussian(mixture: Mixture) -> float:
-    """Kullback-Leibler divergence from the Gaussian of the same moments, in bits, on a grid."""
+    """Kullback-Leibler divergence from the Gaussian with the same moments, in bits, on a grid."""
     mean, covariance = mixture.moments()
     spread = 6 * np.sqrt(covariance.diagonal().max())
     line = np.linspace(-spread, spread, 400)

@@ -1,4 +1,4 @@
-"""Diffusion of a swiss roll of points: the forward process, the learned reverse process, the drift.
+"""Diffusion of points on a swiss roll: forward process, learned reverse process, and drift.
 
     python examples/swiss_roll.py
     python examples/swiss_roll.py --langevin langevin.png    also the score, and Langevin dynamics
@@ -86,7 +86,7 @@ def main() -> None:
             raise InputError(f"--{option} must end in .png, not {file.name!r}")
     choose_backend(arguments.backend)
 
-    # Keras is imported from here on, after the backend has been chosen and --help answered.
+    # Keras is imported only now, after --help and the choice of the backend.
     import_keras()
     import keras
 
@@ -117,9 +117,9 @@ def main() -> None:
 
 
 def swiss_roll(num_points: int, seed: int) -> np.ndarray:
-    """Points along a spiral, evenly in its angle: (N, 1, 1, 2) float32, well within [0, 1].
+    """Points along a spiral, uniform in its angle: (N, 1, 1, 2) float32, well within [0, 1].
 
-    The margin is for generated points beyond the roll, which are cut off at 0 and 1.
+    The margin leaves room for generated points outside the roll, which are clipped at 0 and 1.
     """
     random = np.random.default_rng(seed)
     angles = 1.5 * np.pi * (1 + 2 * random.random(num_points))
@@ -136,10 +136,10 @@ def as_images(points: np.ndarray) -> Tensor:
 
 
 def draw(model, roll: np.ndarray, steps: int, seed: int):
-    """Three rows, in time from left to right: the roll dissolves, forms, and what moves it.
+    """Three rows, in time from left to right: the roll dissolves, it forms again, and the drift.
 
-    The arrows are the drift: where the network would move a point in a tenth of the reverse
-    process. They stand where there are noisy points, since nowhere else has it learned anything.
+    An arrow of the drift shows where the network moves a point in a tenth of the reverse process.
+    Arrows are drawn only where there are noisy points, since the network has learned nothing else.
     """
     from keras import ops
 
@@ -172,17 +172,17 @@ def draw(model, roll: np.ndarray, steps: int, seed: int):
         places = grid_of_places()
         rates = [ops.broadcast_to(r, (len(places), 1, 1, 1)) for r in (noise_rates, signal_rates)]
         pred_noises, pred_images = model.compiled_denoise(as_images(places), *rates)
-        # By the angle of the schedule, noisy points have this velocity (Salimans and Ho 2022,
-        # https://arxiv.org/abs/2202.00512, appendix D); the reverse process goes against it.
+        # The velocity of noisy points along the angle of the schedule (Salimans and Ho 2022,
+        # https://arxiv.org/abs/2202.00512, appendix D); the reverse process runs against it.
         velocities = plane(signal_rates * pred_noises - noise_rates * pred_images)
         arrows(drift, places, -tenth * velocities, are_visited(noisy_points))
     return figure
 
 
 def draw_langevin(model, roll: np.ndarray, seed: int):
-    """Two rows: the score at four noise levels, and points that few steps make, corrected or not.
+    """Two rows: the score at four noise levels, and points from few steps, corrected or not.
 
-    The arrows of each level have a scale of their own: the weaker the noise, the larger the score.
+    The arrows of each level have a different scale, since the score grows as the noise weakens.
     """
     import keras
     from keras import ops
@@ -229,7 +229,7 @@ def draw_langevin(model, roll: np.ndarray, seed: int):
 
 
 def panels(rows: Sequence[str]):
-    """A figure, and its axes: named rows of four planes."""
+    """A figure and its axes: named rows of four planes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.6, 2.47 * len(rows)), dpi=80, layout="constrained")
@@ -255,14 +255,14 @@ def arrows(axes, places: np.ndarray, ways: np.ndarray, visited: np.ndarray) -> N
 
 
 def grid_of_places() -> np.ndarray:
-    """The middles (N, 2) of the cells of a grid."""
+    """The centres (N, 2) of the cells of a grid."""
     edges = np.linspace(-EXTENT, EXTENT, ARROWS + 1, dtype="float32")
     middles = (edges[1:] + edges[:-1]) / 2
     return np.stack(np.meshgrid(middles, middles, indexing="ij"), axis=-1).reshape(-1, 2)
 
 
 def are_visited(points: np.ndarray) -> np.ndarray:
-    """Whether there are some of the points in each cell of the grid: (N,)."""
+    """Whether each cell of the grid contains any of the points: (N,)."""
     edges = np.linspace(-EXTENT, EXTENT, ARROWS + 1)
     counts, *_ = np.histogram2d(*points.T, bins=(edges, edges))
     return counts.ravel() > len(points) / 10_000

@@ -1,4 +1,4 @@
-"""The tab Between: from one seed, class or photograph to another, with a slider."""
+"""The tab Between: interpolation between two seeds, classes or photographs, with a slider."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,7 +14,7 @@ from ddim_keras.generation.given import GivenImages
 from ddim_keras.guidance import between_classes
 from ddim_keras.types import Callback
 
-NUM_IMAGES = 9  # on the way, with both ends
+NUM_IMAGES = 9  # on the path, including both ends
 STEPS = 20
 SEEDS, CLASSES, PHOTOGRAPHS = "two seeds", "two classes", "two photographs"
 
@@ -22,7 +22,7 @@ SEEDS, CLASSES, PHOTOGRAPHS = "two seeds", "two classes", "two photographs"
 def making_of_seeds(
     models: Models, name: str, class_name: str, seed: int, other_seed: int
 ) -> tuple[page.Making, str]:
-    """Images from the noise of one seed to that of another, and the command."""
+    """Images between the noises of two seeds, and the command."""
     line = page.words_of(
         name,
         class_=class_name,
@@ -38,7 +38,7 @@ def making_of_seeds(
 def making_of_classes(
     models: Models, name: str, class_name: str, other_class: str, seed: int
 ) -> tuple[page.Making, str]:
-    """Images of one noise, from one class to another, and the program."""
+    """Images from one noise between two classes, and the program."""
     config = models.config(name)
     if page.ANY_CLASS in (class_name, other_class):
         raise InputError("choose two classes; models without classes have seeds and photographs")
@@ -76,7 +76,7 @@ def making_of_classes(
 def making_of_photographs(
     models: Models, name: str, class_name: str, given: list[np.ndarray | None]
 ) -> tuple[page.Making, str]:
-    """Images from the code of one photograph to that of another, and the command."""
+    """Images between the codes of two photographs, and the command."""
     photographs = [each for each in given if each is not None]
     if len(photographs) < 2:
         raise InputError("upload two photographs first")

@@ -1,4 +1,4 @@
-"""The tab Generate: images that form step by step, a gallery, and the command that makes them."""
+"""The tab Generate: images forming step by step, a gallery, and the command for each image."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +10,7 @@ from ddim_keras.demo import page
 from ddim_keras.demo.models import Models
 
 MOST_IMAGES, MOST_STEPS, MOST_IN_GALLERY = 32, 50, 12
-NUM_IMAGES, STEPS, SAMPLER = 8, 10, "ipndm"  # that are chosen at first
+NUM_IMAGES, STEPS, SAMPLER = 8, 10, "ipndm"  # chosen initially
 
 
 def words(
@@ -74,7 +74,7 @@ def generate_tab(models: Models) -> None:
             )
 
     def allow(name: str) -> list[Any]:
-        """What the model leaves to choose; a student has learnt its steps and its guidance."""
+        """The choices of a model; a student has fixed steps and guidance."""
         model = models.config(name).model
         is_free = not model.student_steps
         return [

@@ -1,4 +1,4 @@
-"""The tab Inside: the steps of one image, what guidance does, and KID by steps."""
+"""The tab Inside: the steps of one image, the effect of guidance, and KID by steps."""
 
 import html
 import re
@@ -20,7 +20,7 @@ IMAGES_OF_EACH, STEPS_OF_EACH = 6, 10
 
 
 def measured(name: str) -> str:
-    """Markdown: what is known of a model's KID by steps."""
+    """Markdown: the measured KID of a model by steps."""
     folder = find_run(name).folder
     rows = read_rows(folder / "evaluation.csv")
     if rows:

@@ -1,4 +1,4 @@
-"""Models that the demo offers: the included ones and those of runs/, the last ones in memory."""
+"""Models of the demo: included models and those in runs/; the last ones used stay in memory."""
 
 import contextlib
 from collections import OrderedDict
@@ -26,8 +26,8 @@ class Models:
 
     Args:
         precision: dtype policy of the layers.
-        check_hashes: whether the files must be those of their manifests.
-        first: run or included model to begin with; None: an included one, if possible of few steps.
+        check_hashes: whether the files must match their manifests.
+        first: run or included model to start with; None: an included one, preferably a student.
     """
 
     def __init__(self, precision: str, check_hashes: bool, first: str | None) -> None:
@@ -43,7 +43,7 @@ class Models:
         """Names of all models with weights: the first, included ones, and runs, newest name first.
 
         Args:
-            with_students: whether to name those that know but one number of steps.
+            with_students: whether to include students.
         """
         provided = [folder.name for folder in sorted(PRETRAINED.parent.glob("*/"))]
         provided.sort(key=lambda name: not _is_student(name))
@@ -60,13 +60,13 @@ class Models:
         return find_run(name).read_config()
 
     def job(self, words: Sequence[str], given: GivenImages | None = None) -> Job:
-        """The job that `generate.py` with these words does.
+        """The job of `generate.py` with these words.
 
         Args:
-            given: the images that the words name, which need not exist as files.
+            given: the images named by the words, which need not exist as files.
 
         Raises:
-            InputError: if the words do not belong together, or do not suit the model.
+            InputError: if the words are incompatible with each other or with the model.
         """
         try:
             options = parse_arguments(words)

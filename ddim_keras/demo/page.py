@@ -1,4 +1,4 @@
-"""Parts of the page that the tabs share: pictures, choices, buttons, and how errors are told."""
+"""Page elements shared by the tabs: pictures, choices, buttons and error messages."""
 
 import base64
 import functools
@@ -27,7 +27,7 @@ from ddim_keras.types import Callback
 ANY_CLASS = "any, as often as in training"
 COMMAND = "Command that makes the same"
 LARGEST_SEED = 2**31 - 1
-# Everything that computes waits in one queue.
+# All computations wait in one queue.
 COMPUTES: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
 FONTS = ("DejaVu Sans", "Segoe UI", "Helvetica", "Arial", "sans-serif")
 THEME = gr.themes.Default(
@@ -102,24 +102,24 @@ def note(text: str) -> str:
 
 
 def empty(text: str) -> str:
-    """HTML: what will be shown in this place."""
+    """HTML: a placeholder that says what will appear here."""
     return f'<div class="empty">{html.escape(text)}</div>'
 
 
 @dataclass
 class Making:
-    """A job under way: iterate for HTML of the noisy and the predicted images at each network call.
+    """A running job: yields HTML of the noisy and the predicted images at each network call.
 
     Args:
-        job: for its model.
+        job: gives the model.
         work: called as `work(callback)`.
-        calls: of the network, in all.
-        columns: images in a row.
+        calls: total number of network calls.
+        columns: images per row.
 
     Attributes:
-        result: what `work` returned, once the iteration has ended.
-        frames: of all network calls.
-        seconds: since the start.
+        result: result of `work`, after the iteration.
+        frames: frames of all network calls.
+        seconds: time since the start.
     """
 
     job: Job
@@ -143,7 +143,7 @@ class Making:
             yield self.html(f"Network call {len(self.frames)} of {self.calls}")
 
     def html(self, status: str) -> str:
-        """The newest frame, under a line that begins with `status`."""
+        """The newest frame, under a line starting with `status`."""
         frame = self.frames[-1]
         return figures(
             f"{status}, {self.seconds:.1f} s",
@@ -175,11 +175,11 @@ def in_a_sentence(handler: Callable[..., Any]) -> Callable[..., Any]:
     return iterate if inspect.isgeneratorfunction(handler) else call
 
 
-# Choices, and the words of a command line that they stand for.
+# Choices, and the command-line words for them.
 
 
 def model_choice(models: Models, with_students: bool = False) -> gr.Dropdown:
-    """A choice of the models; students of few steps do nothing but generate."""
+    """A choice of models; students can only generate."""
 
     def names() -> list[str]:
         return models.names(with_students)
@@ -209,7 +209,7 @@ def class_choice(models: Models, model: gr.Dropdown, label: str = "Class") -> gr
 
 
 def seed_choice(label: str = "Seed", value: int = 0) -> gr.Number:
-    """A seed, with a button for another one."""
+    """A seed, with a button for a new one."""
     with gr.Group():
         seed = gr.Number(value, label=label, precision=0, minimum=0, maximum=LARGEST_SEED)
         another = gr.Button("Another seed", size="sm")
@@ -221,7 +221,7 @@ def uploaded(models: Models, name: str, path: str) -> np.ndarray:
     """An uploaded image, cropped and resized for a model: (H, W, C) uint8.
 
     Raises:
-        InputError: if it is no image; without the place where the server keeps it.
+        InputError: if it is not an image; the message does not show the server's path.
     """
     network = models.config(name).model.network
     try:
@@ -234,7 +234,7 @@ def uploaded(models: Models, name: str, path: str) -> np.ndarray:
 
 
 def words_of(model: str, **options: Any) -> list[str]:
-    """The command line of generate.py for choices; those that are None are omitted.
+    """The command line of generate.py for choices; None is omitted.
 
     Args:
         options: by the names of generate.py, with `class_` for --class.
@@ -255,13 +255,13 @@ def command(models: Models, words: Sequence[str]) -> str:
 
 
 def start_and_stop(text: str) -> tuple[gr.Button, gr.Button]:
-    """Buttons that start a job, and stop it."""
+    """Buttons that start and stop a job."""
     with gr.Row():
         return gr.Button(text, variant="primary", scale=2), gr.Button("Stop", scale=1, min_width=80)
 
 
 def command_shown() -> gr.Code:
-    """A place for a command, to copy or download."""
+    """A box for a command, to copy or download."""
     return gr.Code(
         label=COMMAND,
         language="shell",

@@ -1,4 +1,4 @@
-"""The tab Paint: what is painted over in a photograph or a generated image is filled in."""
+"""The tab Paint: painted areas of a photograph or a generated image are filled in."""
 
 import io
 import zipfile
@@ -14,13 +14,13 @@ from ddim_keras.demo import page
 from ddim_keras.demo.models import Models
 from ddim_keras.generation.given import GivenImages
 
-CANVAS = 512  # pixels of the editor, each way
+CANVAS = 512  # height and width of the editor in pixels
 MOST_IMAGES, NUM_IMAGES = 8, 4
 STEPS, RESAMPLE = 25, 3  # see "Fill in" of docs/sampling.md
 
 
 def mask_of(edited: dict[str, Any], image_size: int) -> np.ndarray:
-    """The mask of what was painted: (image_size, image_size, 1) float32, 1 where it was touched.
+    """The mask of the painted area: (image_size, image_size, 1) float32, 1 where painted.
 
     Raises:
         InputError: if nothing was painted.
@@ -36,7 +36,7 @@ def mask_of(edited: dict[str, Any], image_size: int) -> np.ndarray:
 
 
 def files(image: np.ndarray, mask: np.ndarray, grid: np.ndarray, command: str) -> bytes:
-    """A zip file with what the command takes, what it makes, and the command itself."""
+    """A zip file with the command, its input and its output."""
     content = {
         "image.png": page.png(image.squeeze()),
         "mask.png": page.png((255 * mask[..., 0]).astype("uint8")),
@@ -51,7 +51,7 @@ def files(image: np.ndarray, mask: np.ndarray, grid: np.ndarray, command: str) -
 
 
 def canvas_of(image: np.ndarray) -> dict[str, Any]:
-    """The editor's value for an image (H, W, C) uint8: enlarged, with nothing painted."""
+    """The editor's value for an image (H, W, C) uint8: enlarged and unpainted."""
     size = (CANVAS, CANVAS)
     background = Image.fromarray(image.squeeze()).convert("RGB")
     background = background.resize(size, Image.Resampling.NEAREST)
@@ -73,7 +73,7 @@ def paint_tab(models: Models) -> None:
                 RESAMPLE,
                 step=1,
                 label="Repetitions",
-                info="more join better, and take longer",
+                info="more: smoother seam, but slower",
             )
             seed = page.seed_choice()
         with gr.Column(scale=2, min_width=CANVAS + 32):

@@ -1,10 +1,10 @@
-"""The server's part in keeping the demo offline: the browser is told to load from it alone."""
+"""Content policy that keeps the demo offline: the browser may load only from this server."""
 
 from typing import Any
 
 from starlette.middleware import Middleware
 
-# Gradio's page has scripts and styles in its text, and compiles some.
+# Gradio's page has inline scripts and styles, and evaluates some code.
 POLICY = (
     b"default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; form-action 'self'; "
     b"frame-ancestors 'none'"
@@ -12,7 +12,7 @@ POLICY = (
 
 
 class ContentSecurityPolicy:
-    """ASGI middleware that adds the policy to each answer."""
+    """ASGI middleware that adds the policy to each response."""
 
     def __init__(self, app: Any) -> None:
         self.app = app

@@ -1,4 +1,4 @@
-"""Steps of a reverse process while it runs: its callback, turned into an iterator."""
+"""Streaming of sampling steps: a callback turned into an iterator."""
 
 import contextlib
 import queue
@@ -18,7 +18,7 @@ _ONE_AT_A_TIME = threading.Lock()  # one job uses the processor and the memory
 
 @dataclass(frozen=True)
 class Frame:
-    """One network call: (N, H, W, C) images in [0, 1], of which the noisy ones are clipped."""
+    """One network call: (N, H, W, C) images in [0, 1]; the noisy ones are clipped."""
 
     step: int
     noisy_images: np.ndarray
@@ -26,7 +26,7 @@ class Frame:
 
 
 class _Stopped(Exception):
-    """Ends a job whose frames nobody takes any more."""
+    """Ends a job whose frames are no longer taken."""
 
 
 def streamed(model: DiffusionModel, work: Callable[[Callback], None]) -> Iterator[Frame]:

@@ -182,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.output.suffix.lower() != ".png":
         raise InputError(f"--output must end in .png, not {options.output.name!r}")
     choose_backend(options.backend)
-    # Keras is imported from here on, after the backend has been chosen and --help answered.
+    # Keras is imported only now, after --help and the choice of the backend.
     import_keras()
     commands = {
         "forward": forward_figure,
