@@ -152,7 +152,7 @@ class TestClassConditional:
         assert [file.read_bytes() for file in files] == before
         np.testing.assert_array_equal(pixels("second.png"), pixels("first.png"))
         printed = capsys.readouterr().out
-        assert "of the real validation images right" in printed
+        assert "of the real validation images" in printed
         assert "recognised:" in printed
 
     def test_a_row_for_each_class_in_order(self, trained, monkeypatch):
