@@ -25,9 +25,9 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m ddim_keras.check",
         description="Tests a student's solution of the lab (diffusion_schedule, denoise, "
         "reverse_diffusion, train_step) or of the exercise (sample_xt, sample, train) against "
-        "closed forms, and names the likely mistake. Of the file, imports, definitions and "
-        "constants are executed, in a process of its own with limits of time and memory. This is "
-        "no sandbox for hostile code.",
+        "closed forms, and names the likely mistake. Only the imports, definitions and constants "
+        "of the file are executed, in a separate process with limits of time and memory. This is "
+        "not a sandbox for hostile code.",
         epilog="exit status: 0 if all functions are right, 1 if one is not, 2 if a file cannot be "
         "checked",
     )
@@ -98,8 +98,8 @@ def check(
 
     Args:
         only: functions to test; by default those of the sheet.
-        seconds: limit for each function.
-        mebibytes: limit of memory.
+        seconds: time limit for each function.
+        mebibytes: memory limit.
 
     Returns:
         The result as plain data, with an "error" if the file cannot be checked; and as text.

@@ -1,6 +1,6 @@
-"""The child process: executes a student's file, tries its functions, and writes what happened.
+"""Child process: executes a student's file, tries its functions, and writes the observations.
 
-Started by `process.observe`. It can be stopped at any moment: what was tried before is on disk.
+Started by `process.observe`. It can be stopped at any moment: earlier observations are on disk.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from ddim_keras.check.source import LocalModules, MissingModule, Source, describ
 from ddim_keras.check.stand_ins import UnknownAttribute
 from ddim_keras.check.tensors import without_compilation
 
-BUSY = "busy.txt"  # the name of the gap that is being tried
+BUSY = "busy.txt"  # the name of the gap being tried
 FILE = "file.npz"
 
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def limit_memory(mebibytes: int) -> None:
-    """Bounds what this process may allocate, and the size of files it may write, on POSIX."""
+    """Limits the memory of this process and the size of files it writes, on POSIX."""
     try:
         import resource
     except ImportError:  # Windows
@@ -61,7 +61,7 @@ def limit_memory(mebibytes: int) -> None:
 
 
 def default_backend() -> str:
-    """The Keras backend of a file that sets none."""
+    """The Keras backend for a file that sets none."""
     import importlib.util
 
     installed = [name for name in ("tensorflow", "jax", "torch") if importlib.util.find_spec(name)]
@@ -78,9 +78,9 @@ def try_file(
     """Executes the harmless part of a file and runs the experiment of each gap that it fills.
 
     Args:
-        write: is given a file name and the observations of the file, and then of each gap.
-        busy: is told which gap comes next.
-        seconds: limit of each experiment.
+        write: called with a file name and the observations of the file, then of each gap.
+        busy: called with the name of the next gap.
+        seconds: time limit of each experiment.
         only: the gaps to try; by default all that are found.
     """
     sys.path.insert(0, str(path.parent))
@@ -110,7 +110,7 @@ def try_file(
 
 
 def try_gap(laboratory: Laboratory, found: Found, seconds: int) -> dict[str, Any]:
-    """Runs one experiment, with tensors of each library that the function may expect, in turn."""
+    """Runs one experiment, in turn with tensors of each library that the function may expect."""
     problems: list[dict[str, Any]] = []
     for library in laboratory.libraries(found.gap):
         laboratory.recorder.take()
@@ -157,7 +157,7 @@ def _raised_by(error: BaseException, laboratory: Laboratory) -> bool:
 
 @contextlib.contextmanager
 def time_limit(seconds: int) -> Iterator[None]:
-    """Raises TimeIsUp in this block after some seconds, where the system has alarms."""
+    """Raises TimeIsUp in this block after some seconds, if the system has alarms."""
     if not hasattr(signal, "setitimer"):
         yield
         return

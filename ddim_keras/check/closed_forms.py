@@ -1,7 +1,7 @@
-"""Closed forms that a right solution meets, in NumPy and double precision.
+"""Closed forms that a correct solution satisfies, in NumPy and double precision.
 
-DDIM (Song et al. 2020, https://arxiv.org/abs/2010.02502) on the offset cosine schedule, whose
-signal rates 0.95 and 0.02 the lab's example has published, and DDPM (Ho et al. 2020,
+DDIM (Song et al. 2020, https://arxiv.org/abs/2010.02502) on the offset cosine schedule with the
+published signal rates of the lab's example, 0.95 and 0.02, and DDPM (Ho et al. 2020,
 https://arxiv.org/abs/2006.11239).
 """
 
@@ -26,11 +26,11 @@ def rates(
 def data_of(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of normally distributed images, different in each pixel.
 
-    As different as normalised images are, so that the noise in a noisy image changes as it is
-    denoised, and is not mistaken for the initial noise.
+    They vary as much as those of normalised images. The noise in a noisy image then changes during
+    denoising, and is not mistaken for the initial noise.
 
     Args:
-        shape: of a batch of images; the first axis becomes 1.
+        shape: shape of a batch of images; the first axis becomes 1.
     """
     random = np.random.default_rng(7)
     shape = (1, *shape[1:])
@@ -38,7 +38,7 @@ def data_of(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def gaussian_denoiser(noisy_images: np.ndarray, noise_variances: np.ndarray) -> np.ndarray:
-    """The exact denoiser of `data_of`: the mean of the noise, given the noisy images."""
+    """The exact denoiser for `data_of`: the mean of the noise, given the noisy images."""
     mean, deviation = data_of(noisy_images.shape)
     noise_rates, signal_rates = _rates_of(noise_variances, noisy_images)
     variance = (signal_rates * deviation) ** 2 + noise_rates**2
@@ -46,7 +46,7 @@ def gaussian_denoiser(noisy_images: np.ndarray, noise_variances: np.ndarray) -> 
 
 
 def one_image_denoiser(noisy_images: np.ndarray, noise_variances: np.ndarray) -> np.ndarray:
-    """The exact denoiser of data that is a single image, the mean of `data_of`."""
+    """The exact denoiser for data consisting of a single image, the mean of `data_of`."""
     noise_rates, signal_rates = _rates_of(noise_variances, noisy_images)
     return (noisy_images - signal_rates * data_of(noisy_images.shape)[0]) / noise_rates
 
@@ -61,13 +61,13 @@ def _rates_of(noise_variances: np.ndarray, like: np.ndarray) -> tuple[np.ndarray
 
 
 def features(noisy_images: np.ndarray) -> list[np.ndarray]:
-    """What the stand-in network sums up, each with a weight: enough to tell losses apart."""
+    """The terms of the stand-in network, each with a weight: enough to distinguish losses."""
     x = np.asarray(noisy_images, "float64")
     return [x, np.ones_like(x), np.sin(3 * x), np.abs(x)]
 
 
 def ddim_of_gaussian(initial_noise: np.ndarray, steps: int) -> np.ndarray:
-    """DDIM with the exact denoiser of `data_of`: each step is affine, so that all are a product."""
+    """DDIM with the exact denoiser for `data_of`: steps are affine, and their product is exact."""
     mean, deviation = data_of(initial_noise.shape)
     noisy_images = initial_noise.astype("float64")
     pred_images = noisy_images
@@ -95,8 +95,8 @@ def posterior_variances(betas: np.ndarray) -> np.ndarray:
 
 
 def step_images(shape: tuple[int, ...], step: int) -> np.ndarray:
-    """The clean images that the exercise's stand-in network believes in at a step, in [0.1, 0.9].
+    """The clean images that the exercise's stand-in network predicts at a step, in [0.1, 0.9].
 
-    They differ in each pixel and step, so that every factor of a sampling step can be told.
+    They differ in each pixel and step, so that every factor of a sampling step can be identified.
     """
     return np.random.default_rng(1000 + step).uniform(0.1, 0.9, (1, *shape[1:]))

@@ -1,6 +1,6 @@
-"""What is tried with a student's functions: inputs, calls of the networks, and results.
+"""Experiments with a student's functions: inputs, calls of the networks, and results.
 
-It runs in the child process. Nothing is judged here: each experiment returns arrays and names.
+They run in the child process and return arrays and names; nothing is judged here.
 """
 
 import contextlib
@@ -47,13 +47,13 @@ DENOISERS = {
     "one_image": closed_forms.one_image_denoiser,
 }
 LEARNING_RATE = 0.05
-Otherwise = TypeVar("Otherwise")  # of a search: the value if nothing is found
+Otherwise = TypeVar("Otherwise")  # result of a search that finds nothing
 FIRST_WEIGHTS, AVERAGE_WEIGHTS = (0.3, -0.2, 0.15, 0.1), (0.1, 0.4, -0.3, 0.35)
 
 
 @dataclass(frozen=True)
 class Found:
-    """A function of the student that fills a gap: of the module, or of one of its classes."""
+    """A student's function that fills a gap: of the module, or of one of its classes."""
 
     gap: str
     name: str
@@ -62,7 +62,7 @@ class Found:
 
 
 def find(source: Source) -> dict[str, Found]:
-    """The functions that fill the gaps of the lab, or of the exercise."""
+    """The functions that fill the gaps of the lab or the exercise."""
     namespace = source.namespace
     functions = {
         plain(name): (name, value)
@@ -131,13 +131,13 @@ class Laboratory:
         self.weights: tuple[list, list] | None = None
 
     def libraries(self, gap: str) -> list[str]:
-        """Libraries of whose tensors the function may be made, likeliest first."""
+        """Libraries whose tensors the function may expect, likeliest first."""
         found = self.found[gap]
         functions = [found.owner or found.function]
         return libraries_of(functions, self.namespace)
 
     def images_shape(self, library: str) -> tuple[int, ...]:
-        """A small batch, in the layout that is usual in a library."""
+        """A small batch, in a library's usual layout."""
         return (4, 3, 8, 8) if library == "torch" else (4, 8, 8, 3)
 
     def probes(self, denoiser: str) -> tuple[Probe, Probe]:
@@ -153,10 +153,10 @@ class Laboratory:
     def ready(
         self, gap: str, library: str, network: Any, ema_network: Any, isolated: bool = False
     ) -> Iterator[Callable[..., Any]]:
-        """Gives the student's function as `function(**arguments by meaning)`.
+        """Returns the student's function as `function(**arguments by meaning)`.
 
         Args:
-            isolated: the other functions of the student are replaced by right ones.
+            isolated: whether the student's other functions are replaced by correct ones.
         """
         found, self.library = self.found[gap], library
         changed: dict[str, Any] = {}
@@ -222,7 +222,7 @@ class Laboratory:
         return self.namespace[found.name] if found and found.owner is None else otherwise
 
     def _globals_like_networks(self, found: Found) -> list[str]:
-        """Global names in a function that are networks: the file has not made them here."""
+        """Global names in a function that are networks, which the executed part does not create."""
         code = getattr(inspect.unwrap(found.function), "__code__", None)
         return [
             name
@@ -232,7 +232,7 @@ class Laboratory:
             and not isinstance(self.namespace.get(name), int | float)
         ]
 
-    # Right functions, which take their arguments as the student's own do.
+    # Correct functions, with the signatures of the student's own.
 
     def _right_diffusion_schedule(
         self, network: Any, ema_network: Any, instance: Any
@@ -310,7 +310,7 @@ def _as_bool(value: Any) -> bool:
 
 
 def _pair(result: Any) -> list[np.ndarray] | None:
-    """The arrays in what a function returned; None where it returned nothing."""
+    """The arrays in a function's result; None if it returned nothing."""
     if result is None:
         return None
     if isinstance(result, dict):
@@ -321,7 +321,7 @@ def _pair(result: Any) -> list[np.ndarray] | None:
 
 
 def _single(result: Any) -> np.ndarray | None:
-    """The images in what a sampler returned: also of a pair, or of a list with all steps."""
+    """The images in a sampler's result, which may be a pair or a list of all steps."""
     if result is None:
         return None
     if isinstance(result, tuple):
@@ -344,7 +344,7 @@ def diffusion_schedule(laboratory: Laboratory, library: str) -> dict[str, Any]:
 
 
 def denoise(laboratory: Laboratory, library: str) -> dict[str, Any]:
-    """Images with known noises, given to two exact denoisers, with `training` on and off."""
+    """Results for images with known noises and two exact denoisers, with `training` on and off."""
     shape = laboratory.images_shape(library)
     random = np.random.default_rng(1)
     mean, deviation = closed_forms.data_of(shape)
@@ -384,7 +384,7 @@ def denoise(laboratory: Laboratory, library: str) -> dict[str, Any]:
 def _denoise_once(
     laboratory: Laboratory, function: Callable[..., Any], inputs: tuple, training: bool
 ) -> tuple[list[np.ndarray] | None, list[dict[str, Any]]]:
-    """Calls `denoise` with rates (B, 1, 1, 1), or (B,) where it gives them their shape itself."""
+    """Calls `denoise` with rates (B, 1, 1, 1), or (B,) if it reshapes them itself."""
     noisy_images, *rates = inputs
     first: tuple | None = None
     problems: list[Exception] = []
@@ -415,7 +415,7 @@ def _denoise_once(
 
 
 def _chooses_network(laboratory: Laboratory, found: Found) -> bool:
-    """Whether the function can tell the trained network from its average."""
+    """Whether the function can choose between the trained network and its average."""
     function = found.function
     function = getattr(function, "__func__", getattr(function, "python_function", function))
     if not takes(function, "denoise", "training"):
@@ -428,14 +428,14 @@ def _chooses_network(laboratory: Laboratory, found: Found) -> bool:
 
 
 def _has_average(laboratory: Laboratory, owner: type) -> bool:
-    """Whether a class of the student speaks of an averaged network."""
+    """Whether a class of the student mentions an averaged network."""
     own = [base.__name__ for base in owner.__mro__ if base.__module__ == owner.__module__]
     sources = laboratory.namespace.get("__source__", {})
     return any(re.search(r"ema|average", sources.get(name, "").lower()) for name in own)
 
 
 def reverse_diffusion(laboratory: Laboratory, library: str) -> dict[str, Any]:
-    """Sampling with exact denoisers: with right other functions, and with the student's own."""
+    """Sampling with exact denoisers, with correct other functions and with the student's own."""
     shape = laboratory.images_shape(library)
     noise = np.random.default_rng(2).standard_normal(shape)
     runs = []
@@ -481,7 +481,7 @@ def reverse_diffusion(laboratory: Laboratory, library: str) -> dict[str, Any]:
 
 
 def _measured_schedule(laboratory: Laboratory) -> list[np.ndarray] | None:
-    """The student's own schedule on the grid, with which the own runs are compared."""
+    """The student's own schedule on the grid, for comparison with runs that use it."""
     if "diffusion_schedule" not in laboratory.found:
         return None
     for library in laboratory.libraries("diffusion_schedule"):
@@ -527,7 +527,7 @@ def train_step(laboratory: Laboratory, library: str) -> dict[str, Any]:
                     ema_decay=0.999,
                 )
             except Exception as error:
-                # Of other weights than those in the loss: this shows in the calls and weights.
+                # Of other weights than those in the loss; calls and weights reveal it.
                 names = {call["network"] for call in laboratory.recorder.calls}
                 if names != {"ema_network"} and "no grad" not in str(error).lower():
                     raise
@@ -552,7 +552,7 @@ def train_step(laboratory: Laboratory, library: str) -> dict[str, Any]:
 
 
 def _forget_gradients(network: Any) -> None:
-    """Of a network that `self.zero_grad()` of a student's Keras model on PyTorch does not know."""
+    """For a network that `self.zero_grad()` of a student's Keras model on PyTorch misses."""
     for weight in network.factors:
         value: Any = getattr(weight, "value", None)
         if hasattr(value, "grad"):
@@ -562,7 +562,7 @@ def _forget_gradients(network: Any) -> None:
 def _small_number(
     namespace: dict[str, Any], names: tuple[str, ...], otherwise: int, largest: int
 ) -> int:
-    """A constant of the file, which the student's code uses in shapes."""
+    """A constant of the file, used in shapes by the student's code."""
     for name in names:
         value = namespace.get(name)
         if isinstance(value, int) and 1 < value <= largest:
@@ -571,7 +571,7 @@ def _small_number(
 
 
 def _same_start(laboratory: Laboratory) -> bool | None:
-    """Whether the average started from the weights of the network; None where it cannot be told."""
+    """Whether the average started from the network's weights; None if unknown."""
     if laboratory.weights is None:
         return None
     first, second = laboratory.weights
@@ -604,7 +604,7 @@ def _mean_absolute_error(trained_with: str) -> Callable[[Any, Any], Any]:
 
 
 def sample_xt(laboratory: Laboratory, library: str) -> dict[str, Any]:
-    """Noisy images of a batch whose steps differ, of one step for all, and of drawn noises."""
+    """Noisy images for a batch of different steps, for a common step, and with drawn noises."""
     shape = (8, 1, 16, 16) if library == "torch" else (8, 16, 16, 1)
     random = np.random.default_rng(4)
     x0, epsilon = random.uniform(-1, 1, shape), random.standard_normal(shape)
@@ -645,16 +645,16 @@ def sample_xt(laboratory: Laboratory, library: str) -> dict[str, Any]:
 
 
 class ExperimentFailed(Exception):
-    """The student's function failed in each of the ways in which it was called."""
+    """The student's function failed however it was called."""
 
 
 class StepNetwork(Probe):
-    """Predicts the noise as if the clean images were `closed_forms.step_images` of the step."""
+    """Predicts the noise for clean images that are `closed_forms.step_images` of the step."""
 
     def __init__(self, alpha_bars: np.ndarray, recorder: Recorder) -> None:
         def predict(noisy_images: np.ndarray, condition: Any) -> np.ndarray:
             given = 0 if condition is None or not np.size(condition) else np.ravel(condition)[0]
-            # A time in [0, 1] instead of a step would be 0 or 1 here, which is seen as a mistake.
+            # A time in [0, 1] instead of a step becomes 0 or 1 here, and is found as a mistake.
             step = int(np.clip(np.round(given), 0, len(alpha_bars) - 1))
             clean = closed_forms.step_images(noisy_images.shape, step)
             bar = alpha_bars[step]
@@ -666,10 +666,10 @@ class StepNetwork(Probe):
 def _make_ddpm(
     laboratory: Laboratory, library: str, network: Any, own: bool
 ) -> tuple[Any, np.ndarray]:
-    """The `ddpm` that is given to the student's functions, and its betas.
+    """The `ddpm` for the student's functions, and its betas.
 
     Args:
-        own: an object of the class that the file defines, instead of the stand-in.
+        own: an object of the file's own class, instead of the stand-in.
     """
     if not own:
         return Ddpm(network, library), DDPM_BETAS
@@ -717,7 +717,7 @@ def _all_kinds(experiment: Callable[[bool, bool], dict[str, Any]]) -> dict[str, 
 
 
 def sample(laboratory: Laboratory, library: str) -> dict[str, Any]:
-    """Sampling with a network that always believes in the same images, with and without classes."""
+    """Sampling with a network that always predicts the same images, with and without classes."""
     found = laboratory.found["sample"]
     function = getattr(found.function, "__func__", found.function)
     takes_classes = takes(function, "sample", "classes")
@@ -746,7 +746,7 @@ def sample(laboratory: Laboratory, library: str) -> dict[str, Any]:
                 laboratory.recorder.take()
                 result = function(ddpm=ddpm, **values)
                 calls = laboratory.recorder.take()
-                # Of long chains, the ends are enough.
+                # For long chains, the ends are enough.
                 kept = calls if len(calls) <= 40 else [*calls[:20], *calls[-20:]]
                 results[name] = {
                     "output": _single(result),
@@ -760,7 +760,7 @@ def sample(laboratory: Laboratory, library: str) -> dict[str, Any]:
 
 
 def _global_betas(laboratory: Laboratory) -> dict[str, np.ndarray]:
-    """Betas that are constants of the file, which the student may use in place of the ddpm's."""
+    """Betas that are constants of the file, which the student may use instead of the ddpm's."""
     return {
         name: to_numpy(value)
         for name, value in laboratory.namespace.items()

@@ -1,4 +1,4 @@
-"""The names of the functions that the two sheets ask for."""
+"""Names of the functions to write for the two sheets."""
 
 LAB = ("diffusion_schedule", "denoise", "reverse_diffusion", "train_step")
 EXERCISE = ("sample_xt", "sample", "train", "train_classconditional")

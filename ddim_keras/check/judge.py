@@ -1,4 +1,4 @@
-"""From observations to verdicts: which gaps there are, and who judges each."""
+"""Verdicts from observations: the gaps of a file, and the judge of each."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,7 @@ def judge(observations: dict[str, Any], only: Sequence[str] = ()) -> list[Verdic
     """The verdicts on all gaps of the sheets that a file belongs to.
 
     Args:
-        observations: of `process.observe`.
+        observations: result of `process.observe`.
         only: the gaps that count; by default those of the sheet, whether or not they are found.
     """
     found, gaps = observations["found"], observations["gaps"]
@@ -60,7 +60,7 @@ _JUDGES = {
 
 
 def _is_wanted(gap: str, found: dict[str, Any]) -> bool:
-    """Whether a gap belongs to a sheet of which the file fills some gap; optional ones if found."""
+    """Whether a gap belongs to a sheet that the file has begun; optional ones if found."""
     if gap in OPTIONAL:
         return gap in found
     sheet = LAB if gap in LAB else EXERCISE

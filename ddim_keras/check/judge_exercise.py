@@ -9,7 +9,7 @@ from ddim_keras.check.closed_forms import alpha_bars_of, posterior_variances
 from ddim_keras.check.judge_lab import judge_gradient
 from ddim_keras.check.verdict import Verdict, fit, near
 
-LONG = 50  # steps; longer chains are of a class that fixes its own number
+LONG = 50  # steps; longer chains come from classes with a fixed number
 
 
 # sample_xt
@@ -38,7 +38,7 @@ def judge_sample_xt(verdict: Verdict, observed: dict[str, Any]) -> None:
         return
     drawn = results["drawn"]
     if "error" in drawn:
-        verdict.hint("The sheet allows epsilon=None, for which noise is drawn; this fails here.")
+        verdict.hint("The sheet allows epsilon=None, and then noise is drawn; this fails here.")
         return
     if not drawn.get("outputs") or drawn["outputs"][0].shape != x0.shape:
         return
@@ -119,8 +119,8 @@ def judge_sample(
     """Steps, factors of the mean, sigma, the end, and classes.
 
     Args:
-        trained_offset: by which the step that `train` passes to the network is above the index of
-            alpha-bar; None if that is not known.
+        trained_offset: difference between the step that `train` passes to the network and the index
+            of alpha-bar; None if unknown.
     """
     chances = []
     for run, betas in _with_betas(observed):
@@ -134,7 +134,7 @@ def judge_sample(
 
 
 def _with_betas(observed: dict[str, Any]) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
-    """Each run with the betas of its ddpm, and with those that are constants of the file."""
+    """Each run with the betas of its ddpm, and with constant betas of the file."""
     for run in observed["runs"]:
         for betas in (run["betas"], *observed["global_betas"].values()):
             betas = np.asarray(betas, "float64")
@@ -175,7 +175,7 @@ def _judge_chain(
     offsets = given - descending
     fits = bool(np.all(offsets == 0))
     if not fits and np.all(offsets == 1):
-        # Steps counted from 1, as in the paper: right if the network was trained so.
+        # Steps counted from 1, as in the paper: correct if the network was trained with them.
         if trained_offset is None:
             verdict.hint("The network gets the steps 1 to T; it must have been trained with these.")
         fits = trained_offset == 1
@@ -221,7 +221,7 @@ def _images_of(call: dict[str, Any]) -> np.ndarray:
 
 
 def _as_steps(given: np.ndarray, num_steps: int, verdict: Verdict) -> np.ndarray:
-    """Steps, also where they are passed to the network as shares of their number."""
+    """Steps, even if they are passed to the network as shares of their number."""
     if given.size < 2 or not 0 <= given.min() <= given.max() <= 1 or np.all(given % 1 == 0):
         return given
     verdict.hint("The network gets the step divided by the number of steps.")
@@ -239,7 +239,7 @@ def _step_of(call: dict[str, Any]) -> float:
 def _judge_output(
     verdict: Verdict, output: np.ndarray, call: dict[str, Any], betas: np.ndarray
 ) -> np.ndarray | None:
-    """The image after the last step, also if it was scaled or clipped to be shown."""
+    """The image after the last step, even if it was scaled or clipped for display."""
     test = "returns the image after the last step"
     x, p = call["noisy_images"], call["pred_noises"]
     if near(output, p) or near(output, x):
@@ -255,7 +255,7 @@ def _judge_output(
 
 
 def _judge_mean(verdict: Verdict, factors: list, betas: np.ndarray) -> None:
-    """The two factors of the mean over all steps, against the formula and its known distortions."""
+    """The two factors of the mean over all steps, against the formula and its known mistakes."""
     if not factors:
         return
     bars, alphas = alpha_bars_of(betas), 1 - betas
@@ -403,7 +403,7 @@ def judge_train(verdict: Verdict, observed: dict[str, Any], with_labels: bool) -
     """Noising, steps, loss, updates and epochs.
 
     Returns:
-        By how much the step that the network gets is above the index of alpha-bar, if known.
+        The difference between the step passed to the network and the index of alpha-bar, if known.
     """
     chances = []
     for run, betas in _with_betas(observed):
@@ -483,7 +483,7 @@ def _judge_noising(
         return result
 
     def misfit(noises: list[np.ndarray]) -> float:
-        """0 for noises of one deviation in all images, that know nothing of the images."""
+        """0 for noises with the same deviation in all images, independent of the images."""
         deviations = np.concatenate([noise.reshape(len(noise), -1).std(axis=1) for noise in noises])
         pairs = list(zip(noises, batches, strict=True))
         known = np.mean([np.mean(noise * x0) / np.mean(x0**2) for noise, x0 in pairs])
@@ -556,7 +556,7 @@ def _judge_updates(
     if len(factors) < 2 or factors[0] is None:
         return
     if factors[1] is None or abs(factors[1] / factors[0] - 1) > 0.2:
-        # Right only without the gradient of the first batch?
+        # Correct only without the gradient of the first batch?
         alone = gradients[1] - gradients[0]
         factor = judge_gradient(Verdict(verdict.gap), alone, judged[1], noises[1])
         forgets = factor is None or abs(factor / factors[0] - 1) > 0.2

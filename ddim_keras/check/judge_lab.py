@@ -33,7 +33,7 @@ def judge_schedule(verdict: Verdict, observed: dict[str, Any], numbers: list[flo
 
     Args:
         observed: of `experiments.diffusion_schedule`.
-        numbers: that stand in the file; ends may be among them.
+        numbers: numbers in the file; the ends may be among them.
     """
     times = np.asarray(observed["times"])
     outputs = observed["outputs"]
@@ -101,7 +101,7 @@ def judge_schedule(verdict: Verdict, observed: dict[str, Any], numbers: list[flo
 def _schedule_mistakes(
     noise_rates: np.ndarray, signal_rates: np.ndarray, times: np.ndarray, pairs: list
 ) -> list[str]:
-    """The mistakes whose combination gives these rates, the fewest that do."""
+    """The smallest combination of mistakes that gives these rates."""
     found: list[list[str]] = []
     for largest, smallest in pairs:
         first, last = math.acos(largest), math.acos(smallest)
@@ -157,7 +157,7 @@ def judge_denoise(verdict: Verdict, observed: dict[str, Any]) -> None:
             return
         if not calls:
             verdict.unchecked = (
-                "it calls no network that the checker knows; let it call `self.network`, or a "
+                "it calls no network known to the checker; let it call `self.network`, or a "
                 "parameter named network"
             )
             return
@@ -265,7 +265,7 @@ def _judge_split(
 def judge_reverse(verdict: Verdict, observed: dict[str, Any]) -> None:
     """Times, mixing, result and determinism; closed forms of a Gaussian and of one image.
 
-    The runs with right other functions count, or those with the student's own: one set must hold.
+    The runs with correct other functions, or those with the student's own, must pass.
     """
     chances = []
     for isolated in (True, False):
@@ -273,14 +273,14 @@ def judge_reverse(verdict: Verdict, observed: dict[str, Any]) -> None:
         schedule = _published_schedule() if isolated else _measured(observed["measured"])
         if schedule is None and observed["measured"] is not None:
             continue
-        # Long runs first: they tell mistakes apart that look alike in a single step.
+        # Long runs first: they distinguish mistakes that look the same in a single step.
         runs = [run for run in observed["runs"] if run["isolated"] == isolated]
         for run in sorted(runs, key=lambda run: -run["steps"]):
             _judge_run(chance, run, schedule or _published_schedule(), observed)
         chances.append(chance)
     if not chances:
         return
-    # Right, or with an explanation, or at least without an exception.
+    # Correct, or with an explanation, or at least without an exception.
     best = min(
         chances, key=lambda chance: (not chance.right, bool(chance.error), not chance.mistakes)
     )
@@ -460,7 +460,7 @@ def _judge_mixing(
     """The next noisy image of each step, as a combination of the predicted image and noise.
 
     Args:
-        angles: of the rates of the next step; None where they follow from no time.
+        angles: angles of the rates of the next step; None if they do not belong to a time.
     """
     test = "mixes prediction and noise for the next step"
     explanations: list[set[tuple[str, ...]]] = []
@@ -516,7 +516,7 @@ def _judge_mixing(
         verdict.test(test, True)
         return
     common = set.intersection(*explanations)
-    # In the order of the candidates, which is that of likelihood.
+    # In the order of the candidates, the likeliest first.
     order = [keys for keys in _MIXING_ORDER if keys in common]
     otherwise = "fresh_noise" if fresh else "wrong_next_time" if of_a_time else "wrong_mix"
     verdict.test(test, False, *(order[0] if order else [otherwise]))
@@ -611,7 +611,7 @@ def judge_train_step(verdict: Verdict, observed: dict[str, Any]) -> None:
 def _judge_noisy_images(
     verdict: Verdict, call: dict, images: np.ndarray, has_normalizer: bool
 ) -> np.ndarray | None:
-    """Judges the noisy images of a training step; returns their noises if they can be told."""
+    """Judges the noisy images of a training step; returns their noises if they can be found."""
     split = _split(call)
     test = "mixes normalised images with noise"
     noisy = np.asarray(call["noisy_images"], "float64")
@@ -667,11 +667,11 @@ def judge_gradient(
     """Judges which loss the gradient of the weights belongs to.
 
     Args:
-        gradient: of the weights of the stand-in network.
-        noises: in the noisy images.
+        gradient: gradient of the stand-in network's weights.
+        noises: noises in the noisy images.
 
     Returns:
-        The gradient as a multiple of that of a mean error of the noise, if it is one.
+        The gradient as a multiple of that of the mean noise error, if it is one.
     """
     test = "minimises the mean error of the noise"
     noisy, p = (np.asarray(call[name], "float64") for name in ("noisy_images", "pred_noises"))
@@ -729,7 +729,7 @@ def judge_gradient(
                 "image size. Reduce it to its mean."
             )
         return factor
-    verdict.hint("The loss was not recognised; it is neither squared, absolute nor Huber's error.")
+    verdict.hint("The loss was not recognised; it is not a squared, absolute or Huber error.")
     return None
 
 

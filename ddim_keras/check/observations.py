@@ -1,4 +1,4 @@
-"""Observations of the child process as a file: JSON and plain arrays, nothing executable."""
+"""File of the child process's observations: JSON and plain arrays, nothing executable."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def save(path: Path, observations: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Reads what `save` has written.
+    """Reads a file written by `save`.
 
     Raises:
         InputError: if the file is not of this kind.

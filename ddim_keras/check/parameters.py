@@ -1,4 +1,4 @@
-"""The parameters of a student's function: which argument each takes, by its name or its place."""
+"""Parameters of a student's function, matched to arguments by name or position."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 from ddim_keras.check.source import plain
 
-# For each gap, the arguments in the order of the assignment, and other names they go by.
+# For each gap, the arguments in the order of the assignment, with alternative names.
 ARGUMENTS: dict[str, dict[str, str]] = {
     "diffusion_schedule": {
         "times": "diffusiontimes diffusiontime times time t tau u ts timesteps timestep",
@@ -67,7 +67,7 @@ COMMON = {
     "labels": "labels label y classes context c classlabels",
     "image_size": "imagesize imgsize size",
 }
-# Arguments whose default, where a function has one, is the student's choice.
+# Arguments whose default, if any, is the student's choice.
 DEFAULTS_KEPT = {
     "min_signal_rate",
     "max_signal_rate",
@@ -79,11 +79,11 @@ DEFAULTS_KEPT = {
 
 
 class CannotCall(Exception):
-    """A function has a parameter for which nothing is known."""
+    """A function has an unknown parameter."""
 
 
 def signature_of(function: Callable[..., Any]) -> inspect.Signature:
-    """The signature of a function, also of one that `tf.function` has wrapped."""
+    """The signature of a function, even if wrapped by `tf.function`."""
     inner = getattr(function, "python_function", None)
     if inner is None:
         return inspect.signature(function)
@@ -94,9 +94,9 @@ def signature_of(function: Callable[..., Any]) -> inspect.Signature:
 
 
 def roles(function: Callable[..., Any], gap: str) -> dict[str, str]:
-    """For each parameter of a function its argument; those that cannot be told are absent.
+    """The argument of each parameter of a function; unknown parameters are absent.
 
-    Names decide. Required parameters with other names take, in order, the arguments that are left.
+    Names decide. Required parameters with other names get the remaining arguments in order.
     """
     parameters = [
         parameter
@@ -128,11 +128,11 @@ def call(function: Callable[..., Any], gap: str, values: Mapping[str, Any]) -> A
     """Calls a function with arguments by their meaning.
 
     Args:
-        gap: the function of the assignment that it is meant to be.
-        values: by the names in ARGUMENTS and COMMON. What the function does not take is left out.
+        gap: the corresponding function of the assignment.
+        values: by the names in ARGUMENTS and COMMON. Arguments without a parameter are omitted.
 
     Raises:
-        CannotCall: if it requires something else.
+        CannotCall: if it requires other arguments.
     """
     signature = signature_of(function)
     meanings = roles(function, gap)

@@ -1,4 +1,4 @@
-"""The parent's side of the child process: it starts it, waits, and reads what it has written."""
+"""Parent side of the child process: starts it, waits, and reads its observations."""
 
 import contextlib
 import os
@@ -14,22 +14,22 @@ from typing import Any
 from ddim_keras.config import InputError
 
 IMPORT_SECONDS = 60  # at least; libraries may be slow to import
-GRACE_SECONDS = 10  # for a function that its own alarm has not stopped
+GRACE_SECONDS = 10  # for a function that its alarm has not stopped
 PROJECT = Path(__file__).resolve().parents[2]
 
 
 def observe(path: Path, only: Sequence[str], seconds: int, mebibytes: int) -> dict[str, Any]:
-    """Runs a student's file in a process of its own, with limits of time and memory.
+    """Runs a student's file in a separate process, with limits of time and memory.
 
     Args:
         path: a module or notebook.
         only: the gaps to try; empty for all.
-        seconds: limit for each gap; imports have at least a minute.
-        mebibytes: limit of memory.
+        seconds: time limit for each gap; imports have at least a minute.
+        mebibytes: memory limit.
 
     Returns:
-        The observations of the file, with those of each gap under "gaps". Where the process was
-        stopped, the gap that it was at has an error and those after it are absent.
+        The observations of the file, with those of each gap under "gaps". If the process was
+        stopped, the current gap has an error and later ones are absent.
 
     Raises:
         InputError: if the file cannot be checked at all.
@@ -76,7 +76,7 @@ def observe(path: Path, only: Sequence[str], seconds: int, mebibytes: int) -> di
 
 
 def _wait(process: subprocess.Popen, busy: Path, seconds: int) -> bool:
-    """Waits for the end; False if one gap took much longer than its own alarm allows."""
+    """Waits for the end; False if one gap took much longer than its alarm allows."""
     stage, deadline = None, time.monotonic() + max(seconds, IMPORT_SECONDS)
     while True:
         try:
@@ -93,7 +93,7 @@ def _wait(process: subprocess.Popen, busy: Path, seconds: int) -> bool:
 
 
 def _kill(process: subprocess.Popen) -> None:
-    """Ends the process, and those that it has started."""
+    """Ends the process and its children."""
     if hasattr(os, "killpg"):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -73,7 +73,7 @@ def summary(name: str, verdicts: Sequence[Verdict], observations: dict[str, Any]
 def as_points(results: Sequence[dict[str, Any]]) -> str:
     """Comma-separated values: a row for each file, a column for each function, and their sum.
 
-    A function counts 1 point if it is right. Empty: not asked for, or not checked.
+    A correct function counts 1 point. Empty: not requested, or not checked.
     """
     names: list[str] = []
     for result in results:

@@ -1,7 +1,7 @@
 """A student's module or notebook: only its imports, definitions and constants are executed.
 
-Training, plotting and downloads stand in other statements, or in calls that are not executed here.
-This keeps a script from training when it is checked. It is no protection against hostile code.
+Training, plotting and downloads are in other statements, or in calls that are not executed here.
+This keeps a script from training when it is checked. It does not protect against hostile code.
 """
 
 import ast
@@ -31,7 +31,7 @@ LIBRARIES |= {
     "optax",
     "tf_keras",
 }
-# Slow to import, or made for notebooks, and of no influence on what a gap computes.
+# Slow to import, or made for notebooks, and irrelevant to the gaps.
 DISPLAY = {"matplotlib", "tensorflow_datasets", "IPython", "google", "wandb", "seaborn", "plotly"}
 DISPLAY |= {"tensorboard", "torchsummary", "torchinfo", "ipywidgets", "imageio", "tqdm", "pandas"}
 # Calls of libraries that read data or train, whatever they are assigned to.
@@ -41,11 +41,11 @@ NETWORK_NAME = re.compile(r"(^|_)(network|model|unet|net|ddpm|ddim|denoiser|diff
 
 
 class MissingModule(Exception):
-    """The student's code called something of a module that is not installed here."""
+    """The student's code used a module that is not installed here."""
 
 
 class Absent:
-    """Stands for a module that is not imported, and for all that is in it."""
+    """Placeholder for a module that is not imported, and for its contents."""
 
     def __init__(self, name: str) -> None:
         self.__dict__["_name"] = name
@@ -67,7 +67,7 @@ class Absent:
         return self  # as in annotations
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        """Does nothing: a setting of how pictures look."""
+        """Does nothing: a plot setting."""
 
     __setattr__ = __setitem__
 
@@ -85,7 +85,7 @@ class Absent:
 
 
 class ProgressBar:
-    """Goes through an iterable, as `tqdm` does, and shows nothing."""
+    """Iterates like `tqdm`, without a bar."""
 
     def __init__(self, iterable: Any) -> None:
         self.iterable = iterable
@@ -109,10 +109,10 @@ class ProgressBar:
 
 
 class Source:
-    """The statements of a file, and the namespace that executing the harmless ones gives.
+    """The statements of a file, and the namespace after executing the harmless ones.
 
     Attributes:
-        statements: at the top level of the file, of all cells of a notebook.
+        statements: statements at the top level of the file, or of all cells of a notebook.
         namespace: the names that were defined.
         problems: for names that could not be defined, the reason.
     """
@@ -147,7 +147,7 @@ class Source:
             self._execute(statement)
 
     def numbers(self) -> list[float]:
-        """The different numbers between 0 and 1 that stand in the file."""
+        """The distinct numbers between 0 and 1 in the file."""
         nodes = (node for statement in self.statements for node in ast.walk(statement))
         found = (node.value for node in nodes if isinstance(node, ast.Constant))
         return sorted({value for value in found if isinstance(value, float) and 0 < value < 1})
@@ -264,7 +264,7 @@ class Source:
 
 
 class LocalModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Imports a module beside the student's file in the same way: without running its training."""
+    """Imports a module beside the student's file in the same way, without its training."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -370,7 +370,7 @@ def _global_names(tree: ast.AST) -> set[str]:
 
 
 def _needed_names(statements: Sequence[ast.stmt], wanted: set[str]) -> set[str]:
-    """The names that the wanted functions, and classes with wanted methods, refer to in the end."""
+    """The names used, directly or indirectly, by wanted functions and classes of wanted methods."""
     uses: dict[str, set[str]] = {}
     found = []
     for statement in statements:

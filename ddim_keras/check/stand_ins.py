@@ -1,7 +1,7 @@
-"""What a student's code is given in place of networks, models, optimizers and data.
+"""Stand-ins for networks, models, optimizers and data in a student's code.
 
-The networks are formulas that record each call. Whatever the student calls their attributes, they
-answer: `self.network`, `self.unet`, `ddpm.alphaBars`, `ddpm.alphas_cumprod`.
+The networks are formulas that record each call. They accept various attribute names:
+`self.network`, `self.unet`, `ddpm.alphaBars`, `ddpm.alphas_cumprod`.
 """
 
 import ast
@@ -25,11 +25,11 @@ from ddim_keras.check.tensors import like, tensor, to_numpy
 AVERAGE = re.compile(r"ema|average|avg|shadow|teacher|target", re.I)
 NETWORK = re.compile(r"network|unet|model|^net$|_net$|denoiser|backbone|^eps|predictor", re.I)
 NOT_NETWORK = re.compile(r"decay|rate|momentum|name|dir|path|config|num|loss|fn$|beta|step", re.I)
-PIXEL_MEAN, PIXEL_STD = 0.4, 0.2  # of the images that a stand-in normaliser has seen
+PIXEL_MEAN, PIXEL_STD = 0.4, 0.2  # of the images of a stand-in normaliser
 
 DDPM_STEPS = 10
 DDPM_BETAS = np.linspace(0.03, 0.25, DDPM_STEPS)
-# Plain names of the number of steps, and of what predicts the noise.
+# Plain names of the number of steps, and of the noise predictor.
 STEP_NAMES = "nsteps t nt timesteps numtimesteps steps numsteps tmax maxt ntimesteps ndiffusion "
 STEP_NAMES += (
     "diffusionsteps noisesteps numdiffusionsteps timestepsnum numdiffusiontimesteps maxsteps"
@@ -40,15 +40,15 @@ PREDICTS += " epstheta backwardprocessmodel noisemodel p noisepred"
 
 
 class UnknownAttribute(AttributeError):
-    """A stand-in was asked for something whose name tells nothing."""
+    """A stand-in has no attribute for an unknown name."""
 
 
 class Recorder:
     """The calls of the networks, in order.
 
     Attributes:
-        calls: the arguments and the result of each.
-        before_call: is called before a call is recorded; by default it does nothing.
+        calls: the arguments and the result of each call.
+        before_call: called before a call is recorded; by default it does nothing.
     """
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class Recorder:
         self.calls.append(call)
 
     def take(self) -> list[dict[str, Any]]:
-        """The calls so far; a new recording begins."""
+        """Returns the calls so far, and starts a new recording."""
         calls, self.calls = self.calls, []
         return calls
 
@@ -71,7 +71,7 @@ class Probe:
     Args:
         name: "network" or "ema_network".
         predict: maps arrays of noisy images and of the condition to the predicted noises.
-        recorder: is told of each call.
+        recorder: records each call.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Probe:
         return self  # one recorder knows all calls
 
     def relate(self, **relatives: Any) -> None:
-        """Other stand-ins that are found as attributes of this one."""
+        """Other stand-ins available as attributes of this one."""
         self._relatives.update(relatives)
 
     def __getattr__(self, attribute: str) -> Any:
@@ -183,7 +183,7 @@ class Normalizer:
 
 
 class Tracker:
-    """A metric that is told losses and forgets them."""
+    """A metric that ignores its losses."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -202,10 +202,10 @@ class Tracker:
 
 
 def attribute_of_model(name: str, network: Any, ema_network: Any) -> Any:
-    """An attribute that the student's model does not have, by its name.
+    """A stand-in for a missing attribute of the student's model, chosen by name.
 
     Raises:
-        AttributeError: if the name tells nothing.
+        AttributeError: if the name is unknown.
     """
     known = {
         "maxsignalrate": MAX_SIGNAL_RATE,
@@ -284,13 +284,13 @@ def constructor_arguments(cls: type, network: Any, ema_network: Any, library: st
 def make_instance(
     cls: type, network: Any, ema_network: Any, library: str, namespace: dict[str, Any]
 ) -> tuple[Any, Any]:
-    """An object of the student's class, whose networks are stand-ins.
+    """An object of the student's class, with stand-ins as networks.
 
-    The constructor is called with small values. If that fails, the object is made without it, and
-    gets the attributes that single lines of the constructor can set.
+    The constructor is called with small values. If that fails, the object is created without it,
+    and gets the attributes that single lines of the constructor can set.
 
     Returns:
-        The object, and the weights that its own two networks had at the start, or None.
+        The object, and the initial weights of its own two networks, or None.
     """
     known = {"constructed": False}
     own = {"__getattr__": _fallback(cls, network, ema_network, known)}
@@ -322,7 +322,7 @@ def make_instance(
         elif "normali" in name.lower() and callable(value) and name not in methods:
             instance.__dict__[name] = Normalizer()
     if not any(instance.__dict__.get(name) is network for name in attributes):
-        # No name tells: a model of a library is the network.
+        # No known name: a model of a library is the network.
         for name, value in attributes.items():
             libraries = {base.__module__.split(".")[0] for base in type(value).__mro__}
             is_average = instance.__dict__.get(name) is ema_network
@@ -334,7 +334,7 @@ def make_instance(
 def small_networks(library: str) -> tuple[Any, Any] | None:
     """Two small networks of a library with the same weights, for constructors; or None.
 
-    One that is given both is not to blame for different ones.
+    A constructor that takes both is not responsible for different weights.
     """
     if library == "torch":
         import torch
@@ -356,7 +356,7 @@ def small_networks(library: str) -> tuple[Any, Any] | None:
 
 
 class _Plain:
-    """Base of an object that is made without its constructor."""
+    """Base class of objects created without their constructor."""
 
 
 def _members(cls: type) -> type:
@@ -384,10 +384,10 @@ def _mentions_network(cls: type) -> bool:
 def _fallback(
     cls: type, network: Any, ema_network: Any, known: dict[str, bool]
 ) -> Callable[[Any, str], Any]:
-    """A `__getattr__` that asks the class, and then goes by the name.
+    """A `__getattr__` that looks in the class, and then chooses by name.
 
     Args:
-        known: whether the object was "constructed"; what it lacks then is the student's mistake.
+        known: whether the object was "constructed"; a missing attribute is the student's mistake.
     """
 
     def find(self: Any, name: str) -> Any:
@@ -423,7 +423,7 @@ def _starting_weights(instance: Any) -> tuple[list, list] | None:
 
 
 def _set_constants(instance: Any, cls: type, namespace: dict[str, Any]) -> None:
-    """Executes the assignments to `self` in a constructor, each alone; those that fail are left."""
+    """Executes each assignment to `self` in a constructor separately; skips those that fail."""
     try:
         tree = ast.parse(textwrap.dedent(class_source(cls, namespace))).body[0]
     except (OSError, TypeError, SyntaxError, IndexError):
@@ -445,7 +445,7 @@ def _set_constants(instance: Any, cls: type, namespace: dict[str, Any]) -> None:
 
 
 def class_source(cls: type, namespace: dict[str, Any]) -> str:
-    """The text of a class of the student's file, which `inspect` finds by its path alone."""
+    """The source of a class in the student's file, which `inspect` finds only by its path."""
     source = namespace.get("__source__", {}).get(cls.__name__)
     if source is None:
         raise OSError(cls.__name__)
@@ -521,7 +521,7 @@ class Ddpm:
 
 
 def number_of_ddpm(attribute: str) -> str | None:
-    """Which array of a DDPM an attribute is named for: `alphas_cumprod`, `sqrt_one_minus_ab`."""
+    """The array of a DDPM for an attribute name: `alphas_cumprod`, `sqrt_one_minus_ab`."""
     name = attribute.lower()
     is_bar = bool(re.search(r"bar|cumprod|hat|cum", name))
     if "posterior" in name or "tilde" in name:
@@ -542,8 +542,8 @@ def trainable_network(library: str, name: str, weights: Sequence[float], recorde
     """A network that is the sum of `closed_forms.features`, each with a weight.
 
     Args:
-        library: "torch", or "keras", whose backend may be any.
-        name: told to the recorder with each call.
+        library: "torch", or "keras" with any backend.
+        name: passed to the recorder with each call.
     """
     builder = _torch_network if library == "torch" else _keras_network
     return builder(name, weights, recorder)
@@ -592,7 +592,7 @@ def _keras_network(name: str, weights: Sequence[float], recorder: Recorder) -> A
             self.built = True
 
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
-            # Not through Keras, which would ask for one signature.
+            # Not through Keras, which would require one signature.
             images, _, _ = split_inputs(args, kwargs)
             features = (images, 1.0, keras.ops.sin(3.0 * images), keras.ops.abs(images))
             result = sum(f * feature for f, feature in zip(self.factors, features, strict=True))

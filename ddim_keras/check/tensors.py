@@ -1,4 +1,4 @@
-"""Tensors of the student's library: which one it is, and conversion from and to NumPy."""
+"""Tensors of the student's library: detection, and conversion from and to NumPy."""
 
 import inspect
 import sys
@@ -26,7 +26,7 @@ def to_numpy(value: Any) -> np.ndarray:
 
 
 def tensor(array: Any, library: str) -> Any:
-    """An array, as a tensor of a library. Of floats it becomes float32."""
+    """An array as a tensor of a library; floats become float32."""
     array = np.asarray(array)
     if array.dtype == np.float64:
         array = array.astype("float32")
@@ -50,7 +50,7 @@ def tensor(array: Any, library: str) -> Any:
 
 
 def library_of(value: Any) -> str:
-    """The library whose tensor a value is."""
+    """The library of a tensor."""
     root = type(value).__module__.split(".")[0]
     if root in ("jax", "jaxlib"):
         return "jax"
@@ -58,7 +58,7 @@ def library_of(value: Any) -> str:
 
 
 def like(array: np.ndarray, example: Any) -> Any:
-    """An array, as a tensor of the library and type of numbers of an example."""
+    """An array as a tensor with the library and dtype of an example."""
     library = library_of(example)
     result = tensor(array, library)
     if library == "torch":
@@ -70,11 +70,11 @@ def like(array: np.ndarray, example: Any) -> Any:
 
 
 def libraries_of(functions: Iterable[Any], namespace: dict[str, Any]) -> list[str]:
-    """The libraries that functions may expect tensors of, likeliest first.
+    """The libraries whose tensors functions may expect, likeliest first.
 
     Args:
         functions: functions and classes of the student.
-        namespace: of the student's file.
+        namespace: namespace of the student's file.
     """
     used = {name for function in functions for name in _names_used(function, namespace, set())}
     roots = [_root(namespace.get(name)) for name in used]
@@ -97,7 +97,7 @@ def _root(value: Any) -> str:
 
 
 def _names_used(function: Any, namespace: dict[str, Any], seen: set[str]) -> set[str]:
-    """The global names in a function or class, and in those of the student that it calls."""
+    """The global names in a function or class, and in the student's functions that it calls."""
     names: set[str] = set()
     for code in _codes(function):
         for name in code.co_names:
@@ -124,7 +124,7 @@ def _codes(function: Any) -> list[types.CodeType]:
 
 
 def _undecorated(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What `tf.function`, `jax.jit` and `functools.wraps` have wrapped."""
+    """The function wrapped by `tf.function`, `jax.jit` or `functools.wraps`."""
     function = getattr(function, "python_function", function)
     function = getattr(function, "__func__", function)
     return inspect.unwrap(function) if callable(function) else function
@@ -145,7 +145,7 @@ def seed_everything(seed: int) -> None:
 
 
 def without_compilation() -> None:
-    """Makes `tf.function` and `jax.jit` run as plain Python, where a call can be recorded."""
+    """Makes `tf.function` and `jax.jit` run as plain Python, so that calls can be recorded."""
     if "tensorflow" in sys.modules:
         sys.modules["tensorflow"].config.run_functions_eagerly(True)
     if "jax" in sys.modules:

@@ -1,4 +1,4 @@
-"""The verdict on one function: the tests, the likely mistakes, and hints."""
+"""Verdict on one function: tests, likely mistakes, and hints."""
 
 from dataclasses import dataclass, field
 
@@ -11,15 +11,15 @@ MOST_CANDIDATES = 2
 
 @dataclass
 class Verdict:
-    """What is known about a student's function.
+    """The findings about a student's function.
 
     Attributes:
         gap: its name in the assignment.
         tests: whether each test was passed, by its description.
         mistakes: keys of the catalogue, likeliest first.
-        hints: what the sheet leaves open, or what could not be checked.
-        error: why the function gave no result.
-        optional: whether the assignment can do without it.
+        hints: choices that the sheet leaves open, or parts that could not be checked.
+        error: the reason why the function gave no result.
+        optional: whether the function is optional in the assignment.
     """
 
     gap: str
@@ -32,7 +32,7 @@ class Verdict:
 
     @property
     def right(self) -> bool:
-        """Whether the function holds, or is optional and could not be checked."""
+        """Whether the function is correct, or optional and could not be checked."""
         if self.unchecked:
             return self.optional
         return not self.error and bool(self.tests) and all(self.tests.values())
@@ -46,7 +46,7 @@ class Verdict:
 
     @property
     def sentences(self) -> list[str]:
-        """The likely mistakes, at most two; none where the function is right."""
+        """The likely mistakes, at most two; none if the function is correct."""
         if self.right:
             return []
         return [MISTAKES[key] for key in self.mistakes[:MOST_CANDIDATES]]

@@ -153,7 +153,7 @@ def test_each_mistake_is_written_once():
 
 def test_the_page_counts_the_mistakes():
     page = (SOLUTIONS.parents[2] / "docs" / "checker.md").read_text()
-    assert f"The catalogue has {len(MISTAKES)} mistakes" in page
+    assert f"describes {len(MISTAKES)} mistakes" in page
 
 
 @pytest.mark.parametrize("key", NUMPY)
