@@ -495,7 +495,7 @@ def test_verdict_on_the_training_data():
     no_more = "; another seed changes the GAN's images no more"
     assert of(0.9, 0.8, 0.3, 0.1) == "holds"
     assert of(0.9, 0.8, 0.1, 0.1) == f"holds{no_more}"
-    assert of(0.3, 0.1, 0.3, 0.1) == "holds of both"
+    assert of(0.3, 0.1, 0.3, 0.1) == "holds for both"
     assert of(0.3, 0.1, 0.8, 0.1) == "does not hold"
     assert of(0.9, 0.8, 0.8, 0.8) == f"does not hold{no_more}"
 
@@ -511,7 +511,7 @@ def test_verdict_on_other_hyperparameters():
 
     assert of(0.3, 0.3) == of(0.3, 0.5) == "does not hold"
     assert of(0.5, 0.3) == of(np.nan, 0.3) == "holds"
-    assert of(0.5, 0.5) == "holds of both"
+    assert of(0.5, 0.5) == "holds for both"
 
 
 def test_share_of_near_identical_images():
@@ -654,7 +654,7 @@ def test_a_training_of_variances_that_is_unstable():
     curves["direct"][-1, 1] = 1e6
     assert likelihood_report.judge_stability(curves).endswith("unstable: holds")
     curves["interpolated"] = curves["direct"]
-    assert likelihood_report.judge_stability(curves).endswith("unstable: holds of both")
+    assert likelihood_report.judge_stability(curves).endswith("unstable: holds for both")
     curves["direct"] = steady
     assert likelihood_report.judge_stability(curves).endswith("unstable: does not hold")
 

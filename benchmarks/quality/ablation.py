@@ -3,13 +3,13 @@
     python -m benchmarks.quality.ablation --seconds 600 --kid-weights FILE
     python -m benchmarks.quality.ablation --images 10000 --seeds 0 1 --rows 8 9 10
 
-The first rows lead to `fast`, each with all changes up to its own. They start from `lab` with an
-average of constant momentum; the second row is `lab` itself. The next rows are `fast`
-without one of the changes, and the last `fast` with a choice that was tried in its place. Each
-trains from random weights, for so many seconds of computing or for so many images. Seconds are
-those of all cores of a CPU together (two cores that compute for a minute make 120), so that other
-work beside it does not decide; of a GPU, those of the clock. What is compiled and measured does not
-count. The table is made from `--output`; trainings that it holds are not repeated.
+The first rows lead from `lab` to `fast`, adding one change per row. The first row is `lab` with an
+average of constant momentum, the second `lab` itself. The next rows are `fast` without one of the
+changes, and the last rows `fast` with an alternative choice. Each trains from random weights, for a
+given computing time or number of images. On a CPU, seconds are summed over all cores (two cores
+computing for a minute count as 120), so that other processes have little influence; on a GPU they
+are wall-clock time. Compiling and measuring do not count. The table is made from `--output`;
+trainings already in it are not repeated.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def values_of(preset: Preset, fields: dict[str, tuple[str, ...]]) -> dict[str, d
     }
 
 
-# In the order of the table: what changes, and the fields of `fast` that it takes over.
+# In the order of the table: each change, and the fields of `fast` that it sets.
 LONG_AVERAGE = "lab, its average long from the start"
 CHANGES: dict[str, dict[str, tuple[str, ...]]] = {
     LONG_AVERAGE: {},
@@ -66,7 +66,7 @@ TAKEN_BACK = [name for name in list(CHANGES)[1:-1] if CHANGES[name] != {"network
 MAE = {"training": {"loss": "mae"}}
 MAE_ON_VELOCITY = {"training": {"loss": "mae", "loss_on": "velocity"}}
 SHAPE = CHANGES["patches, wider and fewer blocks, attention"]
-# Other choices than those of `fast`: what each field is instead.
+# Alternatives to the choices of `fast`: the other values of its fields.
 INSTEAD: dict[str, dict[str, dict[str, Any]]] = {
     "Huber loss of delta 0.05": {"training": {"huber_delta": 0.05}},
     "MAE": MAE,
@@ -93,13 +93,13 @@ INSTEAD: dict[str, dict[str, dict[str, Any]]] = {
 }
 DATASET = "oxford_flowers102"
 SETTINGS = (("DDIM", "ddim", 5), ("DDIM", "ddim", 20), ("iPNDM", "ipndm", 5))
-FLOOR = "floor"  # KID of training images, the best to hope for
+FLOOR = "floor"  # KID of training images, the best possible value
 PROBED_STEPS = 6  # timed, after two that compile
 FEWEST_STEPS = 3  # of a training: one to time
 
 
 def recipes() -> dict[str, Preset]:
-    """The preset of each row: on the way to `fast`, without a change, with another choice."""
+    """The preset of each row: on the way to `fast`, without a change, or with an alternative."""
     start = preset = changed(PRESETS["lab"], {"model": {"ema_warmup": False}})
     rows = {}
     for name, fields in CHANGES.items():
@@ -238,7 +238,7 @@ def table(lines: list[dict[str, str]]) -> str:
     header = ["", "seed", "images", "seconds", "parameters", *columns]
     rows = [header, ["---"] * len(header)]
     for line in sorted(lines, key=lambda line: (int(line["row"]), int(line["seed"]))):
-        # Older lines lack the floor, and may name their row otherwise.
+        # Older lines lack the floor, and may have other row names.
         distances = [
             f"{line[column]} ± {line[f'{column} error']}" if line.get(column) else "-"
             for column in columns
@@ -273,7 +273,7 @@ def train_row(arguments: argparse.Namespace) -> dict[str, Any]:
     images = dataset.train_images
 
     class Watch(keras.callbacks.Callback):
-        """Times all steps but the first two, which compile."""
+        """Times all steps except the first two, which compile."""
 
         def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
             if batch == 1:
@@ -284,7 +284,7 @@ def train_row(arguments: argparse.Namespace) -> dict[str, Any]:
             return (self.end - self.start) / (self.last_batch - 1)
 
     def fit(model: keras.Model, steps: int) -> float:
-        """Trains; returns the seconds that a step takes."""
+        """Trains; returns the seconds per step."""
         watch = Watch()
         batches = backends.feed(
             model,

@@ -110,7 +110,7 @@ def main() -> None:
             "features": "mse",
             "species": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         },
-        # In units of the features' variance, so that neither is lost beside the other.
+        # In units of the features' variance, so that neither loss dominates.
         loss_weights={"features": 1 / variance, "species": WEIGHT_OF_SPECIES},
         metrics={"species": "accuracy"},
     )
@@ -132,7 +132,7 @@ def scaled(images: np.ndarray) -> np.ndarray:
 
 
 def varied(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Shifts and mirrors images (N, H, W, C), and degrades two of three."""
+    """Shifts and mirrors images (N, H, W, C), and degrades two out of three."""
     size = images.shape[1]
     shifts = (LARGEST_SHIFT, LARGEST_SHIFT)
     padded = np.pad(images, ((0, 0), shifts, shifts, (0, 0)), mode="reflect")
@@ -148,7 +148,7 @@ def varied(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def spoil(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Blurs, adds noise, coarsens or fades one image (H, W, C): one of these, or two in turn."""
+    """Degrades one image (H, W, C) in one or two ways: blur, noise, coarse pixels or fading."""
     for kind in random.choice(4, size=random.integers(1, 3), replace=False):
         picture = Image.fromarray(image)
         if kind == 0:

@@ -2,8 +2,8 @@
 
     python -m benchmarks.quality.compare_encoders --kid-weights FILE --runs runs/a runs/b
 
-measures the KID of degraded validation images, and of what models generate in 1 to 20 steps, with
-both encoders, and prints Spearman's rank correlation of the two columns.
+measures the KID of degraded validation images, and of images generated in 1 to 20 steps, with both
+encoders, and prints Spearman's rank correlation of the two columns.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def pixelated(size: int) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def shuffled(parts: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Cuts each image into parts x parts squares, and shuffles them."""
+    """Splits each image into parts x parts squares and shuffles them."""
 
     def shuffle(images: np.ndarray) -> np.ndarray:
         random = np.random.default_rng(0)
@@ -118,7 +118,7 @@ def main() -> None:
 
     dataset = load_dataset("oxford_flowers102", 64, arguments.data_dir, arguments.cache_dir)
     encoders = [inception_encoder(arguments.kid_weights), compact_encoder()]
-    # No photograph that the compact encoder was trained on, and none compared with itself.
+    # No photographs that the compact encoder was trained on, and none compared with itself.
     references, photographs = dataset.validation_images[::2], dataset.validation_images[1::2]
     kids = [KernelInceptionDistance(encoder, references) for encoder in encoders]
     rows: list[list[float]] = []

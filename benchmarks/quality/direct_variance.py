@@ -1,4 +1,4 @@
-"""A directly predicted variance beside the interpolated one: losses and gradients of each step.
+"""Directly predicted and interpolated variances: losses and gradients of each training step.
 
 Ho et al. 2020 (https://arxiv.org/abs/2006.11239, section 4.2) found that learning the variances by
 the bound made training unstable. Nichol and Dhariwal 2021 therefore interpolate between the two
@@ -19,7 +19,7 @@ from ddim_keras.training.loop import build_optimizer
 
 
 class DirectVarianceModel(LearnedVarianceModel):
-    """Predicts the logarithm of the variance, in normalised pixels; at first it is 0."""
+    """Predicts the logarithm of the variance, in normalised pixels; initially 0."""
 
     def variances(self, fractions: Any, steps: Any) -> Any:
         return ops.exp(2.0 * fractions - 1.0)  # the fractions are (outputs + 1) / 2

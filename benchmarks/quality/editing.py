@@ -1,11 +1,11 @@
-"""Seams of inpainting, errors of encoding, and likeness of variations, on generated flowers.
+"""Seams of inpainting, errors of encoding, and similarity of variations, on generated flowers.
 
     python -m benchmarks.quality.editing --steps 25 --resample 1 3 5
 
-fills in the right halves of generated images, and prints the mean difference of neighbouring pixels
-across the border, beside it on both sides, and inside the filled-in half, of 1; with and without
-the class. Then it encodes and decodes whole images with several samplers, and makes variations of
-them with several strengths of --from-image.
+fills in the right halves of generated images, with and without the class, and prints the mean
+difference of neighbouring pixels (range 0 to 1) across the border, beside it on both sides, and
+inside the filled-in half. Then it encodes and decodes whole images with several samplers, and makes
+variations of them with several strengths of --from-image.
 """
 
 import argparse
@@ -84,7 +84,7 @@ def main() -> None:
 def print_seams(
     model: Any, flowers: np.ndarray, labels: np.ndarray, arguments: argparse.Namespace
 ) -> None:
-    """Prints the table of inpainting; writes its images if they are wanted."""
+    """Prints the table of inpainting; writes its images if --output is given."""
     from PIL import Image
 
     from ddim_keras.plots.figures import tiled
@@ -186,10 +186,10 @@ def print_variations(
     strength: float,
     seed: int,
 ) -> None:
-    """Prints how much of images is kept in their variations, as a row of the table.
+    """Prints how similar variations are to their images, as a row of the table.
 
-    The distance of features, of the encoder that comes with the project, is in mean distances
-    between two of the images.
+    The distance of features, from the included encoder, is in units of the mean distance between
+    two of the images.
     """
     from scipy.spatial.distance import cdist
 

@@ -1,7 +1,7 @@
-"""Trainings of equal computing time, in a folder to which each part is added when it is complete.
+"""Trainings with equal computing time, in a folder to which each completed part is added.
 
-Seconds are those of all cores of a CPU together, so that other work beside a training does not
-decide; of a GPU, those of the clock. What is compiled and measured does not count.
+On a CPU, seconds are summed over all cores, so that other processes have little influence; on a GPU
+they are wall-clock time. Compiling and measuring do not count.
 """
 
 import dataclasses
@@ -22,10 +22,10 @@ PROBED_STEPS = 20
 
 
 class Contender(Protocol):
-    """Something that is trained."""
+    """A model to train."""
 
     def train(self, first_step: int, num_steps: int) -> None:
-        """Trains so many steps, the first of which has this number from 0 on."""
+        """Trains a number of steps, starting at step `first`, counted from 0."""
 
 
 class DiffusionTraining:
@@ -55,7 +55,7 @@ class DiffusionTraining:
             self.model.train_on_batch(*batch)
 
     def batches(self, first_step: int, num_steps: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Images and labels of so many steps."""
+        """Images and labels for a number of steps."""
         from ddim_keras.data.batches import training_batches
 
         labels = np.zeros(len(self.images), "int32")
@@ -64,7 +64,7 @@ class DiffusionTraining:
 
 
 def computing_clock() -> Callable[[], float]:
-    """The clock of computing time, in seconds."""
+    """Computing time in seconds."""
     from ddim_keras.backends import describe_device
 
     return time.process_time if describe_device() == "CPU" else time.perf_counter
@@ -73,7 +73,7 @@ def computing_clock() -> Callable[[], float]:
 def steps_within(
     seconds: float, contender: Contender, clock: Callable[[], float], fewest: int
 ) -> int:
-    """How many steps a training of so many seconds has, by some steps of it."""
+    """The number of steps in a training of given seconds, estimated from a few steps."""
     contender.train(0, WARM_UP)
     start = clock()
     contender.train(WARM_UP, PROBED_STEPS)
@@ -82,7 +82,7 @@ def steps_within(
 
 
 def require_same_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Writes the settings of a new folder; raises InputError if it holds trainings of others."""
+    """Writes the settings of a new folder; raises InputError if it has other settings."""
     file = folder / "settings.json"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)

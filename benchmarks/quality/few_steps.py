@@ -2,15 +2,15 @@
 
     python -m benchmarks.quality.few_steps --calls 3 4 5 --csv few_steps.csv --kid-weights FILE
 
-measures DDIM and iPNDM with guidance. "Free first" replaces the first call, whose noisy images show
-hardly more than noise, by a table of the mean image of each class. That is an analytical first step
+measures DDIM and iPNDM with guidance. "Free first" replaces the first call, whose noisy images are
+almost pure noise, by a table of the mean image of each class. That is an analytical first step
 (Dockhorn et al. 2022, https://arxiv.org/abs/2210.05475), here from the training images.
 
     python -m benchmarks.quality.few_steps --student flowers-few --calls 4 --teacher-steps 20 \
         --grid grid.png --csv few_steps.csv --kid-weights FILE
 
-adds the student, DDIM in more steps, and a grid of all from the same noises. Rows of earlier calls
-stay in the file. All have the same noises, classes and validation images.
+adds the student, DDIM in more steps, and a grid of all from the same noises. Earlier rows stay in
+the file. All settings use the same noises, classes and validation images.
 
     python -m benchmarks.quality.few_steps --csv few_steps.csv --figure few_steps.png
 
@@ -165,7 +165,7 @@ def mean_images(model: Any, dataset: Any) -> np.ndarray:
 
 
 def free_first(means: np.ndarray) -> Callable[..., Any]:
-    """Guidance of which the first prediction is the mean image of the class, without a call."""
+    """Guidance whose first prediction is the mean image of the class, without a network call."""
     from ddim_keras.guidance import Guidance
 
     def guide(denoise: Any, labels: np.ndarray) -> Any:

@@ -1,15 +1,15 @@
-"""A diffusion model against a GAN: five observations of the course's report as experiments.
+"""A diffusion model against a GAN: five observations from the course's report as experiments.
 
     python -m benchmarks.quality.gan_experiments --output runs/gan_experiments --kid-weights FILE
 
 trains `fast` and the DCGAN of examples/gan.py from random weights on the same images, each for the
 same computing time: with its own recipe, with 5 % of the images left out, with another seed, and
-with its learning rate times and divided by 3. Seconds are those of all cores of a CPU together, so
-that other work beside it does not decide; of a GPU, those of the clock. Compiling, generating and
-measuring do not count. The number of steps is probed once, and is that of all trainings of a kind.
+with its learning rate multiplied and divided by 3. On a CPU, seconds are summed over all cores, so
+that other processes have little influence; on a GPU they are wall-clock time. Compiling, generating
+and measuring do not count. The number of steps is determined once for all trainings of a kind.
 
 The output folder gets `trainings.csv` with a line for each measurement, the last images of each
-training, and two figures. The same command continues after the last training that is complete.
+training, and two figures. The same command continues after the last complete training.
 """
 
 import argparse
@@ -101,7 +101,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     seconds = "CPU seconds per training, of all cores together (default: %(default)s)"
     add("--seconds", type=at_least(1), metavar="S", default=1200, help=seconds)
-    add("--dataset", default="oxford_flowers102", help="as of train.py (default: %(default)s)")
+    add("--dataset", default="oxford_flowers102", help="as in train.py (default: %(default)s)")
     size = "pixels, a power of 2 (default: %(default)s)"
     add("--image-size", type=at_least(8), metavar="N", default=64, help=size)
     count = "generated images per measurement (default: %(default)s)"
@@ -160,7 +160,7 @@ def read_curves(folder: Path) -> Curves:
 
 
 def add_rows(folder: Path, rows: Sequence[Row]) -> None:
-    """Adds those of a training to trainings.csv, all or none."""
+    """Adds the rows of a training to trainings.csv atomically."""
     rows = [*itertools.chain(*read_curves(folder).values()), *rows]
     with written_whole(folder / "trainings.csv") as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
@@ -225,7 +225,7 @@ CONTENDERS: dict[str, Any] = {"diffusion": Diffusion, "gan": Gan}
 
 
 def train_all(arguments: argparse.Namespace, missing: Sequence[str]) -> None:
-    """Trains what is missing; each training is saved as soon as it is complete."""
+    """Runs the missing trainings, and saves each as soon as it is complete."""
     from ddim_keras.data.batches import random_images
     from ddim_keras.data.cache import load_dataset
     from ddim_keras.metrics.encoders import choose_encoder
@@ -307,7 +307,7 @@ def measured(images: np.ndarray, kid: Any, mean_image: np.ndarray) -> Row:
 
 
 def share_of_twins(images: np.ndarray, mean_image: np.ndarray) -> float:
-    """Share of images that are nearly the same as another one."""
+    """Share of images that are nearly identical to another one."""
     rows = gan.unit_differences(images, mean_image)
     products = rows @ rows.T
     np.fill_diagonal(products, -1)

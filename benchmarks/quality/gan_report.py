@@ -1,6 +1,6 @@
-"""Report on a diffusion model against a GAN: verdicts, tables and figures of what was measured.
+"""Report on a diffusion model against a GAN: verdicts, tables and figures of the measurements.
 
-An observation of the course's report holds under these conditions. KID is over all pairs, and all
+An observation from the course's report holds under these conditions. KID is over all pairs, and all
 images are generated from the same noises.
 
 1. Diffusion makes better images: its last KID is lower, by more than 2 standard errors of the
@@ -9,16 +9,16 @@ images are generated from the same noises.
    that diffusion takes to reach the GAN's last KID is reported beside it.
 3. Slight changes of the training data change the GAN's images completely: with 5 % left out, the
    correlation of two images from one noise exceeds that of shuffled pairs by less than 0.5. It
-   holds of both if that is true of diffusion as well. Another seed is the control: if it does no
-   more (within 0.1), the data are not the reason.
+   holds for both if that is true of diffusion as well. Another seed is the control: if it changes
+   the images no more (within 0.1), the data are not the reason.
 4. The recipe of diffusion is stable: the training is steady. It is not if its weights become
    infinite, if a KID of its last half is more than 1.2 times an earlier one (and 2 standard errors
    above it), if more than 5 % of the images are near-identical (correlation above 0.9 with another
    one, as differences from the mean photograph), or if the recall is below a tenth of the recall of
    training photographs.
-5. Other hyperparameters make diffusion unstable, and not the GAN: with one of the two learning
+5. Other hyperparameters make diffusion unstable, but not the GAN: with one of the two learning
    rates the training is not steady, or ends with more than twice the KID of its own recipe. It
-   holds of both if that is true of both.
+   holds for both if that is true of both.
 """
 
 import itertools
@@ -54,7 +54,7 @@ RECALL_LEFT = 0.1
 WORSE = 2.0
 
 
-# For each observation: what was measured, in words, and the verdict.
+# For each observation: the measurements in words, and the verdict.
 
 
 def judge_quality(curves: Curves, correlations: Correlations) -> tuple[str, str]:
@@ -140,14 +140,14 @@ EXPERIMENTS = {
 
 
 def holds(of_one: bool, of_the_other: bool) -> str:
-    """The verdict on what is said of one kind of model, and not of the other."""
+    """The verdict on a claim about one kind of model and not the other."""
     if not of_one:
         return "does not hold"
-    return "holds of both" if of_the_other else "holds"
+    return "holds for both" if of_the_other else "holds"
 
 
 def faults(rows: Sequence[Row], curves: Curves) -> list[str]:
-    """Why a training is not steady."""
+    """The reasons why a training is not steady."""
     last = rows[-1]
     if math.isnan(last["kid"]):
         return ["infinite weights"]
@@ -162,7 +162,7 @@ def faults(rows: Sequence[Row], curves: Curves) -> list[str]:
 
 
 def largest_rise(rows: Sequence[Row]) -> float:
-    """By how much a KID of the last half is above the lowest one before; 1 if not clearly."""
+    """The largest ratio of a KID of the last half to an earlier minimum; 1 if not significant."""
     ratios = [1.0]
     for number in range(len(rows) // 2, len(rows)):
         row, lowest = rows[number], min(rows[:number], key=lambda row: row["kid"])

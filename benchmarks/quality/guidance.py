@@ -2,7 +2,7 @@
 
     python -m benchmarks.quality.guidance --kid-weights FILE --interval 0.5 0.98 --guide RUN
 
-generates images of the same noises and classes with each strength: with guidance at all signal
+generates images from the same noises and classes with each strength: with guidance at all signal
 rates, in an interval, and away from a worse model. Prints a table, and writes it with a figure.
 """
 

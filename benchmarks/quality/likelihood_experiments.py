@@ -2,23 +2,22 @@
 
     python -m benchmarks.quality.likelihood_experiments --output runs/likelihood_experiments
 
-1. Trains five models from random weights by the recipe of the preset `likelihood`, each for the
-   same computing time: on the cosine schedule with the loss of the noise alone (fixed variances),
-   the hybrid loss, and the bound alone, whose steps are drawn by importance; on the linear schedule
-   with the first two losses. Each is judged on validation images, in float32: all terms of the
-   bound with small, large and, where they were learned, learned variances; and the probability
-   flow, on fewer images, as it is slow. With --kid-weights, the KID of images from 20 steps of DDIM
-   follows.
-2. Trains by the bound alone with a variance that is predicted directly, and with the interpolated
-   one. Records the loss and the gradient norm of each step, with a verdict.
+1. Trains five models from random weights with the recipe of the preset `likelihood`, each for the
+   same computing time: on the cosine schedule with the noise loss (fixed variances), the hybrid
+   loss, and the bound with importance-sampled steps; on the linear schedule with the first two
+   losses. Each is evaluated on validation images, in float32: all terms of the bound with small,
+   large and, if available, learned variances; and the probability flow, on fewer images, as it is
+   slow. With --kid-weights, the KID of images from 20 steps of DDIM follows.
+2. Trains on the bound with a directly predicted variance, and with the interpolated one. Records
+   the loss and the gradient norm of each step, with a verdict.
 
-Seconds are those of all cores of a CPU together, so that other work beside it does not decide; of a
-GPU, those of the clock. Compiling and measuring do not count. Trainings with the same loss have the
-same number of steps, which is probed once.
+On a CPU, seconds are summed over all cores, so that other processes have little influence; on a GPU
+they are wall-clock time. Compiling and measuring do not count. Trainings with the same loss have
+the same number of steps, which is determined once.
 
-The output folder gets the runs, which evaluate.py reads, tables of what was measured (.csv), and
-two figures. The same command continues after the last part that is complete: a training, a bound,
-a flow or a KID.
+The output folder gets the runs, which evaluate.py reads, tables of the measurements (.csv), and two
+figures. The same command continues after the last complete part: a training, a bound, a flow or a
+KID.
 """
 
 import argparse
@@ -84,7 +83,7 @@ def parse_arguments() -> argparse.Namespace:
     add_count("--seconds", 1, 1200, seconds.format(1), "S")
     add_count("--direct-seconds", 1, 300, seconds.format(2), "S")
     name = "oxford_flowers102"
-    add("--dataset", type=whole_path, default=name, help="as of train.py (default: %(default)s)")
+    add("--dataset", type=whole_path, default=name, help="as in train.py (default: %(default)s)")
     add_count("--image-size", 8, 32, "pixels each way")
     add_count("--discrete-steps", 100, 1000, "number T of diffusion steps", "T")
     add_count("--num-images", 2, 128, "validation images of the bound, T network calls each")
@@ -96,7 +95,7 @@ def parse_arguments() -> argparse.Namespace:
     add(
         "--kid-weights",
         metavar="FILE",
-        help="encoder of the KID, as of evaluate.py (default: none, and no KID)",
+        help="encoder of the KID, as in evaluate.py (default: none, and no KID)",
     )
     add_data_options(parser, "~/tensorflow_datasets")
     add_backend_option(parser)
@@ -116,7 +115,7 @@ def main() -> None:
 
 
 def missing_parts(arguments: argparse.Namespace) -> list[tuple[str, str]]:
-    """The parts that are not in the folder yet, in their order: what to do, and of which training.
+    """The parts that are not in the folder yet, in order: the task and its training.
 
     A training that ends with infinite weights is not measured.
     """
@@ -144,7 +143,7 @@ def missing_parts(arguments: argparse.Namespace) -> list[tuple[str, str]]:
 
 
 def work(arguments: argparse.Namespace, parts: list[tuple[str, str]]) -> None:
-    """Does the parts; the results of each are saved as soon as it is complete."""
+    """Runs the parts, and saves the results of each as soon as it is complete."""
     from ddim_keras.data.cache import load_dataset
 
     place = (arguments.data_dir, arguments.cache_dir)
@@ -194,7 +193,7 @@ def read(folder: Path, table: str) -> list[Row]:
 
 
 def add_rows(folder: Path, table: str, rows: list[Row]) -> None:
-    """Adds those of a part to a table, all or none."""
+    """Adds the rows of a part to a table atomically."""
     from ddim_keras.evaluation.table import write_rows
 
     write_rows(folder / f"{table}.csv", [*read(folder, table), *rows])
@@ -226,7 +225,7 @@ def recipe_of(name: str, arguments: argparse.Namespace) -> tuple[ModelConfig, Tr
 
 
 def train(arguments: argparse.Namespace, name: str, data: "Dataset") -> None:
-    """Trains, and leaves a run and a row with its cost."""
+    """Trains, and writes a run and a row with its cost."""
     from ddim_keras.runs.weights import save_weights
 
     config, recipe = recipe_of(name, arguments)
@@ -280,7 +279,7 @@ def train_whole(training: Any, steps: int, clock: Callable[[], float]) -> float:
 
 
 def trained_model(folder: Path, name: str) -> Any:
-    """The trained model, in full precision, which small errors of the noise need."""
+    """The trained model in full precision, needed for small errors of the noise."""
     import keras
 
     keras.config.set_dtype_policy("float32")
@@ -357,7 +356,7 @@ def measure_kid(arguments: argparse.Namespace, name: str, data: "Dataset") -> No
 
 
 def record_stability(arguments: argparse.Namespace, kind: str, data: "Dataset") -> None:
-    """Trains by the bound with one of the two variances, until its end or an infinite value."""
+    """Trains on the bound with one of the two variances, until the end or an infinite value."""
     from benchmarks.quality.direct_variance import VarianceTraining
 
     config, recipe = recipe_of("bound cosine", arguments)

@@ -1,8 +1,8 @@
-"""Report on learned variances: tables, comparisons and figures of what was measured.
+"""Report on learned variances: tables, comparisons and figures of the measurements.
 
 Two costs of the same images are compared by the mean of their differences, with its 95 % interval:
-there is a difference if the interval leaves out 0. It covers the choice of images, not the random
-seed of the trainings, of which there is one each.
+there is a difference if the interval excludes 0. It covers the choice of images, not the random
+seed, of which each training has only one.
 
 A training of a variance is unstable under these conditions, in steps after the first tenth:
 
@@ -10,8 +10,8 @@ A training of a variance is unstable under these conditions, in steps after the 
 - The norm of a gradient is more than 100 times its median.
 - The median loss of a tenth is more than 1.5 times that of an earlier tenth.
 
-"A directly predicted variance is unstable" holds if that is true of the direct variance alone. It
-holds of both if it is true of the interpolated variance as well.
+"A directly predicted variance is unstable" holds if that is true only of the direct variance. It
+holds for both if it is true of the interpolated variance as well.
 
 Published values, on CIFAR-10 with T = 4000 and 500,000 steps (Nichol and Dhariwal 2021, table 2):
 linear schedule, L_simple 3.37 and L_hybrid 3.26 bits per dimension; cosine schedule, L_simple 3.26,
@@ -29,7 +29,7 @@ from benchmarks.quality.gan_report import holds
 
 Row = dict[str, Any]
 TRAININGS = ("noise cosine", "hybrid cosine", "bound cosine", "noise linear", "hybrid linear")
-FLOW = "flow"  # beside the variances, what an image is judged with
+FLOW = "flow"  # evaluation of an image besides the variances
 PARTS = ("L_0", "between", "L_T")  # of the bound; between: L_1 to L_(T-1)
 STABILITY = ("interpolated", "direct")
 
@@ -41,7 +41,7 @@ TENTHS = 10
 
 
 class Question(NamedTuple):
-    """Two costs of the same images, each a training and what it is judged with."""
+    """Two costs of the same images, each from a training and an evaluation."""
 
     text: str
     first: tuple[str, str]
@@ -72,7 +72,7 @@ QUESTIONS = [
 
 
 def by_judgement(rows: Sequence[Row]) -> dict[tuple[str, str], np.ndarray]:
-    """The bits of each image (N,), for a training and what it is judged with."""
+    """The bits of each image (N,), for a training and an evaluation."""
     bits: dict[tuple[str, str], list[float]] = {}
     for row in rows:
         bits.setdefault((row["training"], row["judged"]), []).append(float(row["bits"]))
@@ -80,7 +80,7 @@ def by_judgement(rows: Sequence[Row]) -> dict[tuple[str, str], np.ndarray]:
 
 
 def table_of_bits(trainings: Sequence[Row], bits: Sequence[Row], kids: Sequence[Row]) -> str:
-    """Markdown: for each training, a line for each judgement."""
+    """Markdown: for each training, a line for each evaluation."""
     header = ["training", "images seen", "CPU s", "judged with", "L_0", "L_1 to L_(T-1)", "L_T"]
     lines = [[*header, "bits per dimension", "images", "KID"], ["---"] * 10]
     known = by_judgement(bits)
@@ -149,7 +149,7 @@ def curves_of(rows: Sequence[Row]) -> dict[str, np.ndarray]:
 
 
 def faults(curves: np.ndarray) -> list[str]:
-    """Why a training is unstable; empty if it is not.
+    """The reasons why a training is unstable; empty if it is stable.
 
     Args:
         curves: (steps, 2), losses and gradient norms.
@@ -173,7 +173,7 @@ def largest_rise(losses: np.ndarray) -> float:
 
 
 def judge_stability(curves: Mapping[str, np.ndarray]) -> str:
-    """What was found of both ways to predict the variance, and the verdict."""
+    """The findings on both ways to predict the variance, and the verdict."""
     texts, unstable = [], {}
     for kind in STABILITY:
         found = faults(curves[kind])

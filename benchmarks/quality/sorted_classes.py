@@ -1,11 +1,10 @@
-"""KID of data that are sorted by class, with a perfect generator and one of a single class.
+"""KID of data sorted by class, with a perfect generator and a generator of a single class.
 
     python -m benchmarks.quality.sorted_classes
 
-draws flowers, puts each species into a folder of its own, and prepares the folder as for a
-training. A perfect generator draws fresh flowers and must score the floor; a generator of one class
-must not. Values are means over batches of 64, as during training, in features of the compact
-encoder.
+draws flowers, puts each species into a separate folder, and prepares the data set as for training.
+A perfect generator draws fresh flowers and must score the floor; a generator of one class must not.
+Values are means over batches of 64, as during training, with features of the compact encoder.
 """
 
 import argparse

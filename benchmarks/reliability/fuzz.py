@@ -1,12 +1,12 @@
-"""Mutated files through every reader, and through whole commands: what crashes, hangs or escapes.
+"""Fuzzing of all readers and whole commands with mutated files, for crashes, hangs and escapes.
 
     python -m benchmarks.reliability.fuzz --cases 9700
     python -m benchmarks.reliability.fuzz --commands 300
 
-Files of a small run are mutated: JSON and HDF5 by their structure as well as by their bytes. They
-are read in forked children with limits of time and memory. A case fails with anything but success
-or one line of error; beyond the limits; and if Python opens a file outside its folder to write, or
-one that is no part of the installation to read. What failed is kept in --keep.
+Files of a small run are mutated: JSON and HDF5 by structure as well as by bytes. They are read in
+forked children with limits of time and memory. A case passes if it succeeds or gives one line of
+error. It fails if it exceeds a limit, or if Python writes a file outside its folder, or reads one
+that is not part of the installation. Failing files are kept in --keep.
 """
 
 import argparse
@@ -68,7 +68,7 @@ COMMANDS = {
 
 
 def make_seed(folder: Path) -> None:
-    """A run folder that was not trained, and one file of each other kind."""
+    """An untrained run folder, and one file of each other kind."""
     from ddim_keras.config import ModelConfig, NetworkConfig, TrainingConfig
     from ddim_keras.data.cache import load_dataset
     from ddim_keras.data.drawn_flowers import draw_flowers
@@ -104,7 +104,7 @@ def make_seed(folder: Path) -> None:
 
 
 def mutate(path: Path, chance: random.Random) -> None:
-    """Changes a file, by its structure where it has one that is known."""
+    """Mutates a file, by its structure if that is known."""
     if path.suffix == ".json" and chance.random() < 0.7:
         values = json.loads(path.read_text())
         for _ in range(chance.randint(1, 3)):
@@ -172,7 +172,7 @@ def _mutate_hdf5(path: Path, chance: random.Random) -> None:
 
 
 def readers() -> dict[str, Callable[[Path], Any]]:
-    """What reads each kind of file of a folder; imports Keras."""
+    """The readers of each kind of file in a folder; imports Keras."""
     from ddim_keras.data.cache import open_cache
     from ddim_keras.data.images import load_image
     from ddim_keras.data.sources import find_source
@@ -240,7 +240,7 @@ def case_of(number: int, kinds: list[str]) -> tuple[str, random.Random]:
 
 
 def child(numbers: list[int], arguments: argparse.Namespace, seed: Path, pipe: Any) -> None:
-    """Reads one case after the other, and tells the parent what came out."""
+    """Reads one case after another, and reports the outcomes to the parent."""
     from ddim_keras.config import InputError
 
     escapes: list[str] = []
@@ -293,7 +293,7 @@ def child(numbers: list[int], arguments: argparse.Namespace, seed: Path, pipe: A
 
 
 def _peak(reset: bool = False) -> int:
-    """The largest memory of this process, in bytes; since now, if it is reset."""
+    """The peak memory of this process, in bytes; `reset` restarts the measurement."""
     with contextlib.suppress(OSError):
         if reset:
             Path("/proc/self/clear_refs").write_text("5")

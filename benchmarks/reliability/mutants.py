@@ -1,15 +1,15 @@
-"""Small mistakes put into the code, one at a time: do the tests notice?
+"""Mutation testing: small mistakes put into the code, one at a time; do the tests notice?
 
     python -m benchmarks.reliability.mutants --list
     python -m benchmarks.reliability.mutants --only training
     python -m benchmarks.reliability.mutants
 
-The mistakes are the lines of `mistakes.txt`, in rooms of the project; each names the tests that
-should notice. They are made in a copy of the project, and a mistake counts as noticed if one of
-those tests fails, or if they take five minutes of processor time. Tests run in forks of one process
-that has imported Keras already, so Linux or macOS is needed. Results are written down one by one,
-and a second start goes on from there: what was noticed is not run again, what was not is run again
-once its tests have changed.
+The mistakes are the lines of `mistakes.txt`, grouped by part of the project, with the tests that
+should notice them. They are made in a copy of the project. A mistake counts as noticed if one of
+those tests fails, or if they take five minutes of processor time. Tests run in forks of a process
+that has already imported Keras, so Linux or macOS is needed. Results are saved one by one, and a
+second start continues from there: mistakes that were noticed are not run again, the others only
+when their tests have changed.
 """
 
 import argparse
@@ -47,11 +47,11 @@ class Mistake(NamedTuple):
 
     @property
     def name(self) -> str:
-        """One line for people, which no other mistake has."""
+        """A unique one-line description."""
         return f"{self.file}: {self.old} ==> {self.new or 'nothing'}".replace("\n", "\\n")
 
     def mutated(self, tree: Path) -> str:
-        """The file with the mistake; raises ValueError if the old text is not there just once."""
+        """The file with the mistake; raises ValueError unless the old text occurs exactly once."""
         text = (tree / "ddim_keras" / self.file).read_text()
         if text.count(self.old) != 1:
             raise ValueError(f"{self.name}: the old text stands {text.count(self.old)} times there")
@@ -60,7 +60,7 @@ class Mistake(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one mistake."""
+    """The result of one mistake."""
 
     room: str
     name: str
@@ -81,7 +81,7 @@ def read_mistakes(text: str) -> Iterator[Mistake]:
 
 
 def copy_project(tree: Path) -> None:
-    """Copies what Git tracks, or would."""
+    """Copies the files that Git tracks or would track."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=PROJECT, check=True, capture_output=True, text=True)
     for name in listed.stdout.split("\0"):
@@ -144,7 +144,7 @@ def _run_pytest(tree: Path, tests: tuple[str, ...], sender: multiprocessing.conn
 
 
 def results_of(mistakes: list[Mistake], tree: Path, known: dict[str, Result]) -> Iterator[Result]:
-    """Makes the mistakes in a tree, one at a time, except for those whose result is known."""
+    """Makes the mistakes in a tree, one at a time, except those with known results."""
     healthy: set[str] = set()
     for mistake in mistakes:
         tests = fingerprint(tree, mistake.tests)
@@ -164,7 +164,7 @@ def results_of(mistakes: list[Mistake], tree: Path, known: dict[str, Result]) ->
 
 
 def read_results(path: Path) -> dict[str, Result]:
-    """The results of earlier starts by the mistakes' names; none where there is no file."""
+    """The results of earlier starts by the mistakes' names; empty if there is no file."""
     if not path.exists():
         return {}
     with open(path, newline="") as file:
@@ -181,7 +181,7 @@ def write_results(path: Path, results: Iterable[Result]) -> None:
 
 
 def print_table(mistakes: list[Mistake], results: dict[str, Result]) -> None:
-    """Prints the mistakes that were not noticed, and a row for each room."""
+    """Prints the mistakes that were not noticed, and a row for each group."""
     done = [results[each.name] for each in mistakes if each.name in results]
     for result in done:
         if not result.noticed_by:

@@ -1,15 +1,15 @@
-"""Speed and memory of training from a data set larger than memory, beside a small one.
+"""Speed and memory of training on a data set larger than memory, compared with a small one.
 
     python -m benchmarks.speed.big_data --num-images 300000
 
 Makes that many images in a temporary folder, prepares their cache as train.py does, and trains a
-network so small that feeding it counts. Rounds on a small data set and on the big one alternate.
-Before each of the big one its file is dropped from the system's page cache, so that all images come
-from the disk, as they would from a file many times larger than memory. Ratios are of the medians.
+network so small that data loading matters. Rounds on the small and the big data set alternate.
+Before each round on the big one its file is dropped from the system's page cache, so that all
+images come from the disk, as from a file many times larger than memory. Ratios are of medians.
 
-The pages of a mapped file belong to the system, which takes them back when it needs memory. What it
-cannot take back is the anonymous memory of a process: its peak is reported, and with
---memory-limit a process that wants more fails.
+The system can reclaim the pages of a mapped file when it needs memory, but not the anonymous memory
+of a process: the peak of the latter is reported, and with --memory-limit a process that needs more
+fails.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from ddim_keras.cli.options import add_backend_option, at_least
 from ddim_keras.cli.startup import choose_backend, run_command
 from ddim_keras.config import InputError, ModelConfig, NetworkConfig
 
-NUM_DRAWN = 500  # flowers that all images are made of
+NUM_DRAWN = 500  # flowers from which all images are made
 UNCOUNTED_STEPS = 5  # at the start of a round
 
 
@@ -122,7 +122,7 @@ def main() -> None:
 
 
 def prepare(folder: Path, num_images: int, image_size: int) -> Any:
-    """Makes an array file of different images, and loads it as any data set is loaded."""
+    """Makes an array file of different images, and loads it like any data set."""
     import numpy as np
 
     from ddim_keras.data.cache import load_dataset
@@ -153,7 +153,7 @@ def prepare(folder: Path, num_images: int, image_size: int) -> Any:
 
 
 def measure(arguments: argparse.Namespace, datasets: dict[str, Any]) -> dict[str, dict]:
-    """Images per second in each round: of the batches alone and of training, of each data set."""
+    """Images per second in each round: batches only and training, for each data set."""
     import keras
 
     from ddim_keras.data.batches import training_batches
@@ -204,7 +204,7 @@ def measure(arguments: argparse.Namespace, datasets: dict[str, Any]) -> dict[str
 
 
 def drop_from_page_cache(images: Any) -> None:
-    """Makes the system forget what it has read of the file that these images are mapped from."""
+    """Drops the file that these images are mapped from out of the system's page cache."""
     mapping = images
     while not isinstance(mapping, mmap.mmap):
         mapping = mapping.base

@@ -1,11 +1,10 @@
-"""The libraries that throughput.py and time_to_kid.py compare, each as its own users use it.
+"""The libraries compared by throughput.py and time_to_kid.py, each used in its usual way.
 
-A contender is built once, in a process of its own. `train(steps)` and `sample(num_images, steps)`
-return after the work is done, on a GPU as well; everything that is compiled is compiled in the
-first call of each. All of them update an average of their weights while they train, and sample
-from noise to (num_images, H, W, 3) pixels in [0, 1] in the computer's memory. They train on one
-batch of random pixels where only the speed counts; otherwise on shuffled images, mirrored if their
-recipe does so.
+A contender is built once, in a separate process. `train(steps)` and `sample(num_images, steps)`
+return after the work is done, on a GPU as well; all compilation happens in the first call of each.
+All contenders update an average of their weights during training, and sample from noise to
+(num_images, H, W, 3) pixels in [0, 1] in host memory. They train on one batch of random pixels if
+only speed matters; otherwise on shuffled images, mirrored if their recipe does so.
 """
 
 import contextlib
@@ -22,7 +21,7 @@ import numpy as np
 from ddim_keras.foreign import contents_of, read_array
 from ddim_keras.presets import PRESETS, Preset
 
-# What has to be installed for each, by its name on PyPI; None: what KERAS_BACKEND asks for.
+# The package to install for each, by its name on PyPI; None: the backend of KERAS_BACKEND.
 CONTENDERS = {
     "ddim_keras": None,
     "keras_example": "tensorflow",
@@ -52,7 +51,7 @@ DENOISING_DIFFUSION_PYTORCH_SIZES = (
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What a contender is built from; travels to its process as JSON."""
+    """The settings of a contender; sent to its process as JSON."""
 
     contender: str  # a key of CONTENDERS
     preset: str  # of ddim_keras: its network, and how it is trained
@@ -66,7 +65,7 @@ class Settings:
 
 
 def with_precision(settings: Settings) -> Settings:
-    """Says which precision "usual" is: ddim_keras looks at the device, all others take float32."""
+    """Replaces "usual": the fastest precision of the device for ddim_keras, float32 for others."""
     if settings.precision != "usual":
         return settings
     if settings.contender != "ddim_keras":
@@ -77,7 +76,7 @@ def with_precision(settings: Settings) -> Settings:
 
 
 def preset_of(settings: Settings) -> Preset:
-    """The preset, with the batch size and precision that were asked for."""
+    """The preset, with the chosen batch size and precision."""
     preset = PRESETS[settings.preset]
     training = dataclasses.replace(
         preset.training, batch_size=settings.batch_size, precision=settings.precision
@@ -152,7 +151,7 @@ class DdimKeras(KerasContender):
 
         preset = preset_of(settings)
         self.how = f"preset {settings.preset}, {settings.precision}"
-        # So many steps that a learning-rate schedule does not end while time is taken.
+        # Enough steps that the learning-rate schedule does not end during timing.
         super().__init__(settings, build_model(preset.model, preset.training, 1_000_000))
 
 
@@ -175,7 +174,7 @@ class KerasExampleLoop(KerasContender):
 
 
 class TorchContender:
-    """Trains on float images: one batch that is ready on the device, or those of a file."""
+    """Trains on float images: one batch already on the device, or those of a file."""
 
     framework = "torch"
     flip = True  # whether its recipe mirrors half of the images of a file
@@ -227,7 +226,7 @@ class TorchContender:
         for network in networks:
             network.to(memory_format=self.memory_format)
             if self.settings.compile:
-                # Training and sampling have different batches: each gets a graph of its own.
+                # Training and sampling have different batches: each gets its own graph.
                 network.compile(dynamic=False)
         order = "channels last" if self.settings.channels_last else "channels first"
         return f"{order}, {'torch.compile' if self.settings.compile else 'eager'}"
@@ -239,7 +238,7 @@ class Diffusers(TorchContender):
     From https://github.com/huggingface/diffusers/tree/main/examples/unconditional_image_generation
     with the options of its README for flowers: noise prediction with MSE, DDPMScheduler, AdamW 1e-4
     (0.95, 0.999) with 500 steps of warm-up, gradients clipped to 1, --use_ema, --random_flip, the
-    loss read in each step. The rate stays as it is after the warm-up. Four levels with two blocks
+    loss read in each step. The rate is constant after the warm-up. Four levels with two blocks
     each, as in this project, with attention only in the middle; group norm over 8 groups, as 32 do
     not divide widths of 16.
     """
@@ -314,8 +313,8 @@ class DenoisingDiffusionPytorch(TorchContender):
 
     From https://github.com/lucidrains/denoising-diffusion-pytorch: four levels, velocity
     prediction, sigmoid schedule of 1000 steps, Adam 1e-4 (0.9, 0.99), gradients clipped to 1, the
-    loss read in each step, the average of the weights updated each tenth step; DDIM from the
-    average. Flash attention on a GPU, as its README has it.
+    loss read in each step, the average of the weights updated every tenth step; DDIM from the
+    average. Flash attention on a GPU, as in its README.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -356,10 +355,10 @@ class DenoisingDiffusionPytorch(TorchContender):
 
 
 def declare_torchvision_operators() -> None:
-    """Makes torchvision of PyPI, which is built for CUDA, import beside a PyTorch for CPUs.
+    """Lets PyPI's torchvision, which is built for CUDA, be imported beside a PyTorch for CPUs.
 
     Its compiled operators do not load there, and its import fails because of two missing names.
-    The peers import torchvision, where it is installed, and use none of its operators.
+    The peers import torchvision if it is installed, but use none of its operators.
     """
     try:
         import torchvision  # noqa: F401
@@ -376,11 +375,11 @@ def declare_torchvision_operators() -> None:
             )
 
 
-# What every framework is asked for as well.
+# Measurements of the framework itself.
 
 
 def versions(framework: str) -> dict[str, str]:
-    """Versions of the packages that can be concerned, of those that are installed."""
+    """Versions of the relevant packages that are installed."""
     names = {framework, "keras", "numpy", *filter(None, CONTENDERS.values())}
     found = {}
     for name in sorted(names):
@@ -410,8 +409,8 @@ class MatrixProducts:
     """The speed of large matrix products: an upper bound for a network.
 
     Args:
-        framework: whose product, with its default settings (on a GPU, TensorFlow computes float32
-            products in TF32, PyTorch does not).
+        framework: framework that computes the product, with its default settings (on a GPU,
+            TensorFlow computes float32 products in TF32, PyTorch does not).
         size: rows and columns of the square matrices.
     """
 

@@ -5,8 +5,8 @@
 
 The devices are virtual: parts of this machine's CPU. For each block of the network the table gives
 losses, KID and sums of weights after two epochs, and the largest relative difference from one
-device. The last rows resume on one device what two began, and the other way round, and, under JAX,
-train in two processes that are connected as two hosts would be.
+device. In the last rows, a training on two devices is resumed on one, and the reverse; under JAX,
+two processes train together like two hosts.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def results_of(backend: str, block: str, cases: list[str]) -> dict[str, dict[str, float]]:
-    """For each case what `train_case` returns, from processes of their own."""
+    """The results of `train_case` for each case, from separate processes."""
     program = [sys.executable, "-m", "benchmarks.speed.devices"]
     command = [*program, "--backend", backend, "--blocks", block]
     with tempfile.TemporaryDirectory() as folder:
@@ -119,7 +119,7 @@ def train_cases(blocks: list[str], cases: list[str], path: Path) -> None:
 
 
 def train_case(block: str, case: str, folder: Path) -> dict[str, float]:
-    """Trains for two epochs of three steps, and returns what must not depend on the devices."""
+    """Trains for two epochs of three steps; the results must not depend on the devices."""
     import keras
     import numpy as np
     from keras import ops

@@ -1,10 +1,10 @@
-"""The published Keras example of DDIM in its own structure, as a baseline for speed.
+"""The published Keras example of DDIM in its original structure, as a baseline for speed.
 
 After https://keras.io/examples/generative/ddim/ (TensorFlow): bilinear upsampling, everything in
-one train_step, an eager loop for sampling. Three things are repaired. The averaged weights start as
-the trained ones. Their average is short at first, as this project's, since one of constant momentum
+one train_step, an eager loop for sampling. Three things are fixed. The averaged weights start as
+the trained ones. The average is short at first, as in this project, since with constant momentum it
 would consist mostly of initial weights for a thousand steps. Under mixed precision the last layer
-computes in float32, as the loss needs it.
+computes in float32, which the loss needs.
 """
 
 from typing import Any

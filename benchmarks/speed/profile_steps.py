@@ -2,10 +2,10 @@
 
     python -m benchmarks.speed.profile_steps --preset lab --output trace/
 
-Under TensorFlow the table sums the self time of operations by kind, over all threads, and the
-speed that convolutions and matrix products reach stands beside that of large matrix products. Under
-PyTorch it is the profiler's own. JAX's XLA fuses operations, and its profiler has no table: open
-the trace in TensorBoard or Perfetto. (Not called profile.py: that would hide Python's module.)
+Under TensorFlow the table sums the self time of operations by kind, over all threads, and compares
+the speed of convolutions and matrix products with that of large matrix products. Under PyTorch it
+is the profiler's table. JAX's XLA fuses operations, and its profiler has no table: open the trace
+in TensorBoard or Perfetto. (Not called profile.py: that would hide Python's module.)
 """
 
 import argparse
@@ -21,7 +21,7 @@ from ddim_keras.cli.options import add_backend_option, at_least
 from ddim_keras.cli.startup import choose_backend, import_keras, run_command
 from ddim_keras.presets import PRESETS
 
-# TensorFlow's operations by kind; the first pattern that fits counts. oneDNN's begin with _Mkl.
+# TensorFlow's operations by kind; the first matching pattern counts. oneDNN's start with _Mkl.
 KINDS = (
     ("convolution, gradient of the filter", r"Conv2DBackpropFilter"),
     ("convolution, gradient of the input", r"Conv2DBackpropInput"),
@@ -120,9 +120,9 @@ def profile_torch(contender: Any, steps: int, folder: Path) -> None:
 def operation_seconds(trace: Path) -> dict[str, float]:
     """Self time of each type of TensorFlow operation in a trace file, over all threads.
 
-    Events on one thread nest: what an event contains is not its own time. An operation that works
-    on several threads has its own events on one of them only, so that times are those that a
-    thread was held, not those of all processors.
+    Events on one thread nest: the events within an event are not part of its self time. An
+    operation on several threads has events on only one of them, so times are those that a thread
+    was held, not the time of all processors.
     """
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
@@ -142,9 +142,9 @@ def operation_seconds(trace: Path) -> dict[str, float]:
 
 
 def self_times(events: Any) -> list[tuple[str, int]]:
-    """Takes from each event (name, start, duration) what the events within it take.
+    """Subtracts from each event (name, start, duration) the time of the events within it.
 
-    The events are those of one thread, in the order of their starts, outer ones first.
+    The events are those of one thread, ordered by start, outer ones first.
     """
     times: list[tuple[str, int]] = []
     open_events: list[tuple[int, int]] = []  # index into times, and end

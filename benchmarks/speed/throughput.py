@@ -1,4 +1,4 @@
-"""Speed and memory of a preset beside its peers, in one run, as a table and as JSON.
+"""Speed and memory of a preset compared with its peers, in one run, as a table and as JSON.
 
     python -m benchmarks.speed.throughput --preset lab --output speed.json
 
@@ -6,9 +6,9 @@ Training images/s and images/s sampled with 20 steps, from noise to pixels; oper
 as a share of the machine's measured matrix-product speed; start-up time and peak memory. The peers
 are the loop of the Keras example (TensorFlow), diffusers and denoising-diffusion-pytorch (PyPI),
 whose networks are chosen to cost about as many operations as the preset's; contenders.py says how
-each is set up. A contender has a process of its own, only one computes at a time, and they take
-turns in each round: a machine whose speed drifts does not decide. Ratios are those of medians.
-Batches are ready in memory; reading and decoding files is not measured.
+each is set up. Each contender has a separate process, only one computes at a time, and they take
+turns in each round, so that a drift in the machine's speed has little influence. Ratios are those
+of medians. Batches are ready in memory; reading and decoding files is not measured.
 """
 
 import argparse
@@ -162,8 +162,8 @@ class Process:
     """A contender's process, of worker.py; answers one command at a time.
 
     Args:
-        name: of the contender, for people.
-        command: in place of that which starts worker.py.
+        name: readable name of the contender.
+        command: command to run instead of worker.py.
     """
 
     def __init__(self, name: str, command: Sequence[str] | None = None) -> None:
@@ -213,7 +213,7 @@ class Process:
 
 @dataclasses.dataclass
 class Result:
-    """What is measured of a contender; lists have an entry for each round."""
+    """The measurements of a contender; lists have an entry for each round."""
 
     what: dict[str, Any]  # as Worker.build returns it
     first: dict[str, float]  # seconds: until it is ready; of the first training, the first sampling
@@ -227,10 +227,10 @@ class Result:
 def start_all(
     ours: Settings, backends: Sequence[str], arguments: argparse.Namespace, stack: Any
 ) -> list[tuple[Process, Result]]:
-    """Starts the contenders one after the other, ours first, each with its first steps.
+    """Starts the contenders one after another, ours first, each with its first steps.
 
-    The first steps are not part of the speed: they compile. A peer that is not installed, or that
-    fails, is left out with a line that says so.
+    The first steps compile and do not count for the speed. A peer that is not installed, or that
+    fails, is omitted with a message.
     """
     started = []
     for backend in backends:
@@ -297,7 +297,7 @@ def tuned(name: str, settings: Settings, arguments: argparse.Namespace) -> Setti
 def measure(
     contenders: Sequence[tuple[Any, Result]], arguments: argparse.Namespace
 ) -> dict[str, Result]:
-    """Lets the contenders take turns; returns the results of those that came through, by name."""
+    """Lets the contenders take turns; returns the results of those without errors, by name."""
     steps = {}
     contenders = list(contenders)
     resting: dict[str, tuple[float, float]] = {}  # CPU time and clock of each, when last asked
@@ -349,11 +349,11 @@ def steps_for(target: float, seconds: float) -> int:
     return max(1, round(target / seconds))
 
 
-# From what was measured to what is shown.
+# From measurements to tables.
 
 
 def summary(result: Result) -> dict[str, Any]:
-    """All that was measured of a contender, with medians over the rounds."""
+    """All measurements of a contender, with medians over the rounds."""
     flops = result.what["forward_flops"]
     train, sample = statistics.median(result.train), statistics.median(result.sample)
     return {
@@ -374,7 +374,7 @@ def ratios(contenders: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]
     """How many times as fast the first contender is as each other one.
 
     `train` and `sample` compare images/s; `train_flops` and `sample_flops` compare operations per
-    second: the ratio of images/s that would be, if both networks cost the same.
+    second: the ratio of images/s if both networks cost the same.
     """
     (_, first), *others = contenders.items()
     table = {}
@@ -392,7 +392,7 @@ def ratios(contenders: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]
 
 
 def as_text(report: dict[str, Any], arguments: argparse.Namespace) -> str:
-    """The report as two Markdown tables, with what they mean."""
+    """The report as two Markdown tables, with explanations."""
     contenders = report["contenders"]
     first = next(iter(contenders.values()))
     settings = first["what"]["settings"]
@@ -481,7 +481,7 @@ def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def hardware() -> dict[str, Any]:
-    """What the machine is."""
+    """A description of the machine."""
     processor = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():

@@ -7,16 +7,16 @@ diffusers with a network that costs about as much as that of `lab`, all on the s
 the batch size, flips, optimizer and precision of its own recipe, and a learning rate that stays
 constant after the warm-up: `fast` without its cosine decay, which would have to know the end.
 
-Seconds are those of all cores of a CPU together (two cores that compute for a minute make 120), so
-that other work beside it does not decide; of a GPU, those of the clock. Only training counts,
+On a CPU, seconds are summed over all cores (two cores computing for a minute count as 120), so that
+other processes have little influence; on a GPU they are wall-clock time. Only training counts,
 without its first two steps, which compile; sampling and measuring do not. The KID of all pairs of
 generated and validation images, from 20 steps of DDIM, is measured first after a minute, then at
 times that grow by a factor of 1.4. The time of the threshold is interpolated in the logarithm of
 time.
 
-Each contender has a process of its own, one after the other. `--output` is written after each
-measurement. A second start goes on with the contenders that have not come to their end; one that
-was interrupted begins again. The table, and the figure beside `--output`, are made from that file.
+Each contender has a separate process, one after another. `--output` is written after each
+measurement. A second start continues with the unfinished contenders; an interrupted one starts
+again. The table, and the figure beside `--output`, are made from that file.
 """
 
 import argparse
@@ -97,9 +97,9 @@ def main() -> None:
             raise InputError(f"{name} needs {package}; install it, or omit {name}")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     backend = choose_backend(arguments.backend)
-    # Threads of PyTorch that wait for each other would use a CPU, most of it on a busy machine.
+    # Waiting PyTorch threads would use a CPU, most of it on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # On a GPU this process, which measures, leaves memory to the contenders.
+    # On a GPU, this measuring process leaves memory to the contenders.
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     import_keras()
@@ -222,7 +222,7 @@ def crossing(measured: Sequence[tuple[float, float]], threshold: float) -> float
 
 
 def time_shown(measured: Sequence[tuple[float, float]], threshold: float) -> str:
-    """The time of the threshold, for people: "25 min", "> 3 h", "< 60 s"."""
+    """The time of the threshold as text: "25 min", "> 3 h", "< 60 s"."""
     from ddim_keras.progress import duration
 
     (first, first_kid), *_, (last, _) = [*measured, measured[-1]]

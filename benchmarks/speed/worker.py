@@ -1,8 +1,8 @@
-"""The process of one contender: reads commands, a JSON object a line, and answers each with one.
+"""The process of one contender: reads commands, one JSON object per line, and answers each.
 
-Started by throughput.py and time_to_kid.py. A process each, because the Keras backend is chosen at
-import, the frameworks' threads get in each other's way, and start-up and peak memory are those of a
-process.
+Started by throughput.py and time_to_kid.py. Each contender has a process, because the Keras backend
+is chosen at import, the frameworks' threads interfere with each other, and start-up time and peak
+memory belong to a process.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ class Worker:
         self.products: Any = None
 
     def build(self, **settings: Any) -> dict[str, Any]:
-        """Imports the framework and builds the contender; returns what it is."""
+        """Imports the framework and builds the contender; returns its description."""
         settings = contenders.Settings(**settings)
         if settings.backend:
             choose_backend(settings.backend)
@@ -84,7 +84,7 @@ class Worker:
         return speeds
 
     def cpu_seconds(self) -> float:
-        """CPU time of this process so far, to see whether it rests while others are timed."""
+        """CPU time of this process so far, to check that it is idle while others are timed."""
         return time.process_time()
 
 
