@@ -74,7 +74,7 @@ def test_the_steps_that_count_have_the_width_as_their_deviation(width):
 
 def test_weights_count_by_the_power_of_their_step(dataset, tmp_path):
     run, weights = new_run(tmp_path / "run"), Weights()
-    train(run, CONFIG, dataset, callbacks=[weights])
+    model = train(run, CONFIG, dataset, callbacks=[weights])
     # Those of step s stand for the steps since the update before: the integral of s^e over them.
     steps = np.arange(0, STEPS + 1, 3)
     for width in CONFIG.training.averages:
@@ -87,6 +87,8 @@ def test_weights_count_by_the_power_of_their_step(dataset, tmp_path):
             flat_weights(exported.ema_network), expected, rtol=2e-3, atol=1e-5
         )
         assert np.isfinite(exported.generate(2, 2, seed=0)).all()
+    own = load_model(run.last_weights)  # the usual average stays as it was
+    np.testing.assert_array_equal(*map(flat_weights, (model.ema_network, own.ema_network)))
 
 
 def test_an_interrupted_training_has_the_same_averages(dataset, tmp_path):
