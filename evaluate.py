@@ -84,6 +84,7 @@ def evaluate(options: EvaluateOptions, run: Run, weights: Path, model: Any, fold
             "split": options.split,
             "num_images": options.num_images,
             "seed": options.seed,
+            "dtype_policy": options.precision,
             "features": kid.encoder.description,
             "estimator": ESTIMATOR,
             "weights": printable(str(weights.resolve())),

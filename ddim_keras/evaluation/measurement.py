@@ -81,6 +81,7 @@ def measure(
     seconds = time.perf_counter() - start
     return {
         **setting.columns(),
+        "batch_size": options.batch_size,
         "images_per_second": round(options.num_images / seconds, 3),
         **metrics_of(options.metrics, kid, images),
     }

@@ -1,15 +1,18 @@
 """Settings to evaluate: samplers with their steps and guidance, and their generated images."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ddim_keras.cli.evaluate import EvaluateOptions
 from ddim_keras.config import GUIDANCE
+from ddim_keras.foreign import printable
 from ddim_keras.guidance import Guidance
 from ddim_keras.model import DiffusionModel
 from ddim_keras.runs.folder import find_weights, load_guide
+from ddim_keras.runs.manifest import sha256
 from ddim_keras.samplers import Sampler
 from ddim_keras.types import Callback
 
@@ -21,6 +24,7 @@ class Setting:
     sampler: Sampler
     signal_rates: list[float]
     guidance: Guidance
+    guide: Path | None = None  # as it was asked for
 
     @property
     def steps(self) -> int:
@@ -29,7 +33,17 @@ class Setting:
     @property
     def name(self) -> str:
         """The name of the setting without its number of steps."""
-        return ", ".join(filter(None, (str(self.sampler), str(self.guidance))))
+        guidance = str(self.guidance)
+        if self.guide and self.guidance.strength:
+            guidance += f" by {printable(str(self.guide))}"
+        return ", ".join(filter(None, (str(self.sampler), guidance)))
+
+    @property
+    def guide_sha256(self) -> str | None:
+        """The hash of the guide's weights; None without a guide, or where it has no effect."""
+        if self.guide is None or not self.guidance.strength:
+            return None
+        return sha256(find_weights(self.guide))
 
     def columns(self) -> dict[str, Any]:
         """The columns of the table that describe the setting."""
@@ -41,6 +55,7 @@ class Setting:
             "steps": self.steps,
             "network_calls": self.sampler.network_calls(self.signal_rates),
             "guidance": self.guidance.strength,
+            "guide_sha256": self.guide_sha256,
             "eta": self.sampler.eta,
             "variance": self.sampler.variance,
             "clip": self.sampler.clip,
@@ -78,7 +93,7 @@ def chosen_settings(options: EvaluateOptions, model: DiffusionModel) -> list[Set
     """All settings of the options; raises InputError for impossible ones."""
     guidance = chosen_guidance(options, model)
     return [
-        Setting(sampler, sampler.signal_rates(model, steps), guidance)
+        Setting(sampler, sampler.signal_rates(model, steps), guidance, options.guide)
         for sampler in chosen_samplers(options)
         for steps in sorted(set(options.steps or ()))
     ]

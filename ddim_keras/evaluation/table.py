@@ -22,6 +22,7 @@ COLUMNS = {
     "steps": ("steps", "{}"),
     "network_calls": ("calls", "{}"),
     "last_signal_rate": ("last rate", "{:.4f}"),
+    "batch_size": ("batch", "{}"),
     "images_per_second": ("images/s", "{:.3g}"),
     "kid": ("KID", "{:.4f}"),
     "kid_standard_error": ("", "± {:.4f}"),
@@ -29,6 +30,8 @@ COLUMNS = {
     "precision": ("precision", "{:.3f}"),
     "recall": ("recall", "{:.3f}"),
 }
+# What tells two rows under the same conditions apart; earlier rows may lack some of it.
+KEY = ("setting", "steps", "guide_sha256", "batch_size")
 Row = dict[str, Any]
 
 
@@ -59,8 +62,12 @@ class Results:
     def add(self, row: Row) -> None:
         """Adds a row, in place of an earlier one of the same setting, and writes both files."""
         row = row | self.conditions
-        same = {"setting": row["setting"], "steps": row["steps"], **self.conditions}
-        self.earlier = [earlier for earlier in self.earlier if not earlier.items() >= same.items()]
+        key = (*KEY, *self.conditions)
+        self.earlier = [
+            earlier
+            for earlier in self.earlier
+            if any(earlier.get(name) != row.get(name) for name in key)
+        ]
         self.rows.append(row)
         write_rows(self.folder / "evaluation.csv", [*self.earlier, *self.rows])
         figure = figures.by_network_calls(self.comparable, self.axes, self.floor)

@@ -12,7 +12,7 @@ from PIL import Image
 import evaluate
 from ddim_keras.config import InputError
 from ddim_keras.data.drawn_flowers import draw_flowers
-from ddim_keras.evaluation import measurement
+from ddim_keras.evaluation import measurement, table
 from ddim_keras.metrics import encoders
 from ddim_keras.samplers import LAST_SIGNAL_RATE
 from ddim_keras.schedules import offset_cosine
@@ -81,7 +81,8 @@ def test_a_row_for_each_sampler_last_rate_and_number_of_steps(measure, finished,
     assert len(kids) == 1
 
     title, *lines = capsys.readouterr().out.splitlines()[-11:-1]
-    assert title.split() == ["setting", "steps", "calls", "last", "rate", "images/s", "KID"]
+    columns = ["setting", "steps", "calls", "last", "rate", "batch", "images/s", "KID"]
+    assert title.split() == columns
     assert lines[3].split()[:6] == ["ddim,", "rho", "to", "0.98", "2", "2"]
     assert f"{float(rows[3]['kid']):.4f}  ± {float(rows[3]['kid_standard_error']):.4f}" in lines[3]
     assert lines[-1].startswith("training against validation ")
@@ -212,6 +213,44 @@ def test_what_was_measured_before_stays(measure, finished, tmp_path, capsys):
     shutil.copyfile(other.last_weights, finished.last_weights)
     (finished.folder / "manifest.json").unlink()
     assert measured_now("--steps", 1) == ([ddim], ["ddim"])
+
+
+def test_a_row_keeps_its_guide_precision_and_batch_size(measure, finished, tmp_path, capsys):
+    guides = [make_run(tmp_path / name, num_classes=0, seed=1).folder for name in "ab"]
+    measured = ("--steps", 1, "--precision", "float32")
+    for guide in guides:
+        assert measure(*measured, "--guide", guide) == 0
+    for changed in ((), ("--precision", "mixed_bfloat16"), ("--batch-size", 32), ()):
+        assert measure(*measured, *changed) == 0
+    assert [
+        (row["setting"], row["dtype_policy"], row["batch_size"]) for row in rows_of(finished.folder)
+    ] == [
+        (f"ddim, autoguidance 1 by {guides[0]}", "float32", "64"),
+        (f"ddim, autoguidance 1 by {guides[1]}", "float32", "64"),
+        ("ddim", "mixed_bfloat16", "64"),
+        ("ddim", "float32", "32"),
+        ("ddim", "float32", "64"),
+    ]
+    # What is of another precision is not shown beside them.
+    assert len(capsys.readouterr().out.split("\n\n")[-1].splitlines()) == 1 + 4 + 1 + 1
+
+    # A guide that was trained further is another one.
+    shutil.copyfile(make_run(tmp_path / "c", 0, seed=2).last_weights, guides[0] / "last.weights.h5")
+    (guides[0] / "manifest.json").unlink()
+    assert measure(*measured, "--guide", guides[0]) == 0
+    assert len(rows_of(finished.folder)) == 6
+
+
+def test_rows_of_earlier_versions_are_kept(measure, finished):
+    assert measure("--steps", 1) == 0
+    (row,) = rows_of(finished.folder)
+    new = ("dtype_policy", "batch_size", "guide_sha256")
+    old = {name: value for name, value in row.items() if name not in new}
+    table.write_rows(finished.folder / "evaluation.csv", [old])
+    assert measure("--steps", 1) == 0
+    first, second = rows_of(finished.folder)
+    assert {name: first[name] for name in old} == old
+    assert (first["dtype_policy"], second["dtype_policy"]) == ("", "float32")
 
 
 def test_what_was_measured_before_a_failure_is_kept(measure, finished, monkeypatch):
