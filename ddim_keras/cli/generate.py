@@ -225,7 +225,8 @@ def add_editing_options(parser: argparse.ArgumentParser) -> None:
         "--interpolate",
         type=at_least(0),
         metavar="SEED",
-        help="images on the path from the noise of --seed to the noise of this seed",
+        help="images on the path from the noise of --seed to the noise of this seed; with --class, "
+        "the same path for each class",
     )
     editing.add_argument(
         "--inpaint",

@@ -105,7 +105,10 @@ class Job:
                 model.draw_noise(1, np.random.default_rng(seed))[0]
                 for seed in (options.seed, options.interpolate)
             )
-            initial_noise = interpolate(start, end, len(self.labels))
+            path = interpolate(start, end, options.num_images)
+            initial_noise = np.concatenate(
+                [path] * (len(self.labels) // len(path))
+            )  # of each class
         elif self.given:
             initial_noise = editing_jobs.starting_points(
                 model, self.given.images[0], len(self.labels), options.seed, self.signal_rates[0]

@@ -192,6 +192,14 @@ def test_an_interpolation_goes_from_seed_to_seed(unlabelled, images_of):
     assert steps.max() < np.abs(ends[1].astype(float) - ends[0]).mean()
 
 
+def test_each_class_has_a_whole_interpolation(labelled, images_of):
+    path = ("--interpolate", 2, "--num-images", 4)
+    both = images_of(labelled, "--class", "rose", "sunflower", *path)
+    assert len(both) == 8
+    for images, name in zip(np.split(both, 2), ("rose", "sunflower"), strict=True):
+        assert not differ(images, images_of(labelled, "--class", name, *path))
+
+
 def test_an_image_is_encoded_and_decoded(labelled, photo, tmp_path, capsys):
     def error(steps):
         output = ("--output", tmp_path / "encoded.png")
