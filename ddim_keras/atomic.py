@@ -78,11 +78,16 @@ def require_writable(folder: Path) -> None:
 def reserve(path: Path, size: int) -> None:
     """Raises OSError if a file of this size does not fit on the disk or within the quota.
 
-    For libraries that crash when a write fails, such as HDF5.
+    For code that crashes when a write fails, such as HDF5 and memory maps. The file keeps what it
+    holds.
     """
-    with open(path, "wb") as file:
+    with open(path, "r+b" if path.exists() else "wb") as file:
         if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as error:
+                error.filename = str(path)
+                raise
 
 
 def remove_parts(folder: Path) -> None:

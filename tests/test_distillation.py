@@ -1,6 +1,8 @@
 import dataclasses
+import errno
 import signal
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -226,6 +228,8 @@ def test_a_student_approaches_its_teacher(place):
     for options in ({"diffusion_steps": 3}, {"sampler": "ipndm"}, {"guidance": 1.0}):
         with pytest.raises(InputError, match="generates in 2 steps of ddim without guidance"):
             student.generate(4, **options)
+    with pytest.raises(InputError, match="draws in 2 steps of ddim without guidance"):
+        student.reverse_diffusion(student.draw_noise(4, np.random.default_rng(0)), 3)
 
 
 @pytest.mark.slow
@@ -266,6 +270,13 @@ def test_trajectories_are_drawn_on_where_a_process_was_killed(place, tmp_path, m
     dataset = Dataset("none", *[np.zeros((0, 16, 16, 3))] * 4, ())
     with pytest.raises(KeyboardInterrupt):
         trajectories.with_trajectories(dataset, config, tmp_path)
+    # The rest fits on the disk: its blocks are reserved, since a map cannot report a full disk.
+    (states,) = tmp_path.glob("trajectories-*/states.npy")
+    assert 512 * states.stat().st_blocks >= states.stat().st_size
+    with monkeypatch.context() as patch:
+        patch.setattr("os.posix_fallocate", full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            trajectories.with_trajectories(dataset, config, tmp_path)
     lessons = trajectories.with_trajectories(dataset, config, tmp_path)
     assert starts == [0, 16, 32, 32, 48, 64]
     whole = trajectories.with_trajectories(dataset, config, place / "cache")
@@ -274,6 +285,33 @@ def test_trajectories_are_drawn_on_where_a_process_was_killed(place, tmp_path, m
     assert lessons.train_images.shape == (64, 16, 16, 9)
     assert lessons.validation_images.shape == (16, 16, 16, 9)
     assert {-1, 0, 1, 2} == {*whole.train_labels.tolist()}  # some without a class
+
+
+def full_disk(*arguments):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_of_two_processes_with_one_cache_one_draws(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(trajectories, "HELD_OUT", 16)
+    config = Run(place / "student").read_config()
+    dataset = Dataset("none", *[np.zeros((0, 16, 16, 3))] * 4, ())
+    draw_batch, starts, others = trajectories.draw_batch, [], []
+
+    def meet_another(teacher, config, rates, start):
+        if not starts:
+            others.append(pool.submit(trajectories.with_trajectories, dataset, config, tmp_path))
+            with pytest.raises(TimeoutError):
+                others[0].result(timeout=0.5)  # it waits
+        starts.append(start)
+        return draw_batch(teacher, config, rates, start)
+
+    monkeypatch.setattr(trajectories, "draw_batch", meet_another)
+    with ThreadPoolExecutor() as pool:
+        lessons = trajectories.with_trajectories(dataset, config, tmp_path)
+        other = others[0].result()
+    assert starts == [0, 64]
+    np.testing.assert_array_equal(other.train_images, lessons.train_images)
+    assert np.all(np.any(lessons.train_images, axis=(1, 2, 3)))
 
 
 @pytest.mark.parametrize(

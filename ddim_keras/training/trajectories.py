@@ -18,7 +18,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ddim_keras.atomic import written_whole
+from ddim_keras.atomic import reserve, written_whole
 from ddim_keras.config import InputError
 from ddim_keras.data.cache import Dataset, default_cache_dir
 from ddim_keras.distillation import CLEANEST_RATE, met_rates
@@ -27,6 +27,7 @@ from ddim_keras.model import DiffusionModel
 from ddim_keras.progress import progress_bar, say
 from ddim_keras.runs.configuration import RunConfig
 from ddim_keras.runs.folder import find_run, load_model
+from ddim_keras.runs.lock import locked
 from ddim_keras.runs.manifest import sha256
 from ddim_keras.samplers import adams_bashforth
 from ddim_keras.schedules import schedule_of
@@ -93,10 +94,12 @@ def with_trajectories(
 
     These depend on the teacher, the student's rates, the guidance and the seed, and are kept in the
     cache, as float16: a training that is resumed finds them, and so does another of the same
-    teacher. A killed process loses a batch of them at most.
+    teacher. A killed process loses a batch of them at most. Of several processes one draws, and
+    the others wait for it.
 
     Raises:
         InputError: if the disk is too small.
+        OSError: if it has become so since the first were drawn.
     """
     if not config.distill_from:
         return dataset
@@ -107,8 +110,10 @@ def with_trajectories(
     count = recipe.trajectories + HELD_OUT
     folder = Path(cache_dir or default_cache_dir()) / f"trajectories-{key}-{count}"
     if drawn(folder) < count:
-        keras.config.set_dtype_policy(recipe.precision)
-        draw(folder, load_model(weights), config, rates, count)
+        with locked(folder, wait=True):
+            if drawn(folder) < count:  # still, after another process that drew them
+                keras.config.set_dtype_policy(recipe.precision)
+                draw(folder, load_model(weights), config, rates, count)
     states = np.load(folder / "states.npy", mmap_mode="r")
     labels = np.load(folder / "labels.npy")
     return dataclasses.replace(
@@ -132,7 +137,6 @@ def draw(folder: Path, teacher: Any, config: RunConfig, rates: list[float], coun
     shape = (count, height, width, len(rates) * channels)
     done = drawn(folder)
     if not done:
-        folder.mkdir(parents=True, exist_ok=True)
         size = 2 * math.prod(shape)
         if shutil.disk_usage(folder).free < 1.1 * size:
             raise InputError(
@@ -141,8 +145,11 @@ def draw(folder: Path, teacher: Any, config: RunConfig, rates: list[float], coun
             )
     say(f"teacher: {count:,} trajectories in {folder}, {done:,} of them drawn already")
     open_array = functools.partial(np.lib.format.open_memmap, mode="r+" if done else "w+")
-    all_states = open_array(folder / "states.npy", dtype="float16", shape=shape)
-    all_labels = open_array(folder / "labels.npy", dtype="int32", shape=(count,))
+    files = folder / "states.npy", folder / "labels.npy"
+    all_states = open_array(files[0], dtype="float16", shape=shape)
+    all_labels = open_array(files[1], dtype="int32", shape=(count,))
+    for file in files:
+        reserve(file, file.stat().st_size)
     progress = progress_bar(-(-(count - done) // AT_ONCE), "batch")
     for start in range(done, count, AT_ONCE):
         states, labels = draw_batch(teacher, config, rates, start)

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -30,6 +31,20 @@ def test_a_second_process_is_refused_and_told_who_holds_it(tmp_path):
         holder.communicate()
     with locked(folder):  # the system freed it with the process
         pass
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
+def test_a_second_process_can_wait(tmp_path, capsys):
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "locked\n"
+    threading.Timer(0.5, holder.communicate).start()  # it ends, and removes its file
+    with locked(tmp_path, wait=True):
+        assert holder.wait() == 0
+        with pytest.raises(InputError, match="in use by process"), locked(tmp_path):
+            pass
+    assert f"waiting for {tmp_path}, in use by process {holder.pid}" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_made_for_nothing_goes_again(tmp_path):
