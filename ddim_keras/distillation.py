@@ -95,12 +95,10 @@ class Student(DiffusionModel):
         steps = self.config.student_steps[-1] if diffusion_steps is None else diffusion_steps
         sampler, guidance = (options.pop(name, None) for name in ("sampler", "guidance"))
         has_guidance = getattr(guidance, "strength", guidance)
-        is_taught = steps in self.config.student_steps
-        if not is_taught or Sampler.of(sampler or "ddim") != Sampler() or has_guidance:
-            raise InputError(
-                f"this student generates in {self.config.steps_in_words} steps of ddim without "
-                "guidance; for anything else load its teacher"
-            )
+        is_ddim = options.pop("reverse_process", None) is None and (
+            Sampler.of(sampler or "ddim") == Sampler()
+        )
+        self._require_taught(steps in self.config.student_steps and is_ddim and not has_guidance)
 
         def in_steps(_: Denoise, labels: Tensor) -> Denoise:
             return Guidance(0.0)(self.compiled_denoise_in[steps], labels)
@@ -110,10 +108,22 @@ class Student(DiffusionModel):
     def reverse_diffusion(
         self, initial_noise: Tensor, diffusion_steps: int, *arguments: Any, **options: Any
     ) -> Tensor:
-        """Like `DiffusionModel.reverse_diffusion`, by default with its number of steps."""
-        if len(arguments) < 2:
-            options.setdefault("denoise", self.compiled_denoise_in[diffusion_steps])
+        """Like `DiffusionModel.reverse_diffusion`, by default with its number of steps.
+
+        Raises:
+            InputError: for a number of steps that it has not learnt, unless `denoise` is given.
+        """
+        if len(arguments) < 2 and "denoise" not in options:
+            self._require_taught(diffusion_steps in self.config.student_steps)
+            options["denoise"] = self.compiled_denoise_in[diffusion_steps]
         return super().reverse_diffusion(initial_noise, diffusion_steps, *arguments, **options)
+
+    def _require_taught(self, is_taught: bool) -> None:
+        if not is_taught:
+            raise InputError(
+                f"this student generates in {self.config.steps_in_words} steps of ddim without "
+                "guidance; for anything else load its teacher"
+            )
 
     def denoise(
         self,

@@ -225,10 +225,11 @@ def test_a_student_approaches_its_teacher(place):
     np.testing.assert_array_equal(student.pixel_means, teacher.pixel_means)
     images = student.generate(4, seed=0)
     np.testing.assert_array_equal(images, student.generate(4, 2, seed=0, guidance=0.0))
-    for options in ({"diffusion_steps": 3}, {"sampler": "ipndm"}, {"guidance": 1.0}):
+    other_process = {"reverse_process": student.reverse_diffusion}
+    for options in ({"diffusion_steps": 3}, {"sampler": "ipndm"}, {"guidance": 1.0}, other_process):
         with pytest.raises(InputError, match="generates in 2 steps of ddim without guidance"):
             student.generate(4, **options)
-    with pytest.raises(InputError, match="draws in 2 steps of ddim without guidance"):
+    with pytest.raises(InputError, match="generates in 2 steps of ddim without guidance"):
         student.reverse_diffusion(student.draw_noise(4, np.random.default_rng(0)), 3)
 
 
