@@ -164,7 +164,9 @@ def send(model: Any, image: np.ndarray, table: Table) -> tuple[bytes, float, flo
     Returns:
         The file, its KL in bits, and the share of the mean shifts of q from p that was reached.
     """
-    image = np.asarray(model.normalize(image[None]))
+    from keras import ops
+
+    image = ops.convert_to_numpy(model.normalize(image[None]))
     levels, random, scale, all_means, all_noises = [], np.random.default_rng(0), 0, [], []
 
     def noises_of(step: int, pred_images: np.ndarray, gain: float) -> np.ndarray:
@@ -186,6 +188,8 @@ def send(model: Any, image: np.ndarray, table: Table) -> tuple[bytes, float, flo
 
 def receive(model: Any, levels: list[Level], table: Table, steps: int) -> np.ndarray:
     """Algorithm 4, and at the end DDIM in at most `steps` calls: an image (H, W, C) uint8."""
+    from keras import ops
+
     from ddim_keras.samplers import ddim
 
     shape = (1, *model.network.output_shape[1:])
@@ -197,7 +201,7 @@ def receive(model: Any, levels: list[Level], table: Table, steps: int) -> np.nda
     noisy_images = follow(model, rates, noises_of)
     chosen = np.linspace(0, len(left) - 1, min(steps, len(left))).round().astype(int)
     images = ddim(model.compiled_denoise, noisy_images, [*(left[i] for i in chosen), 1.0])
-    return np.rint(255 * np.asarray(model.denormalize(images)[0])).astype("uint8")
+    return np.rint(255 * ops.convert_to_numpy(model.denormalize(images)[0])).astype("uint8")
 
 
 def encode(levels: list[Level], table: Table) -> bytes:
@@ -230,8 +234,11 @@ def decode(data: bytes, table: Table) -> list[Level]:
 
 def measure(model: Any, digest: str, images: np.ndarray) -> Table:
     """Follows the true reverse process of some images (N, H, W, C) uint8; the KL of its steps."""
+    from keras import ops
+
     random, kl_bits = np.random.default_rng(0), []
-    images = np.asarray(model.normalize(images[random.permutation(len(images))[:IMAGES]]))
+    images = images[random.permutation(len(images))[:IMAGES]]
+    images = ops.convert_to_numpy(model.normalize(images))
 
     def noises_of(step: int, pred_images: np.ndarray, gain: float) -> np.ndarray:
         means = gain * (images - pred_images)
@@ -239,7 +246,7 @@ def measure(model: Any, digest: str, images: np.ndarray) -> Table:
         return means + random.standard_normal(means.shape, "float32")
 
     times = np.linspace(1, 0, LEVELS, dtype="float32")
-    signal_rates = np.asarray(model.diffusion_schedule(times)[1]).tolist()
+    signal_rates = ops.convert_to_numpy(model.diffusion_schedule(times)[1]).tolist()
     follow(model, signal_rates, noises_of)
     return Table(digest, signal_rates, kl_bits)
 

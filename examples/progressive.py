@@ -85,6 +85,8 @@ def continued(
         steps: number of steps of the whole process from time 1.
         seeds: (N,), seeds of the fresh noise of each image.
     """
+    from keras import ops
+
     from ddim_keras.samplers import Sampler, ddim, image_noises
 
     rates = Sampler().signal_rates(model, max(2, round(level * steps)), level)
@@ -94,11 +96,13 @@ def continued(
         for step in range(len(rates))
     )
     images = ddim(model.compiled_denoise, noisy_images, rates, eta=1.0, fresh_noises=fresh_noises)
-    return np.asarray(model.denormalize(images))
+    return ops.convert_to_numpy(model.denormalize(images))
 
 
 def shared(model: Any, steps: int, seed: int) -> list[np.ndarray]:
     """A row for each level: a noisy version of one image, and samples from it."""
+    from keras import ops
+
     from ddim_keras.editing import add_noise
 
     shape = model.network.output_shape[1:]
@@ -107,7 +111,7 @@ def shared(model: Any, steps: int, seed: int) -> list[np.ndarray]:
     rows = []
     for level in LEVELS:
         _, signal_rate = model.schedule(level, np)
-        noisy_image = np.asarray(add_noise(start, other, float(signal_rate)))
+        noisy_image = ops.convert_to_numpy(add_noise(start, other, float(signal_rate)))
         samples = continued(
             model,
             np.repeat(noisy_image, COLUMNS - 1, axis=0),
@@ -115,7 +119,8 @@ def shared(model: Any, steps: int, seed: int) -> list[np.ndarray]:
             steps,
             range(seed + 1, seed + COLUMNS),
         )
-        rows.append(np.concatenate([np.asarray(model.denormalize(noisy_image)), samples]))
+        shown = ops.convert_to_numpy(model.denormalize(noisy_image))
+        rows.append(np.concatenate([shown, samples]))
     return rows
 
 
@@ -126,6 +131,8 @@ def between(
 
     Both images get one noise, and all samples the same fresh noise, so only the mixture varies.
     """
+    from keras import ops
+
     from ddim_keras.editing import add_noise
 
     ends = np.stack([first, second])
@@ -134,7 +141,8 @@ def between(
     rows = []
     for level in LEVELS:
         _, signal_rate = model.schedule(level, np)
-        noisy = np.asarray(add_noise(model.normalize(ends), noise, float(signal_rate)))
+        noisy = add_noise(model.normalize(ends), noise, float(signal_rate))
+        noisy = ops.convert_to_numpy(noisy)
         mixed = ((1 - shares) * noisy[:1] + shares * noisy[1:]).astype("float32")
         images = continued(model, mixed, level, steps, [seed] * COLUMNS)
         rows.append(np.concatenate([ends[:1] / 255, images, ends[1:] / 255]))
