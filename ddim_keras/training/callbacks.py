@@ -4,6 +4,7 @@ They must run in this order at the end of an epoch: `KIDCallback` adds values to
 `RunRecord` writes.
 """
 
+import contextlib
 import math
 import signal
 import time
@@ -228,8 +229,10 @@ class StopCleanly(keras.callbacks.Callback):
 
     def _request(self, number: int, frame: Any) -> None:
         self.requested = True
-        say("\nStopping after this step. Press Ctrl-C again to stop now.")
         self.__exit__()
+        # Within a `print`, Python refuses another one; then nothing is said.
+        with contextlib.suppress(RuntimeError):
+            say("\nStopping after this step. Press Ctrl-C again to stop now.")
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         # Reading a loss, and agreeing, wait for the device, so not in every step.

@@ -1,6 +1,7 @@
 """Callbacks of a training, each alone, with stand-ins for the model."""
 
 import dataclasses
+import io
 import math
 import signal
 from types import SimpleNamespace
@@ -14,7 +15,13 @@ from ddim_keras.runs.configuration import KIDProtocol, RunConfig
 from ddim_keras.runs.folder import Run
 from ddim_keras.samplers import Sampler
 from ddim_keras.training import callbacks
-from ddim_keras.training.callbacks import KIDCallback, RunRecord, StopCleanly, TimeEstimate
+from ddim_keras.training.callbacks import (
+    Interrupted,
+    KIDCallback,
+    RunRecord,
+    StopCleanly,
+    TimeEstimate,
+)
 from ddim_keras.training.preparation import callbacks_for
 from tests.helpers import EPOCH, SIZE, TINY
 
@@ -77,6 +84,26 @@ def test_a_loss_that_is_not_finite_stops_within_an_epoch_and_ctrl_c_is_given_bac
         with pytest.raises(InputError, match="diverged"):
             stop.on_train_batch_end(0, {"noise_loss": math.nan})
     assert before == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+
+def test_ctrl_c_within_a_print(monkeypatch):
+    class Terminal(io.RawIOBase):
+        def writable(self):
+            return True
+
+        def write(self, text):
+            if not stop.requested:
+                signal.raise_signal(signal.SIGINT)
+            return len(text)
+
+    with StopCleanly() as stop:
+        monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BufferedWriter(Terminal())))
+        print("epoch 1", flush=True)  # Python refuses the handler another one meanwhile
+        monkeypatch.undo()
+        assert stop.requested
+        stop.set_params({"steps": 10})
+        with pytest.raises(Interrupted):
+            stop.on_train_batch_end(0, {"noise_loss": 0.1})
 
 
 def test_kid_and_grids_follow_the_protocol(encoder, tmp_path, monkeypatch):
