@@ -30,6 +30,10 @@ def main() -> None:
     runs = [Run(file.parent) for file in weights]
     for side, run in zip(sides, runs, strict=True):
         check(side, run)
+    if any(side.guidance_interval for side in sides) and not any(
+        side.strength(run.read_config().model) for side, run in zip(sides, runs, strict=True)
+    ):
+        raise InputError("only guidance uses --guidance-interval; omit it, or add --guidance")
     sides = [side.for_model(run.read_config()) for side, run in zip(sides, runs, strict=True)]
     options = options.with_sides(sides)
     folder = output_folder(options.output, runs[0])

@@ -3,9 +3,10 @@
 import argparse
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from ddim_keras.cli.options import (
     MOST_IMAGES,
@@ -22,10 +23,19 @@ from ddim_keras.cli.options import (
     add_verify_option,
     at_least,
 )
-from ddim_keras.config import GUIDANCE, METRICS
+from ddim_keras.config import GUIDANCE, METRICS, InputError, ModelConfig
 from ddim_keras.runs.configuration import RunConfig
 
 DEFAULT_STEPS = [5, 10, 20]
+# Of options that are refused where they have no effect, so that None must stand for "not given".
+DEFAULTS = {
+    "search_by": "trajectory",
+    "samplers": ["ddim"],
+    "spacing": [None],
+    "last_signal_rate": [None],
+    "metrics": ["kid"],
+    "split": "validation",
+}
 COMPARABLE = ("kid", "bits_per_dim")  # metrics of --compare
 # What the two sides of --compare can differ in, and the option of each.
 SIDE_OPTIONS = {
@@ -117,6 +127,12 @@ class EvaluateOptions:
         )
         return dataclasses.replace(self, steps=steps)
 
+    def strength(self, config: ModelConfig) -> float:
+        """The strength of guidance; by default GUIDANCE with classes, or with a guide."""
+        if self.guidance is not None:
+            return self.guidance
+        return GUIDANCE if self.guide else config.default_guidance
+
     def with_sides(self, sides: "Sequence[EvaluateOptions]") -> "EvaluateOptions":
         """These options, with others of the sides of --compare or, without it, the only ones."""
         if not self.compare:
@@ -160,7 +176,11 @@ def side(text: str) -> tuple[str, list[str]]:
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> EvaluateOptions:
-    """Parses the command line; exits on errors and --help."""
+    """Parses the command line; exits on errors and --help.
+
+    Raises:
+        InputError: for options that have no effect with the others.
+    """
     parser = Parser(
         prog="evaluate.py",
         description="Measures how far generated images are from real ones, for samplers and "
@@ -201,7 +221,6 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> EvaluateOptions:
     add(
         "--search-by",
         choices=("trajectory", "kid"),
-        default="trajectory",
         help="trajectory: path whose steps deviate least from a fine solution (a minute, without "
         "real images); kid: coordinate search that minimises training-set KID, starting from the "
         "first spacing, for the first sampler (default: trajectory)",
@@ -222,7 +241,6 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> EvaluateOptions:
         "--metrics",
         nargs="+",
         choices=METRICS,
-        default=["kid"],
         help="metrics; frechet and precision_recall depend on --num-images, bits_per_dim needs no "
         "generated images (default: kid)",
     )
@@ -244,7 +262,6 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> EvaluateOptions:
     add(
         "--split",
         choices=("validation", "train"),
-        default="validation",
         help="real images to compare with; choose settings on train, and report validation "
         "(default: validation)",
     )
@@ -263,6 +280,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> EvaluateOptions:
 
     def options_of(words: list[str], sides: Sequence[Side] = ()) -> EvaluateOptions:
         parsed = vars(parser.parse_args(words)) | {"compare": list(sides)}
+        refuse_unused(parsed)
+        for name, default in DEFAULTS.items():
+            if parsed[name] is None:
+                parsed[name] = default
         return EvaluateOptions(
             **{field.name: parsed[field.name] for field in fields(EvaluateOptions)}
         )
@@ -273,6 +294,24 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> EvaluateOptions:
     if problem := why_not_comparable(options):
         parser.error(problem)
     return options
+
+
+def refuse_unused(parsed: Mapping[str, Any]) -> None:
+    """Raises InputError for options that the chosen task has no use for."""
+
+    def refuse(message: str, *names: str) -> None:
+        for name in names:
+            if parsed[name] is not None:
+                flag = f"--{name.replace('_', '-')}"
+                raise InputError(f"{message.format(flag)}; omit it")
+
+    if not parsed["search_steps"]:
+        refuse("only --search-steps uses {}", "search_by")
+    elif parsed["search_by"] != "kid":
+        of_kid = ("samplers", "spacing", "last_signal_rate")
+        refuse("--search-steps uses {} only with --search-by kid", *of_kid)
+    if parsed["assess"]:
+        refuse("--assess has no use for {}", "metrics", "split")
 
 
 def why_not_comparable(options: EvaluateOptions) -> str | None:

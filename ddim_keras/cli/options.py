@@ -217,7 +217,6 @@ def add_sampler_options(parser: argparse._ActionsContainer, several: bool = Fals
         "--samplers" if several else "--sampler",
         nargs=nargs,
         choices=SAMPLERS,
-        default=["ddim"] if several else None,
         metavar="NAME",
         help=f"{', '.join(SAMPLERS)} (default: ddim)",
     )
@@ -225,7 +224,6 @@ def add_sampler_options(parser: argparse._ActionsContainer, several: bool = Fals
         "--spacing",
         nargs=nargs,
         choices=SPACINGS,
-        default=[None] if several else None,
         metavar="NAME",
         help="quantity in which steps are evenly spaced: time, log_snr or rho; or searched, for "
         "the steps that evaluate.py --search-steps found for this model (default: time)",
@@ -234,7 +232,6 @@ def add_sampler_options(parser: argparse._ActionsContainer, several: bool = Fals
         "--last-signal-rate",
         nargs=nargs,
         type=finite,
-        default=[None] if several else None,
         metavar="RATE",
         help="largest signal rate at which the network is called, below 1; larger is finer "
         "(default: 0.9 for samplers other than ddim with no --spacing; otherwise the schedule at "

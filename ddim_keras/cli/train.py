@@ -134,6 +134,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> TrainOptions:
     parsed = parser.parse_args(arguments)
     if not parsed.resume:
         check_distillation(parsed)
+        refuse_unused(parsed)
     if parsed.tensorboard and not importlib.util.find_spec("tensorboard"):
         raise InputError("--tensorboard needs: pip install tensorboard")
     return TrainOptions(
@@ -165,6 +166,18 @@ def check_distillation(parsed: argparse.Namespace) -> None:
         if getattr(parsed, name) not in (None, False):
             flag = name.replace("_", "-")
             raise InputError(f"a student uses its teacher's model; omit --{flag}")
+
+
+def refuse_unused(parsed: argparse.Namespace) -> None:
+    """Raises InputError for options that have no effect in a new run."""
+    if parsed.no_kid and parsed.kid_weights:
+        raise InputError("--no-kid has no use for --kid-weights; omit it")
+    preset = PRESETS.get(parsed.preset)
+    schedule = parsed.schedule or (preset.model.schedule if preset else "offset_cosine")
+    for name in ("max_signal_rate", "min_signal_rate"):
+        if getattr(parsed, name) is not None and schedule != "offset_cosine":
+            flag = name.replace("_", "-")
+            raise InputError(f"only the schedule offset_cosine uses --{flag}; omit it")
 
 
 def default_of(name: str) -> str:

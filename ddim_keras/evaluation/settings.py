@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from ddim_keras.cli.evaluate import EvaluateOptions
-from ddim_keras.config import GUIDANCE
 from ddim_keras.foreign import printable
 from ddim_keras.guidance import Guidance
 from ddim_keras.model import DiffusionModel
@@ -81,10 +80,8 @@ def chosen_samplers(options: EvaluateOptions) -> list[Sampler]:
 
 
 def chosen_guidance(options: EvaluateOptions, model: DiffusionModel) -> Guidance:
-    """The guidance of all settings; by default GUIDANCE with classes, or with a guide."""
-    strength = options.guidance
-    if strength is None:
-        strength = GUIDANCE if options.guide else model.config.default_guidance
+    """The guidance of all settings."""
+    strength = options.strength(model.config)
     guide = load_guide(find_weights(options.guide), model) if options.guide else None
     return Guidance(strength, options.guidance_interval, guide)
 

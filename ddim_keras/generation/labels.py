@@ -28,11 +28,18 @@ def name_of(label: int, config: RunConfig) -> str:
 
 
 def chosen_strength(options: GenerateOptions, config: RunConfig) -> float:
-    """The strength of guidance; by default GUIDANCE for images of classes, or with a guide."""
-    if options.guidance is not None:
-        return options.guidance
-    if options.guide:
-        return GUIDANCE
+    """The strength of guidance; by default GUIDANCE for images of classes, or with a guide.
+
+    Raises:
+        InputError: for an interval without guidance.
+    """
     is_redrawn = options.inpaint or options.from_image
     is_of_classes = not options.is_editing or (is_redrawn and options.classes)
-    return config.model.default_guidance if is_of_classes else 0.0
+    strength = options.guidance
+    if strength is None and options.guide:
+        strength = GUIDANCE
+    elif strength is None:
+        strength = config.model.default_guidance if is_of_classes else 0.0
+    if options.guidance_interval and not strength:
+        raise InputError("only guidance uses --guidance-interval; omit it, or add --guidance")
+    return strength

@@ -160,6 +160,7 @@ class TestTrain:
     def test_a_longer_run_goes_on(self, at_once, copy, options):
         before = copy.read_history()
         arguments = ("--no-kid", "--cache-dir", options[-1], "--resume", "--output", copy.folder)
+        arguments += ("--kid-weights", "compact")  # of the command that began it
         assert run(train, *arguments, "--epochs", 3) == 0
         assert copy.read_history()[:2] == before
         assert len(copy.read_history()) == copy.read_config().epochs == 3
@@ -232,6 +233,15 @@ class TestTrain:
         [
             ("--dataset none.npz", "there is no file none.npz"),
             ("--dataset no/such/folder", "there is no folder or file no/such/folder"),
+            ("--no-kid --kid-weights compact", "--no-kid has no use for --kid-weights; omit it"),
+            (
+                "--schedule linear --max-signal-rate 0.9",
+                "only the schedule offset_cosine uses --max-signal-rate; omit it",
+            ),
+            (
+                "--preset likelihood --min-signal-rate 0.1",
+                "only the schedule offset_cosine uses --min-signal-rate; omit it",
+            ),
         ],
     )
     def test_mistakes(self, arguments, message, tmp_path, monkeypatch):

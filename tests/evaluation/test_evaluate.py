@@ -277,6 +277,14 @@ def test_what_was_measured_before_a_failure_is_kept(measure, finished, monkeypat
         (["--search-steps", 65], "number of searched steps must be 1 to 64, not 65"),
         (["--guidance", 1], "{folder} is not class-conditional; omit --guidance"),
         (["--run", "nowhere"], "there is no run nowhere: "),
+        (["--guidance-interval", 0.5, 0.9], "only guidance uses --guidance-interval; omit it"),
+        (["--search-by", "kid"], "only --search-steps uses --search-by; omit it"),
+        (
+            ["--search-steps", 3, "--samplers", "heun"],
+            "--search-steps uses --samplers only with --search-by kid; omit it",
+        ),
+        (["--assess", "--metrics", "kid"], "--assess has no use for --metrics; omit it"),
+        (["--assess", "--split", "train"], "--assess has no use for --split; omit it"),
     ],
 )
 def test_mistakes_are_named_before_the_work(measure, finished, arguments, message, monkeypatch):

@@ -159,6 +159,7 @@ class TestSampling:
             (("--last-signal-rate", 1.5), "the last signal rate must be between 0.02 and 1"),
             (("--trajectory", "film.mp4"), "--trajectory must end in .gif or .png"),
             (("--encode", "nowhere.png"), "there is no image file nowhere.png"),
+            (("--guidance-interval", 0.5, 0.9), "only guidance uses --guidance-interval; omit it"),
         ],
     )
     def test_mistakes_are_one_line(self, unlabelled, arguments, message, tmp_path, monkeypatch):
