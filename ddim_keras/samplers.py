@@ -421,8 +421,13 @@ class Sampler:
             **options,
         )
 
-    def network_calls(self, signal_rates: Sequence[float]) -> int:
-        """The number of network calls per image, counted by sampling a single pixel."""
+    def network_calls(self, signal_rates: Sequence[float], is_guided: bool = False) -> int:
+        """The number of network calls per image, counted by sampling a single pixel.
+
+        Args:
+            is_guided: whether there are classes or guidance; learned variances then need a call of
+                their own per step.
+        """
         calls = 0
 
         def denoise(
@@ -434,7 +439,7 @@ class Sampler:
 
         without_noise = dataclasses.replace(self, eta=0.0, variance="small")
         without_noise(denoise, np.zeros((1, 1, 1, 1)), signal_rates)
-        return calls
+        return 2 * calls if self.variance == "learned" and is_guided else calls
 
     @property
     def name(self) -> str:

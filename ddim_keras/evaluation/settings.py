@@ -24,6 +24,7 @@ class Setting:
     signal_rates: list[float]
     guidance: Guidance
     guide: Path | None = None  # as it was asked for
+    has_classes: bool = False
 
     @property
     def steps(self) -> int:
@@ -46,13 +47,14 @@ class Setting:
 
     def columns(self) -> dict[str, Any]:
         """The columns of the table that describe the setting."""
+        is_guided = self.has_classes or bool(self.guidance.strength)
         return {
             "setting": self.name,
             "sampler": self.sampler.name,
             "spacing": self.sampler.spacing or "usual",
             "last_signal_rate": round(self.signal_rates[-2], 6),
             "steps": self.steps,
-            "network_calls": self.sampler.network_calls(self.signal_rates),
+            "network_calls": self.sampler.network_calls(self.signal_rates, is_guided),
             "guidance": self.guidance.strength,
             "guide_sha256": self.guide_sha256,
             "eta": self.sampler.eta,
@@ -90,7 +92,13 @@ def chosen_settings(options: EvaluateOptions, model: DiffusionModel) -> list[Set
     """All settings of the options; raises InputError for impossible ones."""
     guidance = chosen_guidance(options, model)
     return [
-        Setting(sampler, sampler.signal_rates(model, steps), guidance, options.guide)
+        Setting(
+            sampler,
+            sampler.signal_rates(model, steps),
+            guidance,
+            options.guide,
+            has_classes=model.num_classes > 0,
+        )
         for sampler in chosen_samplers(options)
         for steps in sorted(set(options.steps or ()))
     ]

@@ -13,8 +13,10 @@ import evaluate
 from ddim_keras.config import InputError
 from ddim_keras.data.drawn_flowers import draw_flowers
 from ddim_keras.evaluation import measurement, table
+from ddim_keras.evaluation.settings import Setting
+from ddim_keras.guidance import Guidance
 from ddim_keras.metrics import encoders
-from ddim_keras.samplers import LAST_SIGNAL_RATE
+from ddim_keras.samplers import LAST_SIGNAL_RATE, Sampler
 from ddim_keras.schedules import offset_cosine
 from tests.helpers import make_run, run
 
@@ -188,6 +190,16 @@ def test_guidance_reaches_the_images(measure, finished):
     assert (plain["setting"], float(plain["guidance"])) == ("ddim", 0)
     assert (guided["setting"], float(guided["guidance"])) == ("ddim, guidance 2", 2)
     assert plain["kid"] != guided["kid"]
+
+
+@pytest.mark.parametrize(
+    ("guidance", "has_classes", "calls"), [(0.0, False, 2), (0.0, True, 4), (1.0, False, 4)]
+)
+def test_learned_variances_cost_a_call_of_their_own_with_classes(guidance, has_classes, calls):
+    sampler = Sampler(eta=1.0, variance="learned")
+    rates = [0.1, 0.5, 1.0]
+    setting = Setting(sampler, rates, Guidance(guidance), has_classes=has_classes)
+    assert setting.columns()["network_calls"] == calls
 
 
 def test_what_was_measured_before_stays(measure, finished, tmp_path, capsys):
