@@ -15,7 +15,7 @@ import keras
 from keras import ops
 
 from ddim_keras.config import InputError
-from ddim_keras.samplers import as_generator, ddim
+from ddim_keras.samplers import Sampler, as_generator, ddim
 from ddim_keras.types import Callback, Denoise, Tensor
 
 
@@ -69,7 +69,7 @@ def langevin_steps(
 
 
 def langevin_corrected(
-    sampler: Callable[..., Tensor] = ddim,
+    sampler: Sampler | str | Callable[..., Tensor] = ddim,
     corrections: int = 1,
     *,
     step_ratio: float = 0.16,
@@ -81,7 +81,8 @@ def langevin_corrected(
 
     Args:
         sampler: of single steps, `ddim` or `heun`. Samplers that remember earlier steps start anew
-            after each correction, and are no better than `ddim`.
+            after each correction, and are no better than `ddim`. A `Sampler` may have an `eta`;
+            its other options belong to the one that the result is given to.
         corrections: Langevin steps, and network calls, for each step of the sampler.
         step_ratio, seed: as for `langevin_steps`.
 
@@ -90,6 +91,12 @@ def langevin_corrected(
     """
     if corrections < 0:
         raise InputError(f"corrections must be at least 0, not {corrections}")
+    chosen = Sampler.of(sampler)
+    if chosen != Sampler(chosen.method, eta=chosen.eta):
+        raise InputError(
+            "of the sampler to correct only eta is used; give spacing, last_signal_rate and clip "
+            "to Sampler(langevin_corrected(...))"
+        )
     generator = as_generator(seed)
 
     def corrected(
@@ -110,7 +117,7 @@ def langevin_corrected(
                 if callback is not None:
                     callback(at, noisy_images, pred_images)
 
-            images = sampler(
+            images = chosen(
                 denoise,
                 images,
                 [rate, next_rate],
@@ -129,5 +136,5 @@ def langevin_corrected(
                 )
         return images
 
-    corrected.__name__ = f"{sampler.__name__} with {corrections} Langevin steps"
+    corrected.__name__ = f"{chosen} with {corrections} Langevin steps"
     return corrected

@@ -122,7 +122,10 @@ def ddim(
             kept_rate = math.sqrt(next_level.noise_rate**2 - fresh_rate**2)
             if variance == "large":
                 fresh_rate = eta * math.sqrt(1 - (level.signal_rate / next_level.signal_rate) ** 2)
-            added_noises = fresh_rate * ops.convert_to_tensor(next(fresh_noises), dtype=dtype)
+            fresh_noise = next(fresh_noises, None)
+            if fresh_noise is None:
+                raise InputError("fresh_noises has too few: each step that adds noise needs one")
+            added_noises = fresh_rate * ops.convert_to_tensor(fresh_noise, dtype=dtype)
         noisy_images = next_level.signal_rate * pred_images + kept_rate * pred_noises + added_noises
     return noisy_images
 

@@ -98,12 +98,26 @@ def test_a_model_generates_with_corrections():
     assert str(sampler) == "ddim with 2 Langevin steps"
 
 
+def test_a_sampler_with_its_options_can_be_corrected():
+    rates = [0.1, 0.5, 0.9, 1.0]
+    images = []
+    for sampler in (ddim, "ddim", Sampler("ddim")):
+        process = langevin_corrected(sampler, 2, seed=0)
+        images.append(ops.convert_to_numpy(process(denoise_mixture, normal(4), rates)))
+        assert process.__name__ == "ddim with 2 Langevin steps"
+        np.testing.assert_array_equal(images[0], images[-1])
+    process = langevin_corrected(Sampler(eta=1.0), 2, seed=0)
+    assert process.__name__ == "ddim, eta 1 with 2 Langevin steps"
+    assert not np.allclose(images[0], process(denoise_mixture, normal(4), rates))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: langevin_steps(None, None, 1.0, 1), "between 0 and 1, not 1.0"),
         (lambda: langevin_steps(None, None, 0.5, 1, step_ratio=0.7), "step_ratio must be"),
         (lambda: langevin_corrected(ddim, -1), "at least 0, not -1"),
+        (lambda: langevin_corrected(Sampler(spacing="rho")), "only eta is used; give spacing"),
     ],
 )
 def test_mistakes_are_named(call, message):

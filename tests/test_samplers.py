@@ -292,6 +292,16 @@ def test_network_calls_are_counted_without_a_network(name):
     is_heun = name == "heun"
     assert Sampler(name).network_calls(signal_rates) == (7 if is_heun else 4)
     assert Sampler(name).network_calls(signal_rates[:-1]) == (6 if is_heun else 3)
+    assert Sampler(name).network_calls(signal_rates, is_guided=True) == (7 if is_heun else 4)
+
+
+def test_too_few_fresh_noises():
+    rates = sampling_signal_rates(3)
+    noises = [standard_normal(2)] * 2
+    samples = functools.partial(ddim, denoiser(lambda images, *_: images), noises[0], rates)
+    samples(eta=1.0, fresh_noises=noises)
+    with pytest.raises(InputError, match="fresh_noises has too few"):
+        samples(eta=1.0, fresh_noises=noises[:1])
 
 
 @all_samplers
