@@ -56,7 +56,7 @@ def main() -> None:
     keras.config.set_dtype_policy(options.precision)
     model = load_model(weights, options.check_hashes)
     sampler = chosen_sampler(options, model)
-    guide = load_guide(guide_weights, model) if guide_weights else None
+    guide = load_guide(guide_weights, model, options.check_hashes) if guide_weights else None
     guidance = Guidance(strength, options.guidance_interval, guide)
     job = Job(options, model, sampler, guidance, labels, given)
     if options.encode and given:

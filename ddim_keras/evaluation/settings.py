@@ -84,7 +84,9 @@ def chosen_samplers(options: EvaluateOptions) -> list[Sampler]:
 def chosen_guidance(options: EvaluateOptions, model: DiffusionModel) -> Guidance:
     """The guidance of all settings."""
     strength = options.strength(model.config)
-    guide = load_guide(find_weights(options.guide), model) if options.guide else None
+    guide = None
+    if options.guide:
+        guide = load_guide(find_weights(options.guide), model, options.check_hashes)
     return Guidance(strength, options.guidance_interval, guide)
 
 

@@ -99,16 +99,22 @@ def save_pictures(
         rows = np.split(pixels, len(options.classes or [None]))
         pixels = np.concatenate([part for row in rows for part in (given.shown()[None], row)])
     columns, names = None, []
+    if total > MOST_IN_GRID:
+        title += f", the first {MOST_IN_GRID} of {total}"
+        pixels = pixels[:MOST_IN_GRID]
     if options.classes:
         of_each += given is not None
         columns = max(number for number in range(1, 21) if of_each % number == 0)
+        if 2 * columns < figures.grid_columns(of_each):  # such as 1, of a prime number
+            columns = figures.grid_columns(of_each)
         if total <= MOST_IN_GRID:
             names = [name_of(label, config) for label in labels[:: options.num_images]]
-    if total > MOST_IN_GRID:
-        title += f", the first {MOST_IN_GRID} of {total}"
+            blank = np.full((-of_each % columns, *pixels.shape[1:]), 255, "uint8")
+            rows = np.split(pixels, len(names))
+            pixels = np.concatenate([part for row in rows for part in (row, blank)])
     if options.images_dir:
         forget_record(options.images_dir)
         print(f"wrote {total - start} images into {options.images_dir}")
-    figure = figures.image_grid(pixels[:MOST_IN_GRID], title, columns, names=names)
+    figure = figures.image_grid(pixels, title, columns, names=names)
     figures.save_figure(figure, options.output)
     print(f"wrote {options.output}")

@@ -289,11 +289,11 @@ def output_folder(output: Path | None, run: Run) -> Path:
     return folder
 
 
-def load_guide(weights: Path, model: Any) -> Any:
+def load_guide(weights: Path, model: Any, check_hashes: bool = True) -> Any:
     """The `denoise` of a worse model, for `Guidance(strength, guide=...)`.
 
     Args:
-        weights: as for `load_model`.
+        weights, check_hashes: as for `load_model`.
         model: the DiffusionModel to guide.
 
     Raises:
@@ -301,7 +301,7 @@ def load_guide(weights: Path, model: Any) -> Any:
     """
     from keras import ops  # not before: run folders are read without Keras
 
-    guide = load_model(weights)
+    guide = load_model(weights, check_hashes)
     for what in ("image_size", "channels", "num_classes"):
         theirs, ours = (getattr(each.config.network, what) for each in (guide, model))
         if theirs != ours:

@@ -104,6 +104,20 @@ class TestClasses:
         ((pixels, _, columns, names),) = grids
         assert (len(pixels), columns, names) == (52, 13, ["rose", "sunflower"])
 
+    def test_a_prime_number_of_images_is_no_column(self, labelled, images_of, monkeypatch):
+        grids = []
+        monkeypatch.setattr(
+            "ddim_keras.plots.figures.image_grid",
+            lambda pixels, title, columns, names: grids.append((pixels, columns)) or Figure(),
+        )
+        classes = ("--class", "rose", "sunflower", "--num-images", 23)
+        images = images_of(labelled, *classes, "--steps", 1)
+        ((pixels, columns),) = grids
+        assert (len(pixels), columns) == (2 * 28, 7)  # the second class begins a row
+        np.testing.assert_array_equal(pixels[:23], images[:23])
+        np.testing.assert_array_equal(pixels[28:51], images[23:])
+        assert (pixels[23:28] == 255).all()
+
     def test_names_go_before_numbers(self):
         assert class_index("1", ("1", "10", "2"), 3) == 0
         assert class_index("2", ("1", "10", "2"), 3) == 2
@@ -330,6 +344,10 @@ def test_a_worse_model_guides(unlabelled, labelled, images_of, tmp_path):
         weight.assign(0.8 * weight.value)
     save_weights(model, worse.last_weights)
     assert differ(plain, images_of(unlabelled, *images, "--guide", worse.last_weights))
+    (worse.folder / "manifest.json").write_text('{"last.weights.h5": ["another"]}')
+    error = run(generate, "--run", unlabelled.folder, "--guide", worse.folder)
+    assert "with --no-verify" in error
+    assert differ(plain, images_of(unlabelled, *images, "--guide", worse.folder, "--no-verify"))
     error = run(generate, "--run", unlabelled.folder, "--guide", labelled.folder)
     assert "cannot guide this model: its num_classes is 3, not 0" in error
     error = run(generate, "--run", unlabelled.folder, "--guide", tmp_path / "none.weights.h5")
