@@ -286,7 +286,7 @@ def test_what_was_measured_before_a_failure_is_kept(measure, finished, monkeypat
     [
         (["--eta", 2], "eta must be in [0, 1], not 2.0"),
         (["--last-signal-rate", 2], "the last signal rate must be between 0.02 and 1, not 2.0"),
-        (["--search-steps", 65], "number of searched steps must be 1 to 64, not 65"),
+        (["--search-steps", 65], "the number of searched steps must be 1 to 64, not 65"),
         (["--guidance", 1], "{folder} is not class-conditional; omit --guidance"),
         (["--run", "nowhere"], "there is no run nowhere: "),
         (["--guidance-interval", 0.5, 0.9], "only guidance uses --guidance-interval; omit it"),
