@@ -154,7 +154,7 @@ def _average(config: RunConfig, history: list[dict[str, Any]]) -> str | None:
             return None
     return (
         f"The moving average, which draws the images, still consists of initial weights by "
-        f"{share:.0%} after {steps:,} steps. Train longer, or start anew with --ema-warmup."
+        f"{share:.0%} after {steps:,} steps. Train longer, or start again with --ema-warmup."
     )
 
 

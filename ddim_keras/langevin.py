@@ -35,18 +35,18 @@ def langevin_steps(
 ) -> Tensor:
     """Unadjusted Langevin dynamics at one noise level (Song et al. 2021, algorithm 5).
 
-    `images + size * score + sqrt(2 * size) * noise`, of the size 2 (step_ratio * noise_rate)**2:
-    that of the paper for predicted noises of unit variance, whatever else is in the batch, without
-    its factor alpha, which is near 1. Costs one network call per step.
+    `images + size * score + sqrt(2 * size) * noise` with the size 2 (step_ratio * noise_rate)**2.
+    This is the paper's size for predicted noises of unit variance, independent of the batch, and
+    without its factor alpha, which is near 1. Takes one network call per step.
 
     Args:
         noisy_images: (B, H, W, C) of this level.
         signal_rate: in (0, 1).
-        num_steps: the more, the closer to the model's density at this level; the less depends on
-            where they started.
-        step_ratio: r of the paper, of the step's noise, over 2, to that in the images. Steps of
-            finite size draw from a slightly wider density.
-        seed: of the noises; a generator draws other noise in each call.
+        num_steps: number of steps; with more, the density is closer to the model's at this level,
+            and depends less on the starting images.
+        step_ratio: r of the paper: half the ratio of the step's noise to the noise in the images.
+            Steps of finite size sample a slightly wider density.
+        seed: seed of the noises; a generator draws different noise in each call.
     """
     if not 0 < signal_rate < 1:
         raise InputError(f"Langevin steps need a signal rate between 0 and 1, not {signal_rate}")

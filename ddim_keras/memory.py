@@ -1,4 +1,4 @@
-"""Questions to the memory: whether a piece of work fits, asked before it begins."""
+"""Memory checks: whether a task fits into memory, tested before it starts."""
 
 import contextlib
 import os
@@ -13,11 +13,11 @@ except ImportError:  # Windows
 
 FLOAT = 4  # bytes
 TRAINED_COPIES = 5  # of the weights: network, average, gradients, and two of the optimizer
-TRAINED_MAPS = 8  # feature maps of a block that wait for the way back, down and up
+TRAINED_MAPS = 8  # feature maps of a block kept for the backward pass, down and up
 
 
 def require_memory(size: float, what: str, advice: str) -> None:
-    """Raises InputError if so many bytes are not available; `what` needs them."""
+    """Raises InputError if `size` bytes, which `what` needs, are not available."""
     if size > (free := available()):
         raise InputError(
             f"{what} needs {size / 1e9:.1f} GB of memory, of which {free / 1e9:.1f} GB are "

@@ -115,7 +115,7 @@ def cheapest_path(costs: np.ndarray, steps: int) -> list[int]:
             f"{len(costs) - 1} candidates below signal rate 1 allow 1 to {len(costs) - 1} steps, "
             f"not {steps}"
         )
-    # The least cost of reaching each point: in no step, then in one more step each round.
+    # The lowest cost of reaching each point: with no step, then with one more step each round.
     least = np.full(len(costs), np.inf)
     least[0] = 0.0
     origins = []  # of the last step to each point, a round each

@@ -4,7 +4,7 @@
     python notebooks/gaps.py --execute   runs the solved notebooks first, for new outputs
 
 Lines between `### BEGIN SOLUTION` and `### END SOLUTION` become a gap, as in nbgrader, and so does
-a text cell with the tag "solution". Outputs are kept in the solved notebooks alone.
+a text cell with the tag "solution". Only the solved notebooks keep their outputs.
 """
 
 import argparse

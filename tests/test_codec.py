@@ -86,7 +86,7 @@ class TestCodec:
         (place / "empty.bits").write_bytes(data[:5])
         (place / "other.bits").write_bytes(data[:1] + b"1234" + data[5:])
         for source, message in {
-            "empty.bits": "empty.bits was cut off before the end of its first level",
+            "empty.bits": "empty.bits was truncated within its first level",
             "other.bits": "the file was sent with another model or table; receive it with those",
             "photo.png": "the file was not written by codec.py send",
         }.items():

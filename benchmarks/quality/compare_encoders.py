@@ -93,7 +93,7 @@ def main() -> None:
         type=Path,
         default=[PRETRAINED],
         metavar="DIR",
-        help="runs on Oxford Flowers (default: the model that comes with the project)",
+        help="runs on Oxford Flowers (default: the included model)",
     )
     parser.add_argument(
         "--num-images",

@@ -37,7 +37,7 @@ KINDS = (
     ("other elementwise", r"Add|Mul|Sub|Div|Neg|Square|Pow|Select|Exp|Log|Sin|Cos"),
 )
 
-PRODUCTS = 4  # the first so many of the kinds do the multiplications that are counted
+PRODUCTS = 4  # the first kinds, whose multiplications are counted
 
 
 def main() -> None:

@@ -226,7 +226,7 @@ class Source:
                 self.problems[bound] = f"line {statement.lineno}: {describe(error)}"
 
     def _is_constant(self, value: ast.expr, targets: Sequence[ast.expr]) -> bool:
-        """Whether a value is computed by libraries alone, or by the student's code and needed."""
+        """Whether a value is computed only by libraries, or by the student's code and needed."""
         names = {target.id for target in targets if isinstance(target, ast.Name)}
         needed = bool(names & self.needed) and not any(map(NETWORK_NAME.search, names))
         if any(isinstance(node, ast.Await | ast.Yield | ast.YieldFrom) for node in _nodes(value)):

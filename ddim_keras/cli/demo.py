@@ -42,7 +42,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> DemoOptions:
     parser.add_argument(
         "--run",
         metavar="RUN",
-        help="run or included model to begin with; the page offers all others as well (default: an "
+        help="run or included model to start with; the page offers all others as well (default: an "
         "included model of few steps, else the newest run)",
     )
     parser.add_argument(

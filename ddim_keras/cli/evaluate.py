@@ -297,7 +297,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> EvaluateOptions:
 
 
 def refuse_unused(parsed: Mapping[str, Any]) -> None:
-    """Raises InputError for options that the chosen task has no use for."""
+    """Raises InputError for options that the chosen task does not use."""
 
     def refuse(message: str, *names: str) -> None:
         for name in names:
@@ -311,7 +311,7 @@ def refuse_unused(parsed: Mapping[str, Any]) -> None:
         of_kid = ("samplers", "spacing", "last_signal_rate")
         refuse("--search-steps uses {} only with --search-by kid", *of_kid)
     if parsed["assess"]:
-        refuse("--assess has no use for {}", "metrics", "split")
+        refuse("--assess does not use {}", "metrics", "split")
 
 
 def why_not_comparable(options: EvaluateOptions) -> str | None:

@@ -171,7 +171,7 @@ def check_distillation(parsed: argparse.Namespace) -> None:
 def refuse_unused(parsed: argparse.Namespace) -> None:
     """Raises InputError for options that have no effect in a new run."""
     if parsed.no_kid and parsed.kid_weights:
-        raise InputError("--no-kid has no use for --kid-weights; omit it")
+        raise InputError("--no-kid does not use --kid-weights; omit it")
     preset = PRESETS.get(parsed.preset)
     schedule = parsed.schedule or (preset.model.schedule if preset else "offset_cosine")
     for name in ("max_signal_rate", "min_signal_rate"):

@@ -64,7 +64,7 @@ def paint_tab(models: Models) -> None:
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
             model = page.model_choice(models)
-            class_name = page.class_choice(models, model, "Class of what is filled in")
+            class_name = page.class_choice(models, model, "Class of the filled-in part")
             number = gr.Slider(1, MOST_IMAGES, NUM_IMAGES, step=1, label="Results")
             steps = gr.Slider(5, 50, STEPS, step=1, label="Steps")
             resample = gr.Slider(

@@ -132,12 +132,12 @@ def findings(examined: Examination) -> Iterator[str]:
     )
     recall, possible = examined.recall
     yield (
-        f"Of the validation images, {recall:.0%} resemble something that it generates; "
+        f"Of the validation images, {recall:.0%} resemble a generated image; "
         f"{possible:.0%} resemble one of as many training images. "
         + (
             "Much of the variety is missing: train longer, or generate with less --guidance."
             if recall < NARROW * possible
-            else "The variety is there."
+            else "The variety is good."
         )
     )
 
@@ -148,21 +148,20 @@ def _predictions(examined: Examination) -> Iterator[str]:
     best = shares.min()
     if best > HARDLY_BETTER:
         yield (
-            f"At no noise level is the error of its predicted images below {best:.0%} of that of "
-            "predicting nothing: it has learnt nothing yet. Train longer; if the loss stands "
-            "still, try another --learning-rate."
+            f"The error of its predicted images is at least {best:.0%} of the error without a "
+            "network at every noise level: it has learnt nothing yet. Train longer; if the loss "
+            "does not fall, try another --learning-rate."
         )
         return
     yield (
-        f"The error of its predicted images is {best:.0%} of that of predicting nothing at its "
-        f"best noise level, and {shares.max():.0%} at its worst."
+        f"The error of its predicted images is {best:.0%} of the error without a network at the "
+        f"best noise level, and {shares.max():.0%} at the worst."
     )
     gap = np.mean(validation / examined.errors["training images"])
     yield (
         f"On validation images the error is {gap:.2f} times that on training images. "
         + (
-            "It begins to know its training images by heart: more images help, longer training "
-            "does not."
+            "It starts to memorise its training images: more images help, longer training does not."
             if gap > MEMORISED
             else "No sign of memorising."
         )
@@ -172,21 +171,19 @@ def _predictions(examined: Examination) -> Iterator[str]:
     ratio = np.mean(validation / examined.errors["validation images, included model"])
     yield (
         f"The error is {ratio:.2f} times that of the included model for these images. "
-        + ("A longer training should help." if ratio > WORSE else "It is as good, or nearly.")
+        + ("A longer training should help." if ratio > WORSE else "It is about as good.")
     )
 
 
 def _pixels(generated: dict[str, float], photographs: dict[str, float]) -> Iterator[str]:
     contrast, detail = (generated[name] / photographs[name] for name in ("contrast", "detail"))
-    advice = "That is usual."
+    advice = "That is normal."
     if detail > GRAINY:
         advice = "They are grainy: noise remains. Train longer, or generate in more --steps."
     elif detail < BLURRED:
         advice = "They are blurred: train longer, or give a larger --last-signal-rate."
     elif contrast < PALE:
-        advice = (
-            "They are pale: longer training helps, and stronger guidance of a model that takes it."
-        )
+        advice = "They are pale: train longer or, if the model allows it, use stronger guidance."
     yield (
         f"Generated images have {contrast:.0%} of the contrast of photographs, and {detail:.0%} of "
         f"their detail. {advice}"
@@ -197,8 +194,8 @@ def _pixels(generated: dict[str, float], photographs: dict[str, float]) -> Itera
     yield (
         f"The largest difference of a mean colour is {difference:+.3f} in {name}. "
         + (
-            "That can be seen: train longer; a loss of mse keeps colours better than mae does."
+            "That is visible: train longer; the loss mse keeps colours better than mae."
             if abs(difference) > WRONG_COLOUR
-            else "That is hardly seen."
+            else "That is hardly visible."
         )
     )

@@ -91,7 +91,7 @@ def images_made(options: GenerateOptions, weights: Path) -> int:
     what = json.loads(json.dumps(values | {"sha256": sha256(weights)}, default=str))
     made, record = 0, options.images_dir / RECORD
     if record.exists():
-        with contents_of(record, "the record of a generation", "; remove it to begin again"):
+        with contents_of(record, "the record of a generation", "; remove it to start again"):
             before, made = read_json(record)
             if not isinstance(made, int) or not 0 <= made < 10**9:
                 raise ValueError("its number of images is none")

@@ -44,5 +44,5 @@ def read_given(options: GenerateOptions, network: NetworkConfig) -> GivenImages 
     image, mask = options.inpaint
     weights = load_mask(mask, image, network.image_size)
     if not weights.any():
-        raise InputError(f"the mask {mask} is black; make white what is to be filled in")
+        raise InputError(f"the mask {mask} is black; paint the part to fill in white")
     return GivenImages(GivenImages.read([image], network).images, weights)

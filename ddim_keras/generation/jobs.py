@@ -35,7 +35,7 @@ class Job:
 
     @property
     def signal_rates(self) -> list[float]:
-        """Where the network is called; raises InputError for steps that do not exist."""
+        """The signal rates of the network calls; raises InputError for impossible steps."""
         return self.sampler.signal_rates(self.model, self.options.steps, self.options.strength)
 
     def batches(self, callback: Callback, start: int = 0) -> Iterator[np.ndarray]:

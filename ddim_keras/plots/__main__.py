@@ -278,7 +278,7 @@ def network_figure(options: argparse.Namespace) -> figures.Figure:
 
 
 def data_figure(options: argparse.Namespace) -> figures.Figure:
-    """Training images, a row for each of the most frequent classes; prints what there is."""
+    """Training images, a row for each of the most frequent classes; prints a summary."""
     from ddim_keras.data.batches import random_images
     from ddim_keras.data.cache import load_dataset
 

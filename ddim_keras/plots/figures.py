@@ -159,7 +159,7 @@ def read_samples(path: Path) -> np.ndarray:
     with contents_of(array, "an array of samples", advice):
         pixels = read_array(array)
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] not in (1, 3):
-            raise ValueError(f"{pixels.dtype} of shape {pixels.shape} are no images")
+            raise ValueError(f"{pixels.dtype} of shape {pixels.shape} are not images")
         return pixels
 
 

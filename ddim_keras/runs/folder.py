@@ -179,7 +179,7 @@ class Run:
                 if missing := [name for name in columns if name not in row]:
                     raise ValueError(f"a row has no {', '.join(missing)}")
                 if texts := [name for name, cell in row.items() if isinstance(cell, str)]:
-                    raise ValueError(f"{', '.join(texts)} of an epoch is no number")
+                    raise ValueError(f"{', '.join(texts)} of an epoch is not a number")
                 if not all(math.isfinite(float(row[name])) for name in columns):
                     raise ValueError("a number of an epoch is not finite")
                 if not all(isinstance(row[name], int) for name in ("epoch", "images")):

@@ -54,10 +54,10 @@ def read_manifest(folder: Path) -> dict[str, list[str]]:
     path = folder / NAME
     if not path.exists():
         return {}
-    with contents_of(path, "a manifest", "; remove it to go on"):
+    with contents_of(path, "a manifest", "; remove it to continue"):
         hashes = read_json(path)
         if not all(isinstance(text, str) for texts in hashes.values() for text in texts):
-            raise ValueError("a hash is no text")
+            raise ValueError("a hash is not a text")
         return hashes
 
 

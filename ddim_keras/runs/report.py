@@ -118,7 +118,7 @@ def _results(
     else:
         lines.append(
             f'"{protocol}", with EMA weights against validation images; mean and standard error '
-            "over batches, of 64 images if none are named. Between "
+            "over batches, of 64 images unless stated. Between "
             f"training and validation images, the floor: {floor or 'not measured'}."
         )
     return "\n".join(lines)
@@ -141,10 +141,10 @@ def _explanation(
     key = _first_loss(last)
     name = key.replace("_", " ")
     meaning = (
-        "It is the distance of the student's noisy images from its teacher's."
+        "It is the distance between the noisy images of the student and its teacher."
         if key == "trajectory_loss"
-        else f"Predicting no noise at all gives {loss_of_no_prediction(recipe):.3g}: what is "
-        "gone is the noise that the network can tell from the image."
+        else f"Always predicting zero gives {loss_of_no_prediction(recipe):.3g}: the "
+        "difference is the noise that the network can distinguish from the image."
     )
     points = [
         f"- {name.capitalize()}: {first[key]:.3g} in the first epoch, {last[key]:.3g} in the last. "
@@ -154,7 +154,7 @@ def _explanation(
     if gap > 0.1:
         points.append(
             f"- In validation the {name} is {gap:.0%} higher: either the moving average "
-            "still lags behind, as early in a training, or the network begins to memorise."
+            "still lags behind, as early in a training, or the network starts to memorise."
         )
     else:
         points.append(f"- In validation the {name} differs by {gap:+.0%}: no sign of memorising.")
@@ -171,12 +171,12 @@ def _explanation(
                 + (
                     ": it was still falling, and longer training should help."
                     if late
-                    else ", and no further after that: take the best weights, not the last."
+                    else ", and did not fall further: use the best weights, not the last."
                 )
             )
     if floor:
         points.append(
-            f"- Training images score {floor.value:.4f}; what is above that is missing "
-            "sharpness, structure or variety. Look at the samples to tell which."
+            f"- Training images score {floor.value:.4f}; higher values mean missing sharpness, "
+            "structure or variety. Look at the samples to see which."
         )
     return "## What the results say\n\n" + "\n".join(points)

@@ -1,6 +1,6 @@
 """Muon for convolutional networks: steps that move every direction of a kernel equally far.
 
-Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon/). AdamW scales each weight alone.
+Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon/). AdamW scales weights one by one.
 Muon replaces the averaged gradient of a kernel, as a matrix, by the nearest one whose singular
 values are all 1, so that rare gradient directions are learnt as fast as common ones.
 """

@@ -233,7 +233,7 @@ class TestTrain:
         [
             ("--dataset none.npz", "there is no file none.npz"),
             ("--dataset no/such/folder", "there is no folder or file no/such/folder"),
-            ("--no-kid --kid-weights compact", "--no-kid has no use for --kid-weights; omit it"),
+            ("--no-kid --kid-weights compact", "--no-kid does not use --kid-weights; omit it"),
             (
                 "--schedule linear --max-signal-rate 0.9",
                 "only the schedule offset_cosine uses --max-signal-rate; omit it",

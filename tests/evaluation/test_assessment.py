@@ -78,7 +78,7 @@ def test_the_page(num_classes, tmp_path, encoder, monkeypatch, capsys):
         return run(evaluate, *places, "--num-images", 128, "--assess", *options)
 
     assert assess("--steps", 1, 2) == (
-        "error: --assess is of one setting, not 2; give one number of --steps, and one sampler"
+        "error: --assess takes one setting, not 2; give one number of --steps, and one sampler"
     )
     assert assess("--steps", 2) == 0
     printed = capsys.readouterr().out

@@ -295,8 +295,8 @@ def test_what_was_measured_before_a_failure_is_kept(measure, finished, monkeypat
             ["--search-steps", 3, "--samplers", "heun"],
             "--search-steps uses --samplers only with --search-by kid; omit it",
         ),
-        (["--assess", "--metrics", "kid"], "--assess has no use for --metrics; omit it"),
-        (["--assess", "--split", "train"], "--assess has no use for --split; omit it"),
+        (["--assess", "--metrics", "kid"], "--assess does not use --metrics; omit it"),
+        (["--assess", "--split", "train"], "--assess does not use --split; omit it"),
     ],
 )
 def test_mistakes_are_named_before_the_work(measure, finished, arguments, message, monkeypatch):

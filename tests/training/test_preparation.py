@@ -47,7 +47,7 @@ def test_a_resumed_run_keeps_its_protocol_and_refuses_another_encoder(kid):
     before = KIDProtocol(kid.protocol, 70, "ipndm", 10, 2.0, True)
     assert with_protocol(config(3, before), kid, is_resumed=True).protocol == before
     assert with_protocol(config(3, before), None, is_resumed=True).protocol == before
-    with pytest.raises(InputError, match='measured "KID, other", which does not compare with'):
+    with pytest.raises(InputError, match='measured "KID, other", not comparable with'):
         with_protocol(config(3, KIDProtocol("KID, other")), kid, is_resumed=True)
 
 
