@@ -27,7 +27,7 @@ from ddim_keras.config import GUIDANCE, METRICS, InputError, ModelConfig
 from ddim_keras.runs.configuration import RunConfig
 
 DEFAULT_STEPS = [5, 10, 20]
-# Of options that are refused where they have no effect, so that None must stand for "not given".
+# Options that are refused if they have no effect; None means "not given".
 DEFAULTS = {
     "search_by": "trajectory",
     "samplers": ["ddim"],
@@ -56,11 +56,11 @@ EXAMPLES = """examples:
   python evaluate.py                                     the newest run, DDIM
   python evaluate.py --samplers ddim ipndm dpm_solver --steps 5 10 20
   python evaluate.py --split train --spacing time rho --last-signal-rate 0.95 0.98
-                                                         to choose where to place the steps
+                                                         to choose the step placement
   python evaluate.py --assess --num-images 1638          a full report on one setting
   python evaluate.py --metrics bits_per_dim              likelihood, by the bound and the flow
-  python evaluate.py --search-steps 5 10 20              searches the best places, and
-  python evaluate.py --spacing time searched             shows what they gain
+  python evaluate.py --search-steps 5 10 20              searches the best placement, and
+  python evaluate.py --spacing time searched             measures its benefit
   python evaluate.py --search-steps 5 --search-by kid --samplers ipndm --spacing rho
                                                          longer, for one sampler
   python evaluate.py --compare runs/a runs/b --steps 20  which is better, and how certain is it?
@@ -86,7 +86,7 @@ class EvaluateOptions:
     eta: float
     variance: str
     clip: bool
-    steps: list[int] | None  # None: the usual ones of the model
+    steps: list[int] | None  # None: the defaults of the model
     guidance: float | None
     guidance_interval: list[float] | None
     guide: Path | None
@@ -107,7 +107,7 @@ class EvaluateOptions:
         """These options, with the numbers of steps of a model if none were given.
 
         Raises:
-            InputError: for what a student has not learnt.
+            InputError: for steps and options that a student lacks.
         """
         usual = [*config.model.student_steps] or (
             DEFAULT_STEPS[-1:] if self.assess else DEFAULT_STEPS
@@ -208,15 +208,15 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> EvaluateOptions:
         nargs="+",
         type=at_least(1, MOST_IN_FIGURE),
         metavar="N",
-        help="search for the best places of N steps instead of measuring, and store them in the "
+        help="search for the best placement of N steps instead of measuring, and store them in the "
         "run folder for --spacing searched",
     )
     task.add_argument(
         "--assess",
         action="store_true",
-        help="measure one setting in every respect: KID with its interval, precision and recall, "
+        help="measure one setting in detail: KID with its interval, precision and recall, "
         "copies of training images, colours, contrast and detail, and how often each class is "
-        "recognised, all beside photographs; writes assessment.md",
+        "recognised, compared with photographs; writes assessment.md",
     )
     add(
         "--search-by",
@@ -288,7 +288,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> EvaluateOptions:
             **{field.name: parsed[field.name] for field in fields(EvaluateOptions)}
         )
 
-    # What a side consists of are options of this command: checked, and explained, like all.
+    # A side consists of options of this command, checked and documented like all others.
     sides = parser.parse_args(words).compare
     options = options_of(words, [Side(name, options_of([*words, *own])) for name, own in sides])
     if problem := why_not_comparable(options):
@@ -315,7 +315,7 @@ def refuse_unused(parsed: Mapping[str, Any]) -> None:
 
 
 def why_not_comparable(options: EvaluateOptions) -> str | None:
-    """Why the metrics do not compare the two sides; None if they do."""
+    """The reason why the metrics cannot compare the two sides; None if they can."""
     if not options.compare:
         return None
     for name in options.metrics:

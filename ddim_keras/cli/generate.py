@@ -23,7 +23,7 @@ from ddim_keras.cli.options import (
 from ddim_keras.config import GUIDANCE, InputError
 from ddim_keras.runs.configuration import RunConfig
 
-MOST_IN_GRID = 400  # images; a larger figure takes minutes and gigabytes
+MOST_IN_GRID = 400  # images; larger figures take minutes and gigabytes
 MOST_IN_ANIMATION = 32  # images
 MOST_FRAMES = 1000
 NUM_EDITED = 7  # images, beside the given one
@@ -99,7 +99,7 @@ class GenerateOptions:
         """These options, with the number of steps of a model if none was given.
 
         Raises:
-            InputError: for what a student has not learnt.
+            InputError: for steps and options that a student lacks.
         """
         usual = max(config.model.student_steps, default=DEFAULT_STEPS)
         options = dataclasses.replace(self, steps=self.steps or usual)

@@ -74,7 +74,7 @@ SPECIAL_DEFAULTS = {
 class TrainOptions:
     """The options of train.py."""
 
-    settings: dict[str, Any]  # of the run's configuration, as far as they were given
+    settings: dict[str, Any]  # settings of the run's configuration that were given
     preset: str | None
     class_conditional: bool
     output: Path | None

@@ -1,4 +1,4 @@
-"""The table of results: for people, and as evaluation.csv, where earlier results are kept."""
+"""Table of results: printed, and saved with earlier results in evaluation.csv."""
 
 import csv
 import itertools
@@ -84,7 +84,7 @@ class Results:
         return [*earlier, *self.rows]
 
     def text(self) -> str:
-        """The comparable rows for people, and in the last row what real images score."""
+        """The comparable rows as text, with the values of real images in the last row."""
         columns = [name for name in COLUMNS if name in self.rows[-1]]
         lines = [[COLUMNS[name][0] for name in columns]]
         for row in [*self.comparable, {"setting": "training against validation", **self.floor}]:

@@ -79,14 +79,14 @@ class KIDCallback(keras.callbacks.Callback):
             logs[f"kid_{steps}_steps"] = self.measure(steps).value
 
     def measure(self, diffusion_steps: int) -> Distance:
-        """The KID of images of so many steps."""
+        """The KID of images generated in a number of steps."""
         return self.kid(
             self.model.generate(self.num_images, diffusion_steps, seed=0, **self.options)
         )
 
 
 class DrawingCallback(keras.callbacks.Callback):
-    """Draws figures in a thread, one after the other, while the training goes on."""
+    """Draws figures in a thread, one after another, during training."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -254,7 +254,7 @@ class StopCleanly(keras.callbacks.Callback):
 
 
 class TimeEstimate(keras.callbacks.Callback):
-    """Says once, after a few steps, how long the whole training will take."""
+    """Estimates the duration of the training once, after a few steps."""
 
     def __init__(self, total_steps: int, feed: Any, after_steps: int = 10) -> None:
         super().__init__()

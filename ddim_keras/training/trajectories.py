@@ -1,6 +1,6 @@
-"""Trajectories of a teacher for the training of a student: drawn once, and kept in a file.
+"""Teacher trajectories for the training of a student: computed once, and kept in a file.
 
-What the student does with them is in `distillation.py`.
+`distillation.py` trains the student on them.
 """
 
 import dataclasses
