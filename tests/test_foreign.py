@@ -120,7 +120,7 @@ def test_an_array_that_is_much_larger_than_its_file(tmp_path):
 
 def test_samples_of_other_channels(tmp_path):
     np.save(tmp_path / "epoch_0001.npy", PIXELS[..., :2])
-    with pytest.raises(InputError, match="are no images"):
+    with pytest.raises(InputError, match="are not images"):
         read_samples(tmp_path / "epoch_0001.png")
 
 

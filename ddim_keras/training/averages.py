@@ -114,9 +114,9 @@ class PowerAverages(keras.callbacks.Callback):
         self.folder.mkdir(exist_ok=True)
         with written_whole(self.file_of(self.step)) as part, open(part, "wb") as file:
             np.savez(file, averages=self.averages, updated=self.updated)
-        for file in self.folder.glob("step_*.npz"):
-            if file not in (self.file_of(self.saved), self.file_of(self.step)):
-                file.unlink(missing_ok=True)
+        for path in self.folder.glob("step_*.npz"):
+            if path not in (self.file_of(self.saved), self.file_of(self.step)):
+                path.unlink(missing_ok=True)
         self.saved = self.step
 
     def load(self) -> None:
