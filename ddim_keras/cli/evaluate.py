@@ -310,8 +310,9 @@ def refuse_unused(parsed: Mapping[str, Any]) -> None:
     elif parsed["search_by"] != "kid":
         of_kid = ("samplers", "spacing", "last_signal_rate")
         refuse("--search-steps uses {} only with --search-by kid", *of_kid)
-    if parsed["assess"]:
-        refuse("--assess does not use {}", "metrics", "split")
+    for task in ("assess", "search_steps"):
+        if parsed[task]:
+            refuse(f"--{task.replace('_', '-')} does not use {{}}", "metrics", "split")
 
 
 def why_not_comparable(options: EvaluateOptions) -> str | None:

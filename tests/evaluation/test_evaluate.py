@@ -297,6 +297,7 @@ def test_what_was_measured_before_a_failure_is_kept(measure, finished, monkeypat
         ),
         (["--assess", "--metrics", "kid"], "--assess does not use --metrics; omit it"),
         (["--assess", "--split", "train"], "--assess does not use --split; omit it"),
+        (["--search-steps", "5", "--split", "train"], "--search-steps does not use --split; omit"),
     ],
 )
 def test_mistakes_are_named_before_the_work(measure, finished, arguments, message, monkeypatch):
