@@ -262,14 +262,17 @@ class TestPage:
             slider.fill(value)
             slider.blur()
         time.sleep(3)
-        page.get_by_role("button", name="Generate", exact=True).click()
-        page.locator("text=/Network call . of 50/").first.wait_for()
-        page.get_by_role("button", name="Stop").first.click()
-        before = None
-        while (status := page.locator("#live .status").inner_text()) != before:
-            before = status
-            time.sleep(2)  # a busy machine takes a while to stop
-        assert "of 50" in status
+        for _ in range(4):  # a busy machine may be done before it stops
+            page.get_by_role("button", name="Generate", exact=True).click()
+            page.locator("text=/Network call . of 50/").first.wait_for()
+            page.get_by_role("button", name="Stop").first.dispatch_event("click")
+            before = None
+            while (status := page.locator("#live .status").inner_text()) != before:
+                before = status
+                time.sleep(2)
+            if "of 50" in status:
+                return
+        pytest.fail(f"not stopped: {status}")
 
     def test_paint(self, page):
         page.get_by_role("tab", name="Paint").click()
