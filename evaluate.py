@@ -33,7 +33,10 @@ def main() -> None:
     if any(side.guidance_interval for side in sides) and not any(
         side.strength(run.read_config().model) for side, run in zip(sides, runs, strict=True)
     ):
-        raise InputError("only guidance uses --guidance-interval; omit it, or add --guidance")
+        raise InputError(
+            "only guidance uses --guidance-interval; omit it, or set a strength, such as "
+            "--guidance 1"
+        )
     sides = [side.for_model(run.read_config()) for side, run in zip(sides, runs, strict=True)]
     options = options.with_sides(sides)
     folder = output_folder(options.output, runs[0])

@@ -36,6 +36,7 @@ from ddim_keras.ddpm import (
 )
 from ddim_keras.distillation import Student
 from ddim_keras.model import DiffusionModel
+from ddim_keras.samplers import TOO_FEW_NOISES
 from ddim_keras.types import Callback, Denoise
 
 REMEMBERED_LOSSES = 10  # of each step, for importance sampling (Nichol, section 3.3)
@@ -272,8 +273,11 @@ class LearnedVarianceModel(DiffusionModel):
                 pred_images = ops.clip(pred_images, *clip_range)
             images = posterior_mean_from_images(images, pred_images, steps, betas)
             if step > 1:
+                fresh_noise = next(noises, None)
+                if fresh_noise is None:
+                    raise InputError(TOO_FEW_NOISES)
                 deviations = ops.sqrt(interpolated_variances(fractions, steps, betas))
-                images = images + deviations * ops.convert_to_tensor(next(noises), "float32")
+                images = images + deviations * ops.convert_to_tensor(fresh_noise, "float32")
         return images
 
 

@@ -54,6 +54,7 @@ from ddim_keras.types import Callback, Denoise, Tensor
 
 # With fewer steps, the last has order 1: extrapolation over such long steps overshoots.
 STEPS_FOR_HIGH_ORDER_END = 15
+TOO_FEW_NOISES = "fresh_noises has too few: each step that adds noise needs one"
 
 
 class Level(NamedTuple):
@@ -124,7 +125,7 @@ def ddim(
                 fresh_rate = eta * math.sqrt(1 - (level.signal_rate / next_level.signal_rate) ** 2)
             fresh_noise = next(fresh_noises, None)
             if fresh_noise is None:
-                raise InputError("fresh_noises has too few: each step that adds noise needs one")
+                raise InputError(TOO_FEW_NOISES)
             added_noises = fresh_rate * ops.convert_to_tensor(fresh_noise, dtype=dtype)
         noisy_images = next_level.signal_rate * pred_images + kept_rate * pred_noises + added_noises
     return noisy_images

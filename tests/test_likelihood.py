@@ -425,6 +425,13 @@ def test_ancestral_sampling_with_learned_variances(learned):
         fresh_noises=fresh_noises,
     )
     assert calls == list(range(STEPS))
+    with pytest.raises(InputError, match="fresh_noises has too few"):
+        learned.ancestral_sampling(
+            learned.compiled_denoise,
+            initial_noise,
+            np.sqrt(learned.alpha_bars[::-1]),
+            fresh_noises=fresh_noises[: STEPS - 2],
+        )
 
     images = tensor(initial_noise)
     posterior = reverse_variances(learned.betas, "small")

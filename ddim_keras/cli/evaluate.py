@@ -34,6 +34,7 @@ DEFAULTS = {
     "spacing": [None],
     "last_signal_rate": [None],
     "metrics": ["kid"],
+    "likelihood_images": 64,
     "split": "validation",
 }
 COMPARABLE = ("kid", "bits_per_dim")  # metrics of --compare
@@ -248,7 +249,6 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> EvaluateOptions:
         "--likelihood-images",
         type=at_least(2, MOST_IMAGES),
         metavar="N",
-        default=64,
         help="real images for bits_per_dim; each needs as many network calls as the model has "
         "discrete steps, by default 1000 (default: 64)",
     )
@@ -310,6 +310,8 @@ def refuse_unused(parsed: Mapping[str, Any]) -> None:
     elif parsed["search_by"] != "kid":
         of_kid = ("samplers", "spacing", "last_signal_rate")
         refuse("--search-steps uses {} only with --search-by kid", *of_kid)
+    if "bits_per_dim" not in (parsed["metrics"] or []):
+        refuse("only --metrics bits_per_dim uses {}", "likelihood_images")
     for task in ("assess", "search_steps"):
         if parsed[task]:
             refuse(f"--{task.replace('_', '-')} does not use {{}}", "metrics", "split")

@@ -41,5 +41,8 @@ def chosen_strength(options: GenerateOptions, config: RunConfig) -> float:
     elif strength is None:
         strength = config.model.default_guidance if is_of_classes else 0.0
     if options.guidance_interval and not strength:
-        raise InputError("only guidance uses --guidance-interval; omit it, or add --guidance")
+        raise InputError(
+            "only guidance uses --guidance-interval; omit it, or set a strength, such as "
+            "--guidance 1"
+        )
     return strength

@@ -290,7 +290,15 @@ def test_what_was_measured_before_a_failure_is_kept(measure, finished, monkeypat
         (["--guidance", 1], "{folder} is not class-conditional; omit --guidance"),
         (["--run", "nowhere"], "there is no run nowhere: "),
         (["--guidance-interval", 0.5, 0.9], "only guidance uses --guidance-interval; omit it"),
+        (
+            ["--guidance", 0, "--guidance-interval", 0.5, 0.9],
+            "only guidance uses --guidance-interval; omit it, or set a strength",
+        ),
         (["--search-by", "kid"], "only --search-steps uses --search-by; omit it"),
+        (
+            ["--likelihood-images", 8],
+            "only --metrics bits_per_dim uses --likelihood-images; omit it",
+        ),
         (
             ["--search-steps", 3, "--samplers", "heun"],
             "--search-steps uses --samplers only with --search-by kid; omit it",
