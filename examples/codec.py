@@ -28,7 +28,7 @@ from ddim_keras.atomic import written_whole
 from ddim_keras.cli.options import add_backend_option, add_data_options, at_least
 from ddim_keras.cli.startup import choose_backend, import_keras, run_command
 from ddim_keras.config import InputError
-from ddim_keras.runs.folder import PRETRAINED, Run, load_model
+from ddim_keras.runs.folder import find_run, load_model
 from ddim_keras.runs.manifest import sha256
 
 FORMAT = bytes([1])  # first byte of a file; 4 bytes of the table's hash follow
@@ -73,7 +73,7 @@ def main() -> None:
     add("source", type=Path, nargs="?", help="file to read")
     add("target", type=Path, nargs="?", help="file to write, .bits or .png")
     add("--steps", type=at_least(1), metavar="N", default=10, help="DDIM steps at the end (10)")
-    add("--run", type=Path, metavar="DIR", default=PRETRAINED, help="run folder of the model")
+    add("--run", metavar="RUN", default="flowers", help="run, as in generate.py (flowers)")
     add("--table", type=Path, metavar="FILE", default=TABLE, help="statistics (codec.json)")
     add_data_options(parser, "that of the run")
     add_backend_option(parser)
@@ -81,7 +81,8 @@ def main() -> None:
     suffix = {"send": ".bits", "receive": ".png", "table": None}[arguments.command]
     if suffix and (arguments.target is None or arguments.target.suffix.lower() != suffix):
         raise InputError(f"give a file to read, and one to write that ends in {suffix}")
-    config, weights = Run(arguments.run).read_config(), Run(arguments.run).weights_to_show()
+    run = find_run(arguments.run)
+    config, weights = run.read_config(), run.weights_to_show()
     digest = sha256(weights)
     table = read_table(arguments.table, digest) if suffix else None
     choose_backend(arguments.backend)

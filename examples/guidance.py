@@ -21,7 +21,7 @@ from class_conditional import (
 
 from ddim_keras.cli.startup import choose_backend, import_keras, run_command
 from ddim_keras.config import InputError
-from ddim_keras.runs.folder import Run, load_model
+from ddim_keras.runs.folder import find_run, load_model
 
 CLASSIFIER_FREE, BY_CLASSIFIER = "classifier-free guidance", "classifier guidance"
 MOST_COLUMNS = 12  # images of one noise
@@ -34,9 +34,8 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add(
         "--run",
-        type=Path,
-        metavar="DIR",
-        default=Path("runs/class_conditional"),
+        metavar="RUN",
+        default="runs/class_conditional",
         help="run of class_conditional.py or train.py --class-conditional (default: %(default)s)",
     )
     add(
@@ -69,7 +68,7 @@ def main() -> None:
     settings += [(BY_CLASSIFIER, strength) for strength in arguments.classifier_guidance]
     if not settings or not all(np.isfinite(strength) for _, strength in settings):
         raise InputError("give at least one strength of guidance, a finite number")
-    run = Run(arguments.run)
+    run = find_run(arguments.run)
     config, weights = run.read_config(), run.weights_to_show()
     if not config.model.network.num_classes:
         raise InputError(f"{run.folder} holds a model without classes; choose another --run")

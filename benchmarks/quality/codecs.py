@@ -35,7 +35,7 @@ from ddim_keras.cli.options import (
 )
 from ddim_keras.cli.startup import choose_backend, import_keras, run_command
 from ddim_keras.config import InputError
-from ddim_keras.runs.folder import PRETRAINED, Run, load_model
+from ddim_keras.runs.folder import find_run, load_model
 from ddim_keras.runs.manifest import sha256
 
 OTHERS = {"JPEG": {"optimize": True}, "WebP": {"method": 6}, "AVIF": {"speed": 4}}
@@ -129,7 +129,7 @@ def main() -> None:
     )
     add = parser.add_argument
     add("--num-images", type=at_least(1), metavar="N", default=20, help="photographs (20)")
-    add("--run", type=Path, metavar="DIR", default=PRETRAINED, help="run folder of the model")
+    add("--run", metavar="RUN", default="flowers", help="run, as in generate.py (flowers)")
     add("--table", type=Path, metavar="FILE", default=codec.TABLE, help="its table (codec.json)")
     add("--seed", type=at_least(0), metavar="N", default=0, help="seed of the flower shown (0)")
     add("--output", type=Path, metavar="FILE", default=Path("codec.png"), help="(%(default)s)")
@@ -141,7 +141,7 @@ def main() -> None:
         raise InputError(f"--output must end in .png, not {arguments.output.name!r}")
     if not features.check("avif"):
         raise InputError("this Pillow cannot write AVIF: pip install 'pillow>=11.3'")
-    run = Run(arguments.run)
+    run = find_run(arguments.run)
     config, weights = run.read_config(), run.weights_to_show()
     digest = sha256(weights)
     choose_backend(arguments.backend)

@@ -57,6 +57,7 @@ def measure(kinds: dict[str, EvaluateOptions], strengths: list[float], folder: P
 
     options = kinds["guidance"]
     keras.config.set_dtype_policy(options.precision)
+    folder.mkdir(parents=True, exist_ok=True)
     weights = find_weights(options.run)
     model = load_model(weights, options.check_hashes)
     kid, other_images = load_kid(options, Run(weights.parent).read_config(), options.split)
