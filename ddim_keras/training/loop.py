@@ -333,7 +333,8 @@ class Feed:
         divisor = math.gcd(steps, self.steps_per_execution)
         if self.model.steps_per_execution != divisor:
             self.model.steps_per_execution = divisor
-            self.model.train_function = None
+            # Compiled for the number before.
+            self.model.train_function = self.model.test_function = None
         arguments = (self.images, self.labels, *self.order, first_step)
         return backends.feed(self.model, functools.partial(training_batches, *arguments)), steps
 

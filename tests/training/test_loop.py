@@ -1,5 +1,6 @@
 import dataclasses
 import operator
+import sys
 from types import SimpleNamespace
 
 import keras
@@ -128,13 +129,35 @@ def assert_same_training(run, model, uninterrupted):
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="each step is a call of its own")
 def test_many_steps_per_execution_are_the_same_steps(run, dataset, uninterrupted):
     # Five an epoch: JAX makes 3 and 2 of them, with the images on the device; Keras 5 under
-    # TensorFlow. With JAX interrupted within the second epoch.
-    steps = 3 if keras.backend.backend() == "jax" else 5
-    if steps == 3:
-        with pytest.raises(Interrupted):
-            train(run, CONFIG, dataset, callbacks=[InterruptAt(3)], steps_per_execution=steps)
+    # TensorFlow. JAX is interrupted within the second epoch. TensorFlow is interrupted within the
+    # first, after single steps: the number of steps per call then changes after that epoch.
+    before, steps = (3, 3) if keras.backend.backend() == "jax" else (1, 5)
+    with pytest.raises(Interrupted):
+        train(run, CONFIG, dataset, callbacks=[InterruptAt(3)], steps_per_execution=before)
     model = train(run, CONFIG, dataset, steps_per_execution=steps)
     assert_same_training(run, model, uninterrupted)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="of TensorFlow")
+@pytest.mark.skipif(sys.platform == "darwin", reason="Keras avoids XLA there")
+@pytest.mark.parametrize("loss", ["mse", "hybrid", "bound"])
+def test_xla_compiles_what_a_gpu_runs(run, dataset, monkeypatch, loss):
+    """The whole path of a GPU, on the CPU: XLA, and many steps per call."""
+    gpu = SimpleNamespace(device_type="GPU")
+    monkeypatch.setattr("tensorflow.config.list_physical_devices", lambda *_: [gpu])
+    learned = {"schedule": "cosine", "discrete_steps": 10, "variance": "learned"}
+    config = dataclasses.replace(
+        CONFIG,
+        model=dataclasses.replace(CONFIG.model, **(learned if loss != "mse" else {})),
+        training=dataclasses.replace(CONFIG.training, loss=loss),
+    )
+    model = train(run, config, dataset)
+    assert (model.jit_compile, model.steps_per_execution) == (True, 5)
+    assert np.isfinite(losses(run)).all()
+    images = model.generate(2, 2, seed=0)
+    assert images.shape == (2, 8, 8, 3)
+    assert np.isfinite(images).all()
 
 
 def test_steps_per_execution_divide_an_epoch_or_nearly_do():
