@@ -87,7 +87,7 @@ class LearnedVarianceModel(DiffusionModel):
             shape=(len(self.betas),),
             initializer="zeros",
             trainable=False,
-            dtype="int32",
+            dtype="int",  # int64 under TensorFlow, which keeps int32 on the CPU, where XLA fails
             name="loss_counts",
         )
         self.bound_tracker = keras.metrics.Mean(name="bits_per_dim")
@@ -216,12 +216,13 @@ class LearnedVarianceModel(DiffusionModel):
             raise InputError("the loss bound draws its steps on one device; use --devices 1")
         same = ops.cast(ops.equal(steps[:, None], steps[None, :]), "int32")
         earlier, later = ops.sum(ops.tril(same, -1), axis=1), ops.sum(ops.triu(same, 1), axis=1)
-        places = (ops.take(self.loss_counts, steps) + earlier) % REMEMBERED_LOSSES
+        counts = ops.cast(ops.take(self.loss_counts, steps), "int32")
+        places = (counts + earlier) % REMEMBERED_LOSSES
         rows = ops.where(later < REMEMBERED_LOSSES, steps, 0)
         indices = ops.stack([rows, places], axis=1)
         self.past_losses.assign(ops.scatter_update(self.past_losses.value, indices, losses))
-        counts = ops.sum(ops.one_hot(steps, len(self.betas), dtype="int32"), axis=0)
-        self.loss_counts.assign(self.loss_counts.value + counts)
+        added = ops.sum(ops.one_hot(steps, len(self.betas), dtype="int32"), axis=0)
+        self.loss_counts.assign_add(ops.cast(added, self.loss_counts.dtype))
 
     @property
     def metrics(self) -> list[keras.Metric]:

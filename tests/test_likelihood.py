@@ -377,6 +377,12 @@ def test_the_last_10_losses_of_each_step_are_remembered(learned):
     assert numpy(learned.loss_counts)[[3, 5, 7]].tolist() == [7, 3, 13]
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="of TensorFlow")
+def test_all_variables_can_be_on_a_gpu(learned):
+    """TensorFlow keeps those of int32 on the CPU, out of reach of a step that XLA compiles."""
+    assert "int32" not in {variable.dtype for variable in learned.variables}
+
+
 @pytest.mark.parametrize("loss", ["hybrid", pytest.param("bound", marks=pytest.mark.slow)])
 def test_training_lowers_the_bound_and_is_resumed_exactly(loss, tmp_path):
     model = new_model(LEARNED)
