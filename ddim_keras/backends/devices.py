@@ -117,7 +117,8 @@ def fast_precision() -> str:
         major = getattr(device, "compute_capability", "0").partition(".")[0]
         is_fast = device.platform == "tpu" or (major.isdecimal() and int(major) >= 8)
     elif torch.cuda.is_available():
-        is_fast = torch.cuda.is_bf16_supported()
+        # Earlier GPUs can emulate it, slowly.
+        is_fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         is_fast = cpu_has_bfloat16()
     return "mixed_bfloat16" if is_fast else "float32"

@@ -82,6 +82,20 @@ def test_bfloat16_is_used_on_accelerators_that_have_it(platform, capability, exp
     assert fast_precision() == expected
 
 
+@pytest.mark.skipif(BACKEND != "torch", reason="of torch")
+@pytest.mark.parametrize("is_native", [True, False])
+def test_bfloat16_that_a_gpu_emulates_is_not_used(is_native, monkeypatch):
+    """As those before Ampere do, such as the T4, of which PyTorch says that it supports it."""
+    import torch
+
+    def is_supported(including_emulation=True):
+        return is_native or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
+    assert fast_precision() == ("mixed_bfloat16" if is_native else "float32")
+
+
 @pytest.mark.skipif(BACKEND != "jax", reason="several hosts need JAX")
 def test_a_compiled_step_of_several_hosts_reads_whole_values(monkeypatch):
     """The loss with learned variances asks for the range of pixels within the step."""
