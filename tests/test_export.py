@@ -121,7 +121,7 @@ class TestOnnx:
         with pytest.raises(SystemExit, match="no class tulip"):
             runpy.run_path(str(ONNX_SAMPLING))
 
-    def test_a_student_of_several_is_told_its_number_of_steps(self, tmp_path):
+    def test_a_student_of_several_is_told_its_number_of_steps(self, tmp_path, monkeypatch):
         pytest.importorskip("tf2onnx", reason="needs tf2onnx: pip install -e .[onnx]")
         onnxruntime = pytest.importorskip("onnxruntime", reason="pip install -e .[onnx]")
         if keras.backend.backend() != "tensorflow":
@@ -131,7 +131,10 @@ class TestOnnx:
         random = np.random.default_rng(0)
         for weight in student.network.weights:
             weight.assign(random.normal(0, 0.2, weight.shape))
+        devices, device = [], keras.device
+        monkeypatch.setattr(keras, "device", lambda name: devices.append(name) or device(name))
         assert export_onnx(student, (), tmp_path / "student.onnx") < 1e-4
+        assert devices == ["cpu:0"]  # compared in full precision
         session = onnxruntime.InferenceSession(tmp_path / "student.onnx")
         inputs = {
             "noisy_images": random.standard_normal((1, 8, 8, 3), "float32"),
