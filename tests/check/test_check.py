@@ -1,6 +1,7 @@
 """The checker: right solutions pass without a complaint, each known mistake is named."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -43,6 +44,17 @@ def compiled_afterwards():
         sys.modules["tensorflow"].config.run_functions_eagerly(False)
     if "jax" in sys.modules:
         sys.modules["jax"].config.update("jax_disable_jit", False)
+
+
+def test_a_file_is_tried_without_a_gpu(monkeypatch, tmp_path):
+    """Even if the environment names one, as on a cluster."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    for name in ("KERAS_BACKEND", "TF_CPP_MIN_LOG_LEVEL", "MPLBACKEND", "TORCHDYNAMO_DISABLE"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))  # restored at the end
+    for name in ("limit_memory", "try_file"):
+        monkeypatch.setattr(child, name, lambda *_: None)
+    child.main(["my_lab.py", str(tmp_path), "60", "4096"])
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
 @pytest.fixture
