@@ -1,5 +1,6 @@
 """Measurements: metrics of generated images against real ones, and times."""
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -63,8 +64,12 @@ def warm_up(options: EvaluateOptions, model: DiffusionModel, setting: Setting) -
     """Compiles for the batch size, so that compilation is not timed."""
     num_batches = -(-options.num_images // options.batch_size)
     batch_size = -(-options.num_images // num_batches)
+    guidances = [dataclasses.replace(setting.guidance, interval=None)]
+    if setting.guidance.interval:  # outside it, the batches of network calls are half as large
+        guidances.append(dataclasses.replace(setting.guidance, strength=0.0))
     for steps in model.config.student_steps or (1,):
-        model.generate(batch_size, steps, batch_size=batch_size, guidance=setting.guidance)
+        for guidance in guidances:
+            model.generate(batch_size, steps, batch_size=batch_size, guidance=guidance)
 
 
 def measure(

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import re
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -89,6 +90,21 @@ def test_a_row_for_each_sampler_last_rate_and_number_of_steps(measure, finished,
     assert f"{float(rows[3]['kid']):.4f}  ± {float(rows[3]['kid_standard_error']):.4f}" in lines[3]
     assert lines[-1].startswith("training against validation ")
     assert np.asarray(Image.open(finished.folder / "evaluation.png")).std() > 10
+
+
+@pytest.mark.parametrize(
+    ("interval", "expected"), [(None, [(1.0, None)]), ((0.5, 0.9), [(1.0, None), (0.0, None)])]
+)
+def test_all_sizes_of_batches_are_compiled_before_the_time_is_taken(interval, expected):
+    """Outside an interval, guided images are not computed twice."""
+    used = []
+    model = SimpleNamespace(
+        config=SimpleNamespace(student_steps=()),
+        generate=lambda *_, guidance, **__: used.append((guidance.strength, guidance.interval)),
+    )
+    setting = Setting(Sampler(), [0.02, 1.0], Guidance(1.0, interval))
+    measurement.warm_up(SimpleNamespace(num_images=128, batch_size=64), model, setting)
+    assert used == expected
 
 
 def test_without_a_spacing_each_sampler_has_its_own(measure, finished):
