@@ -77,6 +77,7 @@ def _is_lack_of_memory(error: Exception) -> bool:
     texts = (
         *("RESOURCE_EXHAUSTED", "OutOfMemory", "out of memory", "not enough memory"),
         *("failed to map segment", "Cannot allocate memory"),  # of a library
+        "STATUS_ALLOC_FAILED",  # of cuBLAS or cuDNN, on a GPU
     )
     return (
         isinstance(error, MemoryError)

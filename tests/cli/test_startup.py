@@ -48,6 +48,7 @@ def raising(error):
         (BrokenPipeError(errno.EPIPE, "Broken pipe"), "error: Broken pipe; what was saved before"),
         (MemoryError(), "error: not enough memory"),
         (RuntimeError("RESOURCE_EXHAUSTED: 9 GB"), "error: not enough memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), "error: not enough memory"),
     ],
 )
 def test_failures_become_an_exit_status(error, status):
