@@ -1,6 +1,7 @@
 """Preparation of a training: preset, data, KID and callbacks, with checks before any work."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import keras
@@ -39,8 +40,11 @@ def describe_choice_of_preset(config: RunConfig) -> str:
         pixels = max(1.0, (config.model.network.image_size / 64) ** 2)
         return duration(images * pixels / CPU_SPEED[name])
 
+    reason = "no GPU"
+    if shutil.which("nvidia-smi"):
+        reason = f"{keras.backend.backend()} cannot use this machine's GPU, see docs/gpu.md"
     return (
-        f"no GPU: training the preset fast, about {time_for('fast')} on two CPU cores\n"
+        f"{reason}: training the preset fast, about {time_for('fast')} on two CPU cores\n"
         f"the assignment would take about {time_for('lab')}; ask for it with: --preset lab"
     )
 

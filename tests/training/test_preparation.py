@@ -12,7 +12,12 @@ from ddim_keras.data.drawn_flowers import draw_flowers
 from ddim_keras.metrics.kid import KernelInceptionDistance
 from ddim_keras.runs.configuration import KIDProtocol, RunConfig
 from ddim_keras.training import preparation
-from ddim_keras.training.preparation import complete_config, prepare_kid, with_protocol
+from ddim_keras.training.preparation import (
+    complete_config,
+    describe_choice_of_preset,
+    prepare_kid,
+    with_protocol,
+)
 from tests.helpers import TINY
 
 
@@ -26,6 +31,19 @@ def config(num_classes, protocol=None):
     network = dataclasses.replace(TINY.model.network, num_classes=num_classes)
     model = dataclasses.replace(TINY.model, network=network)
     return RunConfig("tiny", model, TINY.training, protocol=protocol)
+
+
+def test_a_gpu_that_the_backend_cannot_use_is_mentioned(tmp_path, monkeypatch):
+    flowers = dataclasses.replace(config(0), num_images=6551, epochs=50)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    first, second = describe_choice_of_preset(flowers).splitlines()
+    assert first.startswith("no GPU: training the preset fast, about 1 h ")
+    assert second.endswith("ask for it with: --preset lab")
+
+    program = tmp_path / "nvidia-smi"
+    program.touch(mode=0o755)
+    first, _ = describe_choice_of_preset(flowers).splitlines()
+    assert "cannot use this machine's GPU, see docs/gpu.md: training the preset fast" in first
 
 
 @pytest.mark.parametrize(
