@@ -64,9 +64,10 @@ def warm_up(options: EvaluateOptions, model: DiffusionModel, setting: Setting) -
     """Compiles for the batch size, so that compilation is not timed."""
     num_batches = -(-options.num_images // options.batch_size)
     batch_size = -(-options.num_images // num_batches)
-    guidances = [dataclasses.replace(setting.guidance, interval=None)]
+    everywhere = dataclasses.replace(setting.guidance, interval=None)
+    guidances = [everywhere]
     if setting.guidance.interval:  # outside it, the batches of network calls are half as large
-        guidances.append(dataclasses.replace(setting.guidance, strength=0.0))
+        guidances.append(dataclasses.replace(everywhere, strength=0.0))
     for steps in model.config.student_steps or (1,):
         for guidance in guidances:
             model.generate(batch_size, steps, batch_size=batch_size, guidance=guidance)
