@@ -91,8 +91,10 @@ def main() -> None:
     arguments = parse_arguments()
     run = find_run(arguments.run, with_weights=False)
     config, history = run.read_config(), run.read_history()
-    print(f"{run.folder}: preset {config.preset}, {len(history)} of {config.epochs} epochs")
-    if not history and run.best_weights.exists():
+    is_exported = not history and run.best_weights.exists()
+    trained = "" if is_exported else f"{len(history)} of "
+    print(f"{run.folder}: preset {config.preset}, {trained}{config.epochs} epochs")
+    if is_exported:
         sentences = ["This is an exported model, without the history of its training."]
     else:
         sentences = diagnose(config, history)

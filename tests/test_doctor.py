@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -60,7 +61,9 @@ def test_the_command_reads_a_run(tmp_path, capsys, monkeypatch):
     assert run(doctor, made.folder, "--quick") == 0
     assert "has seen 3,200 images" in capsys.readouterr().out
     assert run(doctor, "flowers", "--quick") == 0
-    assert "an exported model" in capsys.readouterr().out
+    first, second = capsys.readouterr().out.splitlines()
+    assert re.search(r"preset fast, [1-9]\d* epochs$", first)
+    assert "an exported model" in second
     assert not list(made.folder.glob("doctor.*"))
     assert "there is no run nowhere" in run(doctor, "nowhere")
 

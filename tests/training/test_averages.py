@@ -32,9 +32,11 @@ def dataset():
     return Dataset("drawn", images[:40], labels[:40], images[40:], labels[40:], ("a",) * 10)
 
 
-@pytest.fixture(autouse=True)
-def every_third_step(monkeypatch):
-    monkeypatch.setattr(averages, "UPDATE_EVERY", 3)
+@pytest.fixture(autouse=True, scope="module")
+def every_third_step():
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(averages, "UPDATE_EVERY", 3)
+        yield
 
 
 def new_run(folder):
@@ -58,6 +60,13 @@ class Weights(keras.callbacks.Callback):
         self.after.append(flat_weights(self.model.network))
 
 
+@pytest.fixture(scope="module")
+def whole(dataset, tmp_path_factory):
+    """An uninterrupted training: its run, model, and weights after each step."""
+    run, weights = new_run(tmp_path_factory.mktemp("whole")), Weights()
+    return run, train(run, CONFIG, dataset, callbacks=[weights]), weights.after
+
+
 @pytest.mark.parametrize(("width", "exponent"), [(0.05, 16.97), (0.10, 6.94)])
 def test_the_exponents_are_those_of_the_paper(width, exponent):
     assert exponent_of(width) == pytest.approx(exponent, abs=0.005)
@@ -72,15 +81,14 @@ def test_the_steps_that_count_have_the_width_as_their_deviation(width):
     assert math.sqrt((shares * (times - mean) ** 2).sum()) == pytest.approx(width, rel=1e-4)
 
 
-def test_weights_count_by_the_power_of_their_step(dataset, tmp_path):
-    run, weights = new_run(tmp_path / "run"), Weights()
-    model = train(run, CONFIG, dataset, callbacks=[weights])
+def test_weights_count_by_the_power_of_their_step(whole):
+    run, model, weights = whole
     # Those of step s stand for the steps since the update before: the integral of s^e over them.
     steps = np.arange(0, STEPS + 1, 3)
     for width in CONFIG.training.averages:
         shares = np.diff((steps / STEPS) ** (exponent_of(width) + 1))
         expected = sum(
-            share * weights.after[step - 1] for share, step in zip(shares, steps[1:], strict=True)
+            share * weights[step - 1] for share, step in zip(shares, steps[1:], strict=True)
         )
         exported = load_model(run.folder / "averages" / f"{width:g}")
         np.testing.assert_allclose(
@@ -91,16 +99,15 @@ def test_weights_count_by_the_power_of_their_step(dataset, tmp_path):
     np.testing.assert_array_equal(*map(flat_weights, (model.ema_network, own.ema_network)))
 
 
-def test_an_interrupted_training_has_the_same_averages(dataset, tmp_path):
-    whole, stopped = (new_run(tmp_path / name) for name in ("whole", "stopped"))
-    train(whole, CONFIG, dataset)
+def test_an_interrupted_training_has_the_same_averages(dataset, whole, tmp_path):
+    run, stopped = whole[0], new_run(tmp_path / "stopped")
     for step in (7, 4):  # within the second epoch, and within the third
         with pytest.raises(Interrupted):
             train(stopped, CONFIG, dataset, callbacks=[InterruptAt(step)])
     train(stopped, CONFIG, dataset)
-    files = sorted(path.name for path in (whole.folder / "averages").glob("step_*.npz"))
+    files = sorted(path.name for path in (run.folder / "averages").glob("step_*.npz"))
     assert files == ["step_10.npz", "step_15.npz"]  # of the last checkpoint and the one before
-    pair = [np.load(run.folder / "averages" / files[-1])["averages"] for run in (whole, stopped)]
+    pair = [np.load(each.folder / "averages" / files[-1])["averages"] for each in (run, stopped)]
     np.testing.assert_array_equal(*pair)
 
 
