@@ -304,7 +304,7 @@ SAMPLERS: dict[str, Callable[..., Tensor]] = {
     "heun": heun,
 }
 # Of 0.85, 0.9 and 0.94, 0.9 gave iPNDM the lowest training-set KID at 10 and 20 steps uniform in
-# time; at 5 steps hardly more than 0.85 (0.0449 and 0.0443). Measured on the included model.
+# time; at 5 steps hardly more than 0.85 (0.0449 and 0.0443). Measured on an earlier included model.
 LAST_SIGNAL_RATE = 0.9
 
 

@@ -256,8 +256,8 @@ def add_sampler_options(parser: argparse._ActionsContainer, several: bool = Fals
         "--clip",
         action=argparse.BooleanOptionalAction,
         default=False,
-        help="clip predicted images to the range of pixels in each step (default: no; KID of the "
-        "included model falls by 0.0005 at most)",
+        help="clip predicted images to the range of pixels in each step (default: no; KID of an "
+        "earlier included model fell by 0.0005 at most)",
     )
 
 
