@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim_keras.cli.evaluate import EvaluateOptions, parse_arguments
+from ddim_keras.cli.options import INTERVAL_WITHOUT_GUIDANCE
 from ddim_keras.cli.startup import choose_backend, import_keras, run_command
 from ddim_keras.config import InputError
 from ddim_keras.foreign import printable
@@ -33,10 +34,7 @@ def main() -> None:
     if any(side.guidance_interval for side in sides) and not any(
         side.strength(run.read_config().model) for side, run in zip(sides, runs, strict=True)
     ):
-        raise InputError(
-            "only guidance uses --guidance-interval; omit it, or set a strength, such as "
-            "--guidance 1"
-        )
+        raise InputError(INTERVAL_WITHOUT_GUIDANCE)
     sides = [side.for_model(run.read_config()) for side, run in zip(sides, runs, strict=True)]
     options = options.with_sides(sides)
     folder = output_folder(options.output, runs[0])

@@ -36,7 +36,7 @@ from ddim_keras.ddpm import (
 )
 from ddim_keras.distillation import Student
 from ddim_keras.model import DiffusionModel
-from ddim_keras.samplers import TOO_FEW_NOISES
+from ddim_keras.samplers import next_noise
 from ddim_keras.types import Callback, Denoise
 
 REMEMBERED_LOSSES = 10  # of each step, for importance sampling (Nichol, section 3.3)
@@ -274,11 +274,8 @@ class LearnedVarianceModel(DiffusionModel):
                 pred_images = ops.clip(pred_images, *clip_range)
             images = posterior_mean_from_images(images, pred_images, steps, betas)
             if step > 1:
-                fresh_noise = next(noises, None)
-                if fresh_noise is None:
-                    raise InputError(TOO_FEW_NOISES)
                 deviations = ops.sqrt(interpolated_variances(fractions, steps, betas))
-                images = images + deviations * ops.convert_to_tensor(fresh_noise, "float32")
+                images = images + deviations * next_noise(noises, "float32")
         return images
 
 

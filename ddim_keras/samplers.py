@@ -54,7 +54,6 @@ from ddim_keras.types import Callback, Denoise, Tensor
 
 # With fewer steps, the last has order 1: extrapolation over such long steps overshoots.
 STEPS_FOR_HIGH_ORDER_END = 15
-TOO_FEW_NOISES = "fresh_noises has too few: each step that adds noise needs one"
 
 
 class Level(NamedTuple):
@@ -123,12 +122,17 @@ def ddim(
             kept_rate = math.sqrt(next_level.noise_rate**2 - fresh_rate**2)
             if variance == "large":
                 fresh_rate = eta * math.sqrt(1 - (level.signal_rate / next_level.signal_rate) ** 2)
-            fresh_noise = next(fresh_noises, None)
-            if fresh_noise is None:
-                raise InputError(TOO_FEW_NOISES)
-            added_noises = fresh_rate * ops.convert_to_tensor(fresh_noise, dtype=dtype)
+            added_noises = fresh_rate * next_noise(fresh_noises, dtype)
         noisy_images = next_level.signal_rate * pred_images + kept_rate * pred_noises + added_noises
     return noisy_images
+
+
+def next_noise(fresh_noises: Iterator[Tensor], dtype: str) -> Tensor:
+    """The next of the given noises; raises InputError if there is none left."""
+    noise = next(fresh_noises, None)
+    if noise is None:
+        raise InputError("fresh_noises has too few: each step that adds noise needs one")
+    return ops.convert_to_tensor(noise, dtype=dtype)
 
 
 def adams_bashforth(

@@ -143,6 +143,10 @@ def test_every_page_and_picture_is_linked():
     assert [file.name for file in files if f"{file.name})" not in text] == []
 
 
+def test_pictures_are_small():
+    assert max(path.stat().st_size for path in (ROOT / "docs" / "images").iterdir()) < 500_000
+
+
 def test_readme_takes_five_minutes():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= MOST_LINES

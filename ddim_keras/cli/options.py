@@ -23,6 +23,9 @@ MOST_IMAGES = 10**7  # in one command; for more, use another seed
 MOST_STEPS = 10**5
 MOST_AT_ONCE = 2**20  # images
 MOST_IN_FIGURE = 100  # rows or columns; more take minutes to draw, and cannot be distinguished
+INTERVAL_WITHOUT_GUIDANCE = (
+    "only guidance uses --guidance-interval; omit it, or set a strength, such as --guidance 1"
+)
 
 
 class Parser(argparse.ArgumentParser):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ddim_keras.cli.generate import GenerateOptions
-from ddim_keras.cli.options import class_index
+from ddim_keras.cli.options import INTERVAL_WITHOUT_GUIDANCE, class_index
 from ddim_keras.config import GUIDANCE, InputError
 from ddim_keras.runs.configuration import RunConfig
 
@@ -41,8 +41,5 @@ def chosen_strength(options: GenerateOptions, config: RunConfig) -> float:
     elif strength is None:
         strength = config.model.default_guidance if is_of_classes else 0.0
     if options.guidance_interval and not strength:
-        raise InputError(
-            "only guidance uses --guidance-interval; omit it, or set a strength, such as "
-            "--guidance 1"
-        )
+        raise InputError(INTERVAL_WITHOUT_GUIDANCE)
     return strength
