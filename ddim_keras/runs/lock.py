@@ -42,8 +42,10 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # they hold something
+            if not fcntl:
+                file.close()  # Windows removes no open file
+            with contextlib.suppress(OSError):  # open in another process, or they hold something
+                path.unlink(missing_ok=True)
                 for empty in made:  # the training failed before it wrote anything
                     empty.rmdir()
 
@@ -51,7 +53,7 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
 def _taken(path: Path, wait: bool) -> TextIO | None:
     """The file of a lock, opened and locked; None if its holder has removed it meanwhile."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("a+")
+    file = path.open("a+", encoding="utf-8")  # names of machines may have any letters
     if fcntl:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,10 +1,12 @@
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
 from ddim_keras.config import InputError
+from ddim_keras.runs import lock
 from ddim_keras.runs.lock import locked
 
 HOLDER = """
@@ -54,3 +56,27 @@ def test_a_folder_made_for_nothing_goes_again(tmp_path):
     with locked(tmp_path / "run"):
         (tmp_path / "run" / "config.json").touch()
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize("is_open_elsewhere", [False, True])
+def test_without_locks_of_the_system_the_file_is_removed_once_closed(
+    tmp_path, monkeypatch, is_open_elsewhere
+):
+    """As Windows demands it."""
+    opened, open_file, unlink = [], Path.open, Path.unlink
+
+    def keep(path, *arguments, **options):
+        opened.append(open_file(path, *arguments, **options))
+        return opened[-1]
+
+    def remove(path, **options):
+        if is_open_elsewhere or not all(file.closed for file in opened):
+            raise PermissionError(13, "The process cannot access the file", str(path))
+        unlink(path, **options)
+
+    monkeypatch.setattr(lock, "fcntl", None)
+    monkeypatch.setattr(Path, "open", keep)
+    monkeypatch.setattr(Path, "unlink", remove)
+    with locked(tmp_path):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"] * is_open_elsewhere
