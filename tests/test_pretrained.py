@@ -1,13 +1,20 @@
 """The model that comes with the project."""
 
+import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 import generate
 from ddim_keras.cli.startup import run_command
 from ddim_keras.runs.folder import PRETRAINED, Run, load_model
+from ddim_keras.runs.manifest import verify
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_it_stands_in_where_nothing_was_trained(tmp_path, monkeypatch, capsys):
@@ -42,3 +49,19 @@ def test_the_student_draws_sunflowers_in_its_four_calls():
     images = model.generate(2, 4, seed=0, labels=np.full(2, config.class_names.index("sunflower")))
     red, _, blue = images.mean(axis=(0, 1, 2))
     assert red > blue + 0.15
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="needs git")
+def test_git_for_windows_keeps_the_bytes_of_which_the_manifest_has_hashes(tmp_path):
+    for name in ("config.json", "manifest.json"):
+        shutil.copy(PRETRAINED / name, tmp_path)
+    shutil.copy(ROOT / ".gitattributes", tmp_path)
+
+    def git(*words):
+        subprocess.run(["git", "-c", "core.autocrlf=true", *words], cwd=tmp_path, check=True)
+
+    git("init", "-q")
+    git("add", ".")
+    (tmp_path / "config.json").unlink()
+    git("checkout", "-q", "config.json")
+    verify(tmp_path / "config.json")
