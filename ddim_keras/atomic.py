@@ -4,10 +4,14 @@ import contextlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 PART = "part-"  # prefix of files being written, or left by a killed process
+# Seconds before each new try to rename. On Windows that fails while another program, such as a
+# virus scanner, has the file open.
+WAITS = (0.1, 0.2, 0.4, 0.8) if os.name == "nt" else ()
 
 
 @contextlib.contextmanager
@@ -28,7 +32,7 @@ def written_whole(
         yield part
         before_renaming(part)
         _to_disk(part)
-        part.replace(path)
+        move(part, path)
         _to_disk(path.parent)
     except OSError as error:
         # The error of a write to a full disk, unlike that of a failed open, does not name the file.
@@ -49,7 +53,7 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
         part.mkdir(exist_ok=True)
         yield part
         try:
-            part.rename(path)
+            move(part, path)
         except OSError:
             if not path.is_dir():
                 raise
@@ -58,6 +62,16 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def move(part: Path, path: Path) -> None:
+    """Renames a file, replacing an old one, or a folder; on Windows tries for a second or two."""
+    for seconds in WAITS:
+        with contextlib.suppress(PermissionError):
+            part.replace(path)
+            return
+        time.sleep(seconds)
+    part.replace(path)
 
 
 def _part_of(path: Path) -> Path:
@@ -99,8 +113,10 @@ def remove_parts(folder: Path) -> None:
 
 def _to_disk(path: Path) -> None:
     """Flushes a file, or the names in a folder, to disk if the system supports it."""
+    # Windows flushes only files that are open for writing.
+    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR
     with contextlib.suppress(OSError):  # folders cannot be opened on Windows
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, flags)
         try:
             os.fsync(descriptor)
         finally:

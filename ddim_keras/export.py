@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from ddim_keras.atomic import reserve, written_whole
+from ddim_keras.atomic import move, reserve, written_whole
 from ddim_keras.cli.options import add_run_option
 from ddim_keras.cli.startup import choose_backend, import_keras, run_command
 from ddim_keras.config import InputError
@@ -90,7 +90,7 @@ def export(run: Run, folder: Path, source_file: Path | None = None) -> Run:
         Run(folder).forget_sampling_steps()  # of weights that were there before
         (folder / MANIFEST).unlink(missing_ok=True)  # until the files it describes are there
         for file in sorted(exported.folder.iterdir(), key=lambda file: file.name == MANIFEST):
-            file.replace(folder / file.name)
+            move(file, folder / file.name)
     return Run(folder)
 
 

@@ -1,4 +1,5 @@
 import errno
+import os
 import signal
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ddim_keras import atomic
 from ddim_keras.atomic import folder_written_whole, require_writable, written_whole
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +34,44 @@ def test_the_other_name_has_the_same_folder_and_ending(file):
         assert part.parent == file.parent
         assert part.name.endswith(".txt")
         part.touch()
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_file_that_another_program_has_open_for_a_moment_is_replaced(file, monkeypatch, times):
+    """As on Windows, where a virus scanner opens each new file."""
+    refused, replace = [], Path.replace
+
+    def refuse(part, target):
+        if len(refused) < times:
+            refused.append(part)
+            raise PermissionError(errno.EACCES, "Access is denied", str(part))
+        return replace(part, target)
+
+    monkeypatch.setattr(atomic, "WAITS", (0, 0))
+    monkeypatch.setattr(Path, "replace", refuse)
+    if times > 2:
+        with pytest.raises(PermissionError), written_whole(file) as part:
+            part.write_text("after")
+    else:
+        with written_whole(file) as part:
+            part.write_text("after")
+    assert file.read_text() == ("before" if times > 2 else "after")
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_the_contents_are_flushed_as_windows_demands_it(file, monkeypatch):
+    """Of a file that is open for writing; before it gets its name."""
+    fcntl = pytest.importorskip("fcntl")
+    flushed = []
+
+    def fsync(descriptor):
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR:
+            flushed.append((os.fstat(descriptor).st_ino, file.read_text()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with written_whole(file) as part:
+        part.write_text("after")
+    assert flushed == [(file.stat().st_ino, "before")]
 
 
 @pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])

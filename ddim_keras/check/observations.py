@@ -1,12 +1,12 @@
 """File of the child process's observations: JSON and plain arrays, nothing executable."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ddim_keras.atomic import move
 from ddim_keras.config import InputError
 
 LARGEST = 256 * 2**20  # bytes
@@ -19,7 +19,7 @@ def save(path: Path, observations: dict[str, Any]) -> None:
     contents: dict[str, Any] = {"json": np.array(text), **arrays}
     temporary = path.with_suffix(".part.npz")
     np.savez(temporary, **contents)
-    os.replace(temporary, path)
+    move(temporary, path)
 
 
 def load(path: Path) -> dict[str, Any]:
