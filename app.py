@@ -49,7 +49,8 @@ def main() -> None:
 def require_free(port: int) -> None:
     """Raises InputError if no server can listen on the port; called before anything is loaded."""
     with socket.socket() as server:
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Gradio's
+        if os.name == "posix":  # as asyncio; on Windows a port in use would be shared
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             server.bind((HOST, port))
         except OSError as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 PART = "part-"  # prefix of files being written, or left by a killed process
 # Seconds before each new try to rename. On Windows that fails while another program, such as a
 # virus scanner, has the file open.
-WAITS = (0.1, 0.2, 0.4, 0.8) if os.name == "nt" else ()
+WAITS: tuple[float, ...] = (0.1, 0.2, 0.4, 0.8) if os.name == "nt" else ()
 
 
 @contextlib.contextmanager

@@ -3,6 +3,9 @@
 import argparse
 import difflib
 import math
+import os
+import shlex
+import subprocess
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -94,6 +97,11 @@ def class_index(text: str, class_names: Sequence[str], num_classes: int) -> int:
     nearest = difflib.get_close_matches(text.lower(), names, n=3, cutoff=0.4) or names[:3]
     hint = f"; did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
     raise InputError(f"there is no class {text!r}{hint}")
+
+
+def command_line(words: Sequence[str]) -> str:
+    """Words as a command to copy, quoted for the shells of this system."""
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
 def whole_path(name: str) -> str:

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import datetime
 import importlib.util
-import shlex
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from ddim_keras.cli.options import (
     add_settings,
     add_verify_option,
     at_least,
+    command_line,
     given_settings,
 )
 from ddim_keras.config import InputError, get_setting, settings_of, with_settings
@@ -215,8 +216,9 @@ def new_run(options: TrainOptions, preset: str) -> tuple[Run, RunConfig]:
         config = of_teacher(config, teacher, options.settings["student_steps"])
     config = with_settings(config, options.settings)
     date = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = RUNS / f"{preset}-{Path(config.dataset or 'flowers').stem}-{date}"
-    return Run(options.output or folder), config
+    # Windows allows neither : nor * in a name; "mnist:3.*.*" is a data set of TFDS.
+    data = re.sub("[:*]", "-", Path(config.dataset or "flowers").stem)
+    return Run(options.output or RUNS / f"{preset}-{data}-{date}"), config
 
 
 def of_teacher(config: RunConfig, teacher: RunConfig, steps: Sequence[int]) -> RunConfig:
@@ -274,4 +276,4 @@ def resuming_command(options: TrainOptions, run: Run) -> str:
         command.append("--resume")
     if not options.output:
         command += ["--output", str(run.folder)]
-    return shlex.join(command)
+    return command_line(command)

@@ -5,7 +5,6 @@ import functools
 import html
 import inspect
 import io
-import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
+from ddim_keras.cli.options import command_line
 from ddim_keras.config import InputError
 from ddim_keras.data.images import load_image
 from ddim_keras.demo.models import Models
@@ -251,7 +251,7 @@ def words_of(model: str, **options: Any) -> list[str]:
 def command(models: Models, words: Sequence[str]) -> str:
     """A command line of generate.py to copy."""
     precision = [] if models.precision == "float32" else ["--precision", models.precision]
-    return shlex.join(["python", "generate.py", *words, *precision])
+    return command_line(["python", "generate.py", *words, *precision])
 
 
 def start_and_stop(text: str) -> tuple[gr.Button, gr.Button]:

@@ -10,8 +10,15 @@ import pytest
 
 from ddim_keras.cli import startup
 from ddim_keras.cli.interruption import end_at_once, raise_again
-from ddim_keras.cli.options import at_least, finite, whole_path, whole_path_of_run
+from ddim_keras.cli.options import (
+    at_least,
+    command_line,
+    finite,
+    whole_path,
+    whole_path_of_run,
+)
 from ddim_keras.cli.startup import choose_backend, run_command
+from ddim_keras.cli.train import new_run, parse_arguments
 from ddim_keras.config import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -243,3 +250,24 @@ def test_a_folder_of_pictures_does_not_hide_the_provided_model(tmp_path, monkeyp
     assert whole_path_of_run("flowers") == str(Path("flowers").resolve())
     with pytest.raises(argparse.ArgumentTypeError, match="must not be empty"):
         whole_path_of_run("")
+
+
+@pytest.mark.parametrize(
+    ("system", "line"),
+    [
+        ("posix", r"python generate.py --class 'sweet pea' --run 'runs\mine'"),
+        ("nt", r'python generate.py --class "sweet pea" --run runs\mine'),
+    ],
+)
+def test_commands_to_copy_are_quoted_for_the_shell(system, line, monkeypatch):
+    words = ["python", "generate.py", "--class", "sweet pea", "--run", r"runs\mine"]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "name", system)
+        written = command_line(words)
+    assert written == line
+
+
+def test_the_name_of_a_run_is_one_on_every_system():
+    run, _ = new_run(parse_arguments(["--dataset", "mnist:3.*.*"]), "fast")
+    assert run.folder.name.startswith("fast-mnist-3.")
+    assert not set(run.folder.name) & set('<>:"/\\|?*')
