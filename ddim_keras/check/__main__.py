@@ -7,6 +7,8 @@ if __name__ == "__main__":
 
 
 import argparse
+import glob
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
     options = parser().parse_args(arguments)
     results, status = [], RIGHT
-    for file in options.files:
+    for file in itertools.chain(*map(files_of, options.files)):
         result, text = check(file, options.only, options.seconds, options.memory)
         results.append(result)
         if "error" in result:
@@ -84,6 +86,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(report.as_json(results) if options.json else report.as_points(results))
     return status
+
+
+def files_of(pattern: Path) -> list[Path]:
+    """The files of `submissions/*.py`, which shells of Windows do not replace; or the file."""
+    if pattern.exists():
+        return [pattern]
+    return sorted(map(Path, glob.glob(str(pattern)))) or [pattern]
 
 
 def _status(result: dict[str, Any]) -> int:

@@ -36,8 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("MPLBACKEND", "agg")
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
-    # Tiny arrays, and exact results: a GPU may round products. A cluster names its GPUs here.
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    # Tiny arrays, and exact results: a GPU may round products. A cluster names its GPUs here; an
+    # empty text would be no variable on Windows. The last one is for the GPU of a Mac.
+    os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "KERAS_TORCH_DEVICE": "cpu"}
     out = Path(folder)
 
     def write(name: str, value: dict[str, Any]) -> None:

@@ -37,14 +37,22 @@ def observe(path: Path, only: Sequence[str], seconds: int, mebibytes: int) -> di
     from ddim_keras.check import observations
     from ddim_keras.check.child import BUSY, FILE
 
-    with tempfile.TemporaryDirectory(prefix="ddim_keras_check_") as name:
+    # A process that was stopped may still have its folder open on Windows, for a moment.
+    with tempfile.TemporaryDirectory(
+        prefix="ddim_keras_check_", ignore_cleanup_errors=True
+    ) as name:
         folder = Path(name)
         (folder / "empty").mkdir()
         paths = [str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(paths),
+            # Whatever the student's code prints is no mistake; a file on Windows has cp1252.
+            "PYTHONIOENCODING": "utf-8:backslashreplace",
+        }
         command = [sys.executable, "-m", "ddim_keras.check.child"]
         command += [str(path.resolve()), str(folder), str(seconds), str(mebibytes), *only]
-        with open(folder / "output.txt", "w+", errors="replace") as output:
+        with open(folder / "output.txt", "w+", encoding="utf-8", errors="replace") as output:
             process = subprocess.Popen(
                 command,
                 cwd=folder / "empty",

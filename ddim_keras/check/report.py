@@ -42,8 +42,8 @@ def as_text(name: str, verdicts: Sequence[Verdict], observations: dict[str, Any]
 
 
 def as_json(results: Sequence[dict[str, Any]]) -> str:
-    """All results as one JSON list, an object for each file."""
-    return json.dumps(results, indent=2, ensure_ascii=False)
+    """All results as one JSON list, an object for each file; ASCII, for any encoding of files."""
+    return json.dumps(results, indent=2)
 
 
 def summary(name: str, verdicts: Sequence[Verdict], observations: dict[str, Any]) -> dict[str, Any]:

@@ -49,12 +49,14 @@ def compiled_afterwards():
 def test_a_file_is_tried_without_a_gpu(monkeypatch, tmp_path):
     """Even if the environment names one, as on a cluster."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("KERAS_TORCH_DEVICE", "mps")
     for name in ("KERAS_BACKEND", "TF_CPP_MIN_LOG_LEVEL", "MPLBACKEND", "TORCHDYNAMO_DISABLE"):
         monkeypatch.setenv(name, os.environ.get(name, ""))  # restored at the end
     for name in ("limit_memory", "try_file"):
         monkeypatch.setattr(child, name, lambda *_: None)
     child.main(["my_lab.py", str(tmp_path), "60", "4096"])
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "-1"
+    assert os.environ["KERAS_TORCH_DEVICE"] == "cpu"
 
 
 @pytest.fixture
@@ -63,7 +65,7 @@ def as_file(tmp_path):
 
     def write(text, name="my_lab.py"):
         path = tmp_path / name
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
         return path
 
     return write
@@ -326,6 +328,31 @@ def test_command_names_the_mistake(as_file, capsys):
     assert functions["reverse_diffusion"]["mistakes"] == ["reverse_diffusion.noisy_returned"]
     assert functions["denoise"]["status"] == "right"
     assert not result["passed"]
+
+
+def test_any_letters_may_be_printed(as_file, capsys, monkeypatch):
+    """Also where files are in cp1252 by default, as on Windows."""
+    monkeypatch.setenv("PYTHONIOENCODING", "cp1252")
+    text = (SOLUTIONS / "numpy_functions.py").read_text()
+    path = as_file(
+        text.replace("    step_size = ", '    print("x\u209c \u2192 x\u2080")\n    step_size = ')
+    )
+    assert main([str(path)]) == 0
+    assert "3 of 3 right" in capsys.readouterr().out
+
+
+def test_wildcards_that_the_shell_has_left(as_file, tmp_path, capsys):
+    text = (SOLUTIONS / "numpy_functions.py").read_text()
+    for name in ("grace \u2192.py", "ada.py"):
+        as_file(text, name)
+    arguments = (str(tmp_path / "*.py"), "--only", "diffusion_schedule", "--json")
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert printed.isascii()
+    names = [result["file"] for result in json.loads(printed)]
+    assert names == [str(tmp_path / "ada.py"), str(tmp_path / "grace \u2192.py")]
+    assert main([str(tmp_path / "*.ipynb")]) == 2
+    assert f"cannot read {tmp_path / '*.ipynb'}" in capsys.readouterr().err
 
 
 def test_points_are_a_row_for_each_file(as_file, tmp_path, capsys):
