@@ -12,6 +12,7 @@ import json
 import math
 import shutil
 import tempfile
+import weakref
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,6 +106,9 @@ def read_arrays(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
             if member.file_size > shutil.disk_usage(folder).free:
                 raise ValueError(f"{name} of {member.file_size:,} bytes does not fit on the disk")
             arrays[name] = read_array(Path(archive.extract(member, folder)))
+    if Path(folder).exists():  # Windows removes no mapped file
+        for array in arrays.values():
+            weakref.finalize(array.base, shutil.rmtree, folder, ignore_errors=True)
     return arrays
 
 

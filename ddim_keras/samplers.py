@@ -446,7 +446,7 @@ class Sampler:
             return noisy_images, noisy_images
 
         without_noise = dataclasses.replace(self, eta=0.0, variance="small")
-        without_noise(denoise, np.zeros((1, 1, 1, 1)), signal_rates)
+        without_noise(denoise, np.zeros((1, 1, 1, 1), "float32"), signal_rates)
         return 2 * calls if self.variance == "learned" and is_guided else calls
 
     @property

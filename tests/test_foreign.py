@@ -1,5 +1,8 @@
 """The corpus of files that once got past a reader, or stopped it with a traceback."""
 
+import contextlib
+import tempfile
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,7 +13,7 @@ from ddim_keras.data.cache import PREPARED, open_cache
 from ddim_keras.data.images import load_image
 from ddim_keras.data.sources import find_source
 from ddim_keras.evaluation.table import read_rows
-from ddim_keras.foreign import MOST_TEXT
+from ddim_keras.foreign import MOST_TEXT, read_arrays
 from ddim_keras.plots.figures import read_samples
 from ddim_keras.runs.configuration import read_config
 from ddim_keras.runs.folder import Run
@@ -116,6 +119,25 @@ def test_an_array_that_is_much_larger_than_its_file(tmp_path):
     for read in (lambda path: find_source(path, 16, None).read(), read_samples):
         with pytest.raises(InputError, match=r"a\.npy is not an"):
             read(tmp_path / "a.npy")
+
+
+def test_unpacked_arrays_are_removed_with_the_last_of_them(tmp_path, monkeypatch):
+    """Where mapped files cannot be removed at once, as on Windows."""
+    np.savez(tmp_path / "a.npz", images=PIXELS, labels=np.arange(4))
+
+    @contextlib.contextmanager
+    def kept(**_):
+        (tmp_path / "unpacked").mkdir()
+        yield str(tmp_path / "unpacked")
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", kept)
+    arrays = read_arrays(tmp_path / "a.npz", ("images", "labels"))
+    image = arrays["images"][0]
+    assert len([*(tmp_path / "unpacked").iterdir()]) == 2
+    arrays.clear()
+    np.testing.assert_array_equal(image, PIXELS[0])
+    del image
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
 
 
 def test_samples_of_other_channels(tmp_path):

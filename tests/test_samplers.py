@@ -295,6 +295,18 @@ def test_network_calls_are_counted_without_a_network(name):
     assert Sampler(name).network_calls(signal_rates, is_guided=True) == (7 if is_heun else 4)
 
 
+def test_network_calls_are_counted_in_float32():
+    """A Mac's GPU has no other."""
+    dtypes = []
+
+    def method(denoise, initial_noise, signal_rates):
+        dtypes.append(str(initial_noise.dtype))
+        return initial_noise
+
+    assert Sampler(method).network_calls(sampling_signal_rates(4)) == 0
+    assert dtypes == ["float32"]
+
+
 def test_too_few_fresh_noises():
     rates = sampling_signal_rates(3)
     noises = [standard_normal(2)] * 2

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import keras
 import numpy as np
 import torch
 from keras.utils import unpack_x_y_sample_weight
@@ -84,4 +85,7 @@ def many_steps_pay(data_bytes: int) -> bool:
 
 
 def describe_device() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    kind = keras.ops.convert_to_tensor(0.0).device.type  # that Keras computes on
+    if kind == "cuda":
+        return torch.cuda.get_device_name()
+    return "CPU" if kind == "cpu" else f"GPU ({kind})"  # "mps" is that of a Mac

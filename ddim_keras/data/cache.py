@@ -151,7 +151,8 @@ def _prepared(
             return open_cache(cache, found.name)
         except InputError as error:
             print(f"{error}: preparing it again", flush=True)
-            remove_cache(cache)
+        # Not above: the error keeps arrays mapped, and Windows removes no mapped file.
+        remove_cache(cache)
     write_cache(cache, found.name, image_size, found.read())
     return open_cache(cache, found.name)
 

@@ -8,7 +8,7 @@ import pytest
 
 import train
 from benchmarks.speed import devices as benchmark
-from ddim_keras.backends import local_value
+from ddim_keras.backends import describe_device, local_value
 from ddim_keras.backends.devices import (
     choose_devices,
     connect_hosts,
@@ -63,6 +63,14 @@ def test_bfloat16_is_used_where_the_processor_has_it(flags, expected, monkeypatc
     if choose_devices(None, batch_size=1)[0].lower().startswith(("cpu", "default")):
         is_used = expected and BACKEND != "jax"
         assert fast_precision() == ("mixed_bfloat16" if is_used else "float32")
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="of PyTorch")
+@pytest.mark.parametrize(("kind", "name"), [("cpu", "CPU"), ("mps", "GPU (mps)")])
+def test_the_device_is_that_which_keras_computes_on(kind, name, monkeypatch):
+    tensor = SimpleNamespace(device=SimpleNamespace(type=kind))
+    monkeypatch.setattr(keras.ops, "convert_to_tensor", lambda value: tensor)
+    assert describe_device() == name
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="of JAX")

@@ -1,6 +1,7 @@
 import json
 import sys
 import threading
+import weakref
 from itertools import islice
 from pathlib import Path
 
@@ -326,6 +327,29 @@ class TestCache:
             np.save(cache / "train_labels.npy", wrong)
             with pytest.raises(InputError, match="is not a prepared data set"):
                 load_dataset(cache, 16, cache_dir=cache_dir)
+
+    def test_a_damaged_cache_is_not_mapped_when_it_is_removed(
+        self, cache, array_file, cache_dir, monkeypatch
+    ):
+        """Windows would not remove it."""
+        mapped, read_array, remove_cache = [], data.read_array, data.remove_cache
+
+        def read(path):
+            array = read_array(path)
+            mapped.append(weakref.ref(array))
+            return array
+
+        def remove(path):
+            assert [each() for each in mapped] == [None] * 4
+            mapped.clear()
+            remove_cache(path)
+
+        monkeypatch.setattr(data, "CHECKED_BYTES", 0)
+        monkeypatch.setattr(data, "read_array", read)
+        monkeypatch.setattr(data, "remove_cache", remove)
+        np.save(cache / "train_labels.npy", np.load(cache / "train_labels.npy")[:-1])
+        load_dataset(array_file, 16, cache_dir=cache_dir)
+        assert len(mapped) == 4
 
     def test_what_else_lies_in_a_damaged_cache_is_kept(self, cache, array_file, cache_dir):
         (cache / "prepared.json").unlink()
