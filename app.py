@@ -41,7 +41,7 @@ def main() -> None:
         try:
             import gradio  # noqa: F401
         except ImportError as error:
-            raise InputError("the demo needs Gradio: pip install -e .[demo]") from error
+            raise InputError('the demo needs Gradio: pip install -e ".[demo]"') from error
         import_keras()
         serve(options)
 

@@ -140,7 +140,7 @@ def main() -> None:
     if arguments.output.suffix.lower() != ".png":
         raise InputError(f"--output must end in .png, not {arguments.output.name!r}")
     if not features.check("avif"):
-        raise InputError("this Pillow cannot write AVIF: pip install 'pillow>=11.3'")
+        raise InputError('this Pillow cannot write AVIF: pip install "pillow>=11.3"')
     run = find_run(arguments.run)
     config, weights = run.read_config(), run.weights_to_show()
     digest = sha256(weights)

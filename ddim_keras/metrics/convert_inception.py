@@ -97,11 +97,11 @@ def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
     try:
         import torch
     except ImportError as error:
-        raise InputError("reading it needs PyTorch: pip install 'torch>=2.10'") from error
+        raise InputError('reading it needs PyTorch: pip install "torch>=2.10"') from error
     version = tuple(map(int, re.findall(r"\d+", torch.__version__)[:2]))
     if version < TORCH_VERSION:
         raise InputError(
-            f"PyTorch {torch.__version__} reads pickles less safely: pip install 'torch>=2.10'"
+            f'PyTorch {torch.__version__} reads pickles less safely: pip install "torch>=2.10"'
         )
     tensors = torch.load(path, map_location="cpu", weights_only=True)
     return {name: tensor.numpy() for name, tensor in tensors.items()}

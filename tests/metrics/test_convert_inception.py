@@ -158,7 +158,7 @@ def test_another_file_is_refused_before_it_is_read(checkpoint, tmp_path, monkeyp
 def test_an_old_pytorch_is_refused(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
     error = run(convert_inception, checkpoint, "--output", tmp_path / "fid.weights.h5")
-    assert error == "error: PyTorch 2.9.1+cpu reads pickles less safely: pip install 'torch>=2.10'"
+    assert error == 'error: PyTorch 2.9.1+cpu reads pickles less safely: pip install "torch>=2.10"'
 
 
 def test_only_arrays_are_read(tmp_path, monkeypatch):
