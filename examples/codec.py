@@ -12,6 +12,7 @@ measured on training images by
 """
 
 import argparse
+import contextlib
 import hashlib
 import itertools
 import json
@@ -86,9 +87,7 @@ def main() -> None:
     digest = sha256(weights)
     table = read_table(arguments.table, digest) if suffix else None
     choose_backend(arguments.backend)
-
-    # Keras is imported only now, after --help and the choice of the backend.
-    import_keras()
+    import_keras()  # only now: --help needs none, and the backend had to be chosen
     from PIL import Image
 
     from ddim_keras.data.cache import load_dataset
@@ -105,9 +104,9 @@ def main() -> None:
         levels = decode(arguments.source.read_bytes(), table)
         if not levels:
             raise InputError(f"{arguments.source} was truncated within its first level")
-        image = receive(model, levels, table, arguments.steps)
+        image = Image.fromarray(receive(model, levels, table, arguments.steps).squeeze())
         with written_whole(arguments.target) as part:
-            Image.fromarray(image.squeeze()).save(part)
+            image.save(part)
         print(f"{len(levels)} of {len(table.signal_rates)} levels")
     else:
         data_dir = arguments.data_dir or config.data_dir
@@ -147,10 +146,8 @@ def follow(model: Any, signal_rates: list[float], noises_of: Callable[..., Any])
         if step:
             rates = np.full((2, len(noisy_images), 1, 1, 1), rate, "float32")
             rates[0] = math.sqrt(1 - rate**2)
-            predictions = model.compiled_denoise(
-                *map(ops.convert_to_tensor, (noisy_images, *rates))
-            )
-            pred_noises, pred_images = map(ops.convert_to_numpy, predictions)
+            tensors = map(ops.convert_to_tensor, (noisy_images, *rates))
+            pred_noises, pred_images = map(ops.convert_to_numpy, model.compiled_denoise(*tensors))
         snr, next_snr = (signal_rate**2 / (1 - signal_rate**2) for signal_rate in (rate, next_rate))
         kept = math.sqrt(snr / next_snr)
         noises = noises_of(step, pred_images, math.sqrt(next_snr - snr))
@@ -222,14 +219,12 @@ def decode(data: bytes, table: Table) -> list[Level]:
     if not data.startswith(table.header):
         raise InputError("the file was sent with another model or table; receive it with those")
     levels, scale, reader = [], 0, coding.Reader(data.removeprefix(table.header))
-    try:
+    with contextlib.suppress(EOFError):
         for step in range(len(table.signal_rates)):
             change = CHANGES[reader.read(CHANGE_WEIGHTS)]
             scale += change
             numbers = [reader.read_number() for _ in range(table.chunks(step, scale))]
             levels.append((change, numbers))
-    except EOFError:
-        pass
     return levels
 
 
@@ -238,8 +233,7 @@ def measure(model: Any, digest: str, images: np.ndarray) -> Table:
     from keras import ops
 
     random, kl_bits = np.random.default_rng(0), []
-    images = images[random.permutation(len(images))[:IMAGES]]
-    images = ops.convert_to_numpy(model.normalize(images))
+    images = ops.convert_to_numpy(model.normalize(images[random.permutation(len(images))[:IMAGES]]))
 
     def noises_of(step: int, pred_images: np.ndarray, gain: float) -> np.ndarray:
         means = gain * (images - pred_images)
