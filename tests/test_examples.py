@@ -212,11 +212,15 @@ class TestGuidance:
         assert printed.count("recognised:") == 2
         assert "KID, flowers classifier, 8" in printed
 
-    def test_mistakes(self, trained, place, tmp_path):
+    def test_mistakes(self, tmp_path):
         assert run(guidance, "--run", tmp_path) == (
             f"error: {tmp_path} is not a run folder: it holds no config.json"
         )
-        arguments = ("--run", place / "run", "--guidance")
+        without_classes = make_run(tmp_path / "run", num_classes=0).folder
+        assert run(guidance, "--run", without_classes) == (
+            f"error: {without_classes} holds a model without classes; choose another --run"
+        )
+        arguments = ("--run", without_classes, "--guidance")
         message = "error: give at least one strength of guidance, a finite number"
         assert run(guidance, *arguments) == message
         assert run(guidance, *arguments, "inf") == message

@@ -66,6 +66,7 @@ def test_encoder_weights_that_are_missing_or_something_else_are_refused(tmp_path
         inception_encoder(wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not INCEPTION.exists(), reason="Inception weights are not at hand")
 def test_inception_tells_drawn_flowers_from_blurred_ones():
     encoder = inception_encoder(INCEPTION)

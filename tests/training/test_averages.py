@@ -111,6 +111,7 @@ def test_an_interrupted_training_has_the_same_averages(dataset, whole, tmp_path)
     np.testing.assert_array_equal(*pair)
 
 
+@pytest.mark.slow
 def test_a_killed_training_keeps_the_averages_of_its_checkpoint(dataset, tmp_path):
     run = new_run(tmp_path / "run")
     train(run, dataclasses.replace(CONFIG, epochs=1), dataset)
