@@ -63,15 +63,24 @@ def test_solved_notebooks_show_small_pictures_and_no_mistake(name):
 
 
 @by_name
-def test_the_first_cell_installs_what_is_missing(name, monkeypatch):
+def test_the_first_cell_installs_what_is_missing(name, monkeypatch, capsys):
     first_cell = code_cells(read(name))[0].source
-    commands = []
-    monkeypatch.setattr(subprocess, "run", lambda command, **options: commands.append(command))
+    commands, status = [], 0
+
+    def run(command, **options):
+        commands.append(command)
+        return subprocess.CompletedProcess(command, status, "", "there is no such project")
+
+    monkeypatch.setattr(subprocess, "run", run)
     exec(first_cell, {})
     assert not commands
     monkeypatch.setattr(importlib.util, "find_spec", lambda module: None)
     exec(first_cell.replace('".."', '"git+https://example.org/it"'), {})
     assert commands[0][1:] == ["-m", "pip", "install", "-q", "git+https://example.org/it"]
+    status = 1
+    with pytest.raises(SystemExit, match="Set INSTALL_FROM"):
+        exec(first_cell, {})
+    assert "there is no such project" in capsys.readouterr().out
 
 
 @pytest.mark.slow
