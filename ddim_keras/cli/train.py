@@ -33,7 +33,7 @@ EXAMPLES = """examples:
   python train.py --preset fast --epochs 20      for a CPU
   python train.py --resume                       continue the newest run
   python train.py --dataset photos/ --image-size 32
-  python train.py --dataset mnist --image-size 32
+  python train.py --dataset mnist --image-size 32 --no-flip
   python train.py --widths 64 128 256 --depths 2 2 2 --attention-sizes 16
   python train.py --distill-from flowers --student-steps 4
   python train.py --devices 4 --batch-size 256   each of four GPUs takes 64 images of a batch
