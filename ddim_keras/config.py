@@ -138,7 +138,11 @@ class NetworkConfig:
         metavar="PIXELS",
     )
     embedding_dims: int = setting(
-        32, "sines and cosines encoding the noise variance", least=2, most=4096, metavar="N"
+        32,
+        "number of sines and cosines that encode the noise variance",
+        least=2,
+        most=4096,
+        metavar="N",
     )
     embedding_max_frequency: float = setting(
         1000.0,

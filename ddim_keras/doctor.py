@@ -57,7 +57,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="only read the configuration and the history, in a blink; writes nothing",
+        help="only read the configuration and the history, in a second; writes nothing",
     )
     parser.add_argument(
         "--num-images",
@@ -71,7 +71,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         type=at_least(1),
         metavar="N",
         default=20,
-        help="DDIM steps (default: 20; a student's own)",
+        help="DDIM steps (default: 20; for a student, those it has learnt)",
     )
     add_sampling_options(parser)
     add_data_options(parser, data_dir="the run's")

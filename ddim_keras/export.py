@@ -259,7 +259,7 @@ def main() -> None:
         type=Path,
         metavar="PATH",
         required=True,
-        help="folder for the two files, or the .onnx or .safetensors file",
+        help="folder of the exported run, or the .onnx or .safetensors file; required",
     )
     arguments = parser.parse_args()
     run = find_run(arguments.run)

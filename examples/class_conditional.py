@@ -77,7 +77,7 @@ def parse_arguments() -> argparse.Namespace:
         type=Path,
         metavar="FILE",
         default=Path("class_conditional.png"),
-        help="(%(default)s)",
+        help="picture, a .png file (default: %(default)s)",
     )
     return parser.parse_args()
 
@@ -106,7 +106,7 @@ def add_classifier_options(parser: argparse.ArgumentParser) -> None:
         default=20,
         help="DDIM steps (default: %(default)s)",
     )
-    add("--seed", type=at_least(0), metavar="N", default=0, help="(%(default)s)")
+    add("--seed", type=at_least(0), metavar="N", default=0, help="random seed (default: 0)")
     add("--data-dir", metavar="DIR", help="folder of TFDS (default: ~/tensorflow_datasets)")
     add(
         "--cache-dir",

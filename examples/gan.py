@@ -49,34 +49,58 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--run", type=Path, metavar="DIR", default=Path("runs/gan"), help="(%(default)s)")
+    add(
+        "--run",
+        type=Path,
+        metavar="DIR",
+        default=Path("runs/gan"),
+        help="run folder (default: %(default)s)",
+    )
     add("--compare", type=Path, metavar="DIR", help="another run to compare with; no training")
-    add("--dataset", help="data set as in train.py (Oxford Flowers 102, else drawn flowers)")
-    add("--image-size", type=at_least(8), metavar="N", default=64, help="pixels (%(default)s)")
+    add("--dataset", help="as in train.py (default: Oxford Flowers 102, else drawn flowers)")
+    add(
+        "--image-size",
+        type=at_least(8),
+        metavar="N",
+        default=64,
+        help="height and width in pixels, a power of 2 (default: 64)",
+    )
     add(
         "--seconds",
         type=at_least(1),
         metavar="S",
         default=1200,
-        help="CPU seconds of training, of all cores together (%(default)s)",
+        help="CPU seconds of training, of all cores together (default: %(default)s)",
     )
-    add("--batch-size", type=at_least(2), metavar="N", default=BATCH_SIZE, help="(%(default)s)")
+    add(
+        "--batch-size",
+        type=at_least(2),
+        metavar="N",
+        default=BATCH_SIZE,
+        help="images per step (default: %(default)s)",
+    )
     add(
         "--learning-rate",
         type=float,
         metavar="R",
         default=LEARNING_RATE,
-        help="learning rate of Adam (%(default)s)",
+        help="learning rate of Adam (default: %(default)s)",
     )
     add(
         "--leave-out",
         type=float,
         metavar="SHARE",
         default=0.0,
-        help="share of the training images to omit, drawn at random (%(default)s)",
+        help="share of the training images to omit, drawn at random (default: %(default)s)",
     )
-    add("--num-images", type=at_least(GRID_IMAGES), metavar="N", default=256, help="per KID (256)")
-    add("--seed", type=at_least(0), metavar="N", default=0, help="(%(default)s)")
+    add(
+        "--num-images",
+        type=at_least(GRID_IMAGES),
+        metavar="N",
+        default=256,
+        help="generated images per KID (default: 256)",
+    )
+    add("--seed", type=at_least(0), metavar="N", default=0, help="random seed (default: 0)")
     add_data_options(parser, "~/tensorflow_datasets")
     add_kid_weights_option(parser)
     add_backend_option(parser)

@@ -56,7 +56,13 @@ def parse_arguments() -> argparse.Namespace:
         "class (default: none)",
     )
     add_classifier_options(parser)
-    add("--output", type=Path, metavar="FILE", default=Path("guidance.png"), help="(%(default)s)")
+    add(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        default=Path("guidance.png"),
+        help="picture, a .png file (default: %(default)s)",
+    )
     return parser.parse_args()
 
 

@@ -19,7 +19,6 @@ from matplotlib.figure import Figure
 from ddim_keras.cli.options import add_backend_option, add_data_options, add_run_option, at_least
 from ddim_keras.cli.startup import choose_backend, import_keras, run_command
 from ddim_keras.config import InputError
-from ddim_keras.data.batches import random_images
 from ddim_keras.data.images import load_image
 from ddim_keras.runs.folder import Run, find_run, load_model
 
@@ -32,12 +31,25 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("figure", choices=("shared", "between", "rates"))
+    add("figure", choices=("shared", "between", "rates"), help="figure to draw, see above")
     add("images", nargs="*", type=Path, metavar="IMAGE", help="two image files, for between")
-    add("--steps", type=at_least(2), metavar="N", default=50, help="steps (default: 50)")
-    add("--num-images", type=at_least(1), metavar="N", default=32, help="for rates (default: 32)")
+    add(
+        "--steps", type=at_least(2), metavar="N", default=50, help="steps of sampling (default: 50)"
+    )
+    add(
+        "--num-images",
+        type=at_least(1),
+        metavar="N",
+        default=32,
+        help="real images, for rates (default: 32)",
+    )
     add("--seed", type=at_least(0), metavar="N", default=0, help="random seed (default: 0)")
-    add("--output", type=Path, metavar="FILE", help="(default: the figure's name, .png)")
+    add(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="picture, a .png file (default: named like the figure)",
+    )
     add_run_option(parser)
     add_data_options(parser, "that of the run")
     add_backend_option(parser)
@@ -49,8 +61,10 @@ def main() -> None:
     network = config.model.network
     given = [load_image(path, network.image_size, network.channels) for path in arguments.images]
     choose_backend(arguments.backend)
-    import_keras()
 
+    # Keras is imported only now, after --help and the choice of the backend.
+    import_keras()
+    from ddim_keras.data.batches import random_images
     from ddim_keras.data.cache import load_dataset
     from ddim_keras.plots.figures import image_grid, save_figure
 

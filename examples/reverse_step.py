@@ -95,7 +95,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--output", type=Path, default="reverse_step.png", metavar="FILE", help="(%(default)s)"
+        "--output",
+        type=Path,
+        default="reverse_step.png",
+        metavar="FILE",
+        help="picture, a .png file (default: %(default)s)",
     )
     arguments = parser.parse_args()
     points = np.stack(np.meshgrid(SPAN, SPAN), axis=-1)

@@ -67,7 +67,13 @@ def parse_arguments() -> argparse.Namespace:
         default=0,
         help="random seed (default: %(default)s)",
     )
-    add("--output", type=Path, metavar="FILE", default=Path("swiss_roll.png"), help="(%(default)s)")
+    add(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        default=Path("swiss_roll.png"),
+        help="picture, a .png file (default: %(default)s)",
+    )
     add(
         "--langevin",
         type=Path,

@@ -128,11 +128,29 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--num-images", type=at_least(1), metavar="N", default=20, help="photographs (20)")
-    add("--run", metavar="RUN", default="flowers", help="run, as in generate.py (flowers)")
-    add("--table", type=Path, metavar="FILE", default=codec.TABLE, help="its table (codec.json)")
-    add("--seed", type=at_least(0), metavar="N", default=0, help="seed of the flower shown (0)")
-    add("--output", type=Path, metavar="FILE", default=Path("codec.png"), help="(%(default)s)")
+    add("--num-images", type=at_least(1), metavar="N", default=20, help="photographs (default: 20)")
+    add("--run", metavar="RUN", default="flowers", help="run, as in generate.py (default: flowers)")
+    add(
+        "--table",
+        type=Path,
+        metavar="FILE",
+        default=codec.TABLE,
+        help="its table (default: examples/codec.json)",
+    )
+    add(
+        "--seed",
+        type=at_least(0),
+        metavar="N",
+        default=0,
+        help="seed of the flower shown (default: 0)",
+    )
+    add(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        default=Path("codec.png"),
+        help="picture (default: %(default)s)",
+    )
     add_data_options(parser, "that of the run")
     add_kid_weights_option(parser)
     add_backend_option(parser)

@@ -48,10 +48,12 @@ def main() -> None:
     parser.add_argument(
         "--resample", **whole, nargs="+", default=[5], help="repetitions of a step (default: 5)"
     )
-    parser.add_argument("--seed", type=at_least(0), metavar="N", default=0, help="(default: 0)")
+    parser.add_argument(
+        "--seed", type=at_least(0), metavar="N", default=0, help="random seed (default: 0)"
+    )
     parser.add_argument("--images", metavar="FILE", help="write the filled-in images, a .png file")
     parser.add_argument(
-        "--tables", nargs="+", choices=TABLES, default=TABLES, help="(default: all three)"
+        "--tables", nargs="+", choices=TABLES, default=TABLES, help="tables (default: all)"
     )
     add_backend_option(parser)
     arguments = parser.parse_args()

@@ -118,7 +118,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--no-free-first", action="store_true", help="omit the table of mean images"
     )
-    parser.add_argument("--num-images", **whole, default=1638, help="(default: 1638)")
+    parser.add_argument(
+        "--num-images", **whole, default=1638, help="images per KID (default: 1638)"
+    )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="file to which rows are added")
     parser.add_argument(
         "--figure", type=Path, metavar="FILE", help="figure of the rows, a .png file"

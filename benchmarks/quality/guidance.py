@@ -26,7 +26,9 @@ def main() -> None:
         epilog="Other options are those of evaluate.py, such as --run, --num-images and --split.",
     )
     add = parser.add_argument
-    add("--strengths", nargs="+", type=float, default=[0, 0.5, 1, 1.5, 2, 3], metavar="W")
+    strengths = "strengths of guidance (default: 0 0.5 1 1.5 2 3)"
+    default = [0, 0.5, 1, 1.5, 2, 3]
+    add("--strengths", nargs="+", type=float, default=default, metavar="W", help=strengths)
     add("--interval", nargs=2, metavar=("LOW", "HIGH"), help="signal rates of the second row")
     add("--guide", help="run or weights of a worse model, for the third row")
     add("--steps", default="20", metavar="N", help="steps of DDIM (default: 20)")

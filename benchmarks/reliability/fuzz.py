@@ -305,10 +305,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--cases", type=int, default=500, help="files through the readers")
-    parser.add_argument("--commands", type=int, default=0, help="files through whole commands")
-    parser.add_argument("--first", type=int, default=0, help="number, and seed, of the first case")
-    parser.add_argument("--keep", type=Path, default=Path("runs/fuzz"), help="folder of failures")
+    parser.add_argument(
+        "--cases", type=int, default=500, help="files through the readers (default: 500)"
+    )
+    parser.add_argument(
+        "--commands", type=int, default=0, help="files through whole commands (default: 0)"
+    )
+    parser.add_argument(
+        "--first", type=int, default=0, help="number and seed of the first case (default: 0)"
+    )
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        default=Path("runs/fuzz"),
+        help="folder of failures (default: runs/fuzz)",
+    )
     arguments = parser.parse_args()
     arguments.keep = arguments.keep.resolve()
     arguments.whole = arguments.commands > 0

@@ -199,10 +199,21 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     rooms = list(dict.fromkeys(mistake.room for mistake in mistakes))
-    parser.add_argument("--only", nargs="+", choices=rooms, default=rooms, help="rooms to go into")
-    parser.add_argument("--list", action="store_true", help="list of the mistakes, none is made")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=rooms,
+        default=rooms,
+        help="parts of the project (default: all)",
+    )
+    parser.add_argument("--list", action="store_true", help="list the mistakes, make none")
     default = PROJECT / "runs" / "mutants.csv"
-    parser.add_argument("--results", type=Path, default=default, help="file of the results")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=default,
+        help="file of the results (default: runs/mutants.csv)",
+    )
     arguments = parser.parse_args()
     chosen = [mistake for mistake in mistakes if mistake.room in arguments.only]
     if arguments.list:

@@ -33,7 +33,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--blocks", nargs="+", choices=BLOCKS, default=BLOCKS)
+    parser.add_argument(
+        "--blocks", nargs="+", choices=BLOCKS, default=BLOCKS, help="blocks (default: both)"
+    )
     parser.add_argument(
         "--cases", nargs="+", choices=(*CASES, TWO_PROCESSES), help="cases to run (default: all)"
     )

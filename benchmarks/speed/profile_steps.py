@@ -45,9 +45,18 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--preset", choices=PRESETS, default="lab", help="(default: lab)")
-    add("--precision", choices=("float32", "mixed_bfloat16"), help="(default: the preset's)")
-    add("--batch-size", type=at_least(1), metavar="N", help="(default: the preset's)")
+    add("--preset", choices=PRESETS, default="lab", help="recipe to profile (default: lab)")
+    add(
+        "--precision",
+        choices=("float32", "mixed_bfloat16"),
+        help="dtype policy (default: the preset's)",
+    )
+    add(
+        "--batch-size",
+        type=at_least(1),
+        metavar="N",
+        help="images per step (default: the preset's)",
+    )
     add(
         "--steps",
         type=at_least(1),
@@ -55,7 +64,7 @@ def main() -> None:
         default=3,
         help="training steps to profile (default: 3)",
     )
-    add("--output", type=Path, metavar="DIR", default=Path("trace"), help="(default: trace)")
+    add("--output", type=Path, metavar="DIR", default=Path("trace"), help="folder (default: trace)")
     add_backend_option(parser)
     arguments = parser.parse_args()
     backend = choose_backend(arguments.backend)

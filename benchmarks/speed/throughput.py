@@ -45,7 +45,7 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--preset", choices=PRESETS, default="lab", help="(default: lab)")
+    add("--preset", choices=PRESETS, default="lab", help="preset of ddim_keras (default: lab)")
     add(
         "--precision",
         choices=("usual", "float32", "mixed_bfloat16"),
@@ -84,7 +84,13 @@ def parse_arguments() -> argparse.Namespace:
         "PyTorch peer, and keep what trains fastest here, which takes minutes; eager: neither "
         "(default: tuned)",
     )
-    add("--rounds", type=at_least(1), default=5, metavar="N", help="(default: 5)")
+    add(
+        "--rounds",
+        type=at_least(1),
+        default=5,
+        metavar="N",
+        help="rounds in which contenders take turns (default: 5)",
+    )
     add(
         "--seconds",
         type=float,

@@ -74,7 +74,9 @@ def parse_arguments() -> argparse.Namespace:
     names = f"contenders: {', '.join(RECIPES)} (default: all)"
     chosen = {"nargs": "+", "choices": RECIPES, "default": list(RECIPES)}
     add("--contenders", **chosen, metavar="NAME", help=names)
-    add("--threshold", type=finite, default=0.25, metavar="KID", help="(default: 0.25)")
+    add(
+        "--threshold", type=finite, default=0.25, metavar="KID", help="KID to reach (default: 0.25)"
+    )
     limit = "hours of training after which a contender stops (default: 3)"
     add("--limit", type=finite, default=3.0, metavar="HOURS", help=limit)
     count = "generated images per KID (default: 512)"

@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
         type=_positive,
         default=120,
         metavar="N",
-        help="time limit for each function; imports have at least a minute (default: 120)",
+        help="time limit for each function in seconds; imports have at least 60 (default: 120)",
     )
     result.add_argument(
         "--memory",

@@ -144,6 +144,18 @@ def test_help_imports_nothing_slow(script):
     assert not imported & {"keras", "tensorflow", "jax", "torch", "matplotlib", "matplotlib.figure"}
 
 
+EXAMPLES = ("class_conditional", "codec", "gan", "guidance", "progressive", "swiss_roll")
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_import_keras_only_after_their_options(name):
+    result = run(f"examples/{name}.py", "--help", flags=("-X", "importtime"))
+    assert result.returncode == 0
+    imported = {line.split("|")[-1].strip() for line in result.stderr.splitlines()}
+    assert "argparse" in imported
+    assert not imported & {"keras", "tensorflow", "jax", "torch"}
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [
