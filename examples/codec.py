@@ -73,21 +73,9 @@ def main() -> None:
     add("command", choices=("send", "receive", "table"), help="what to do, see above")
     add("source", type=Path, nargs="?", help="file to read")
     add("target", type=Path, nargs="?", help="file to write, .bits or .png")
-    add(
-        "--steps",
-        type=at_least(1),
-        metavar="N",
-        default=10,
-        help="DDIM steps that complete the image (default: 10)",
-    )
+    add("--steps", type=at_least(1), metavar="N", default=10, help="last, of DDIM (default: 10)")
     add("--run", metavar="RUN", default="flowers", help="run, as in generate.py (default: flowers)")
-    add(
-        "--table",
-        type=Path,
-        metavar="FILE",
-        default=TABLE,
-        help="table of the model (default: examples/codec.json)",
-    )
+    add("--table", type=Path, metavar="FILE", default=TABLE, help="table (examples/codec.json)")
     add_data_options(parser, "that of the run")
     add_backend_option(parser)
     arguments = parser.parse_args()
