@@ -394,6 +394,25 @@ def test_ablation_table_has_a_line_for_each_training(tmp_path):
     assert second.startswith(f"| + {list(ablation.CHANGES)[1]} | 1 |")
 
 
+def test_ablation_trains_and_measures_a_row_within_seconds(tmp_path, monkeypatch, encoder):
+    network = dataclasses.replace(TINY.model.network, image_size=64)
+    row = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, network=network))
+    np.save(tmp_path / "flowers.npy", draw_flowers(80, 64)[0])
+    monkeypatch.setattr(ablation, "ROWS", {"tiny": row})
+    monkeypatch.setattr(ablation, "DATASET", str(tmp_path / "flowers.npy"))
+    monkeypatch.setattr("ddim_keras.metrics.encoders.choose_encoder", lambda weights: encoder)
+    options = {"rows": [1], "seeds": [0], "seconds": 1e-9, "images": None, "num_images": 16}
+    place = {"cache_dir": tmp_path / "cache", "data_dir": None, "keep": None, "kid_weights": None}
+    policy = keras.config.dtype_policy()
+    try:
+        line = ablation.train_row(argparse.Namespace(**options, **place))
+    finally:
+        keras.config.set_dtype_policy(policy)
+    assert line["images"] == ablation.FEWEST_STEPS * row.training.batch_size
+    columns = [*(f"{name} {calls}" for name, _, calls in ablation.SETTINGS), ablation.FLOOR]
+    assert all(np.isfinite(float(line[column])) for column in columns)
+
+
 def test_recorded_ablation_has_a_table():
     lines = ablation.read_lines(Path(ablation.__file__).with_name("ablation.csv"))
     assert len(ablation.table(lines).splitlines()) == 2 + len(lines) > 2

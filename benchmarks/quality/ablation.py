@@ -300,6 +300,7 @@ def train_row(arguments: argparse.Namespace) -> dict[str, Any]:
         steps = arguments.images // recipe.batch_size
     else:
         probe = build_model(config, recipe, 1000)
+        probe.adapt(images)
         steps = max(FEWEST_STEPS, int(arguments.seconds / fit(probe, 2 + PROBED_STEPS)))
     model = build_model(config, recipe, steps)
     model.adapt(images)
