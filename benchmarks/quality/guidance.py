@@ -67,8 +67,9 @@ def measure(kinds: dict[str, EvaluateOptions], strengths: list[float], folder: P
     rows: list[dict] = []
     for kind, own in kinds.items():
         for strength in strengths:
-            if strength == 0 and kind != "guidance":
-                rows.append(rows[0] | {"kind": kind})  # the same images
+            if strength == 0 and kind != "guidance":  # the same images for every kind
+                unguided = next(row for row in rows if row["guidance"] == 0)
+                rows.append(unguided | {"kind": kind})
                 continue
             (setting,) = chosen_settings(replace(own, guidance=strength), model)
             rows.append({"kind": kind, **measure_setting(own, model, setting, kid)})
