@@ -255,8 +255,9 @@ def mean_prediction_loss(
     betas: np.ndarray,
     variances: np.ndarray,
 ) -> Tensor:
-    """The loss of a network that predicts the posterior's mean (Ho, equation 8): (B,), in nats.
+    """The loss of a network that predicts the posterior's mean (Ho, equation 8), in nats: (B,).
 
+    It is a mean over the values of an image, not their sum, and omits the constant C of the paper.
     Predicting the mean and predicting the noise are equivalent (Ho, equation 12): with the means of
     `posterior_mean_from_noises` the loss is the squared error of the noises, times
     `noise_error_weights`.

@@ -321,7 +321,7 @@ def measure_bound(arguments: argparse.Namespace, name: str, data: "Dataset") -> 
 
 
 def measure_flow(arguments: argparse.Namespace, name: str, data: "Dataset") -> None:
-    """The bits of the first of these images by the probability flow."""
+    """The bits of some of these images by the probability flow, numbered on their own."""
     from ddim_keras.data.batches import random_images
     from ddim_keras.likelihood import flow_bits
 

@@ -8,8 +8,8 @@ pt_inception-2015-12-05-6726825d.pth
 
 These are Google's weights of 2015-12-05, on which FID (Heusel et al. 2017) and KID (Binkowski et
 al. 2018) are defined. The layers up to Keras's `mixed7`, pytorch-fid's `Mixed_6e`, are converted;
-the later blocks of that network use another pooling than Keras's. The 768 features are those of
-pytorch-fid's `--dims 768`, for images of 75 px instead of 299.
+the last block of that network, `Mixed_7c`, uses another pooling than Keras's. The 768 features are
+those of pytorch-fid's `--dims 768`, for images of 75 px instead of 299.
 
 Needs PyTorch 2.10 or later, with any Keras backend. A checkpoint is a pickle, which can run code:
 this one is read only if its SHA-256 is the published one, and only as arrays.

@@ -19,7 +19,7 @@ from ddim_keras.config import InputError
 from ddim_keras.runs import hdf5
 
 INCEPTION_IMAGE_SIZE = 75  # pixels, the smallest input of Inception v3
-FID_LAYER = "mixed7"  # the last block at which FID's Inception equals Keras's
+FID_LAYER = "mixed7"  # pytorch-fid's `--dims 768`; FID's Inception equals Keras's up to mixed9
 COMPACT_IMAGE_SIZE = 64  # pixels
 COMPACT_FEATURES = 768  # as many as Inception has at mixed7
 COMPACT_CONVOLUTIONS = ((32, 1), (64, 2), (64, 1), (128, 2), (128, 1), (160, 2), (160, 1))

@@ -26,7 +26,7 @@ def polynomial_kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def squared_mmd(real_features: np.ndarray, generated_features: np.ndarray) -> float:
-    """Unbiased squared MMD of the cubic kernel (Binkowski et al. 2018, section 3).
+    """Unbiased squared MMD of the cubic kernel (Binkowski et al. 2018, section 4).
 
     Args:
         real_features, generated_features: (N, D) and (M, D), with N and M at least 2.
@@ -165,7 +165,8 @@ class KernelInceptionDistance:
     def __call__(self, generated_images: np.ndarray) -> Distance:
         """Compares each batch of the generated images with a batch of the real ones.
 
-        If there are more generated images, the real ones are shuffled and reused. An incomplete
+        If there are more generated images, the real ones are shuffled and reused. Batches that
+        share images are not independent, so the standard error is then too small. An incomplete
         last batch is omitted.
         """
         generated = self.encoder.features(generated_images)

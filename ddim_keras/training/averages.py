@@ -157,8 +157,9 @@ class PowerAverages(keras.callbacks.Callback):
 def exponent_of(width: float) -> float:
     """The exponent of an average of relative width: 16.97 for 0.05, 6.94 for 0.10.
 
-    Solves width^2 = (e + 1) / ((e + 2)^2 (e + 3)), a cubic with one root above -1 for widths below
-    0.29, the width of the mean of all steps.
+    Solves width^2 = (e + 1) / ((e + 2)^2 (e + 3)), a cubic with one root above 0 for widths below
+    0.29, the width of the mean of all steps. A second root, between -1 and 0, counts early steps
+    most.
     """
     inverse = width**-2
     roots = np.roots([1.0, 7.0, 16.0 - inverse, 12.0 - inverse])
