@@ -177,14 +177,18 @@ class LearnedVarianceModel(DiffusionModel):
         )
         bound = self.config.discrete_steps * ops.mean(weights * bits)
         losses = {
-            "noise_loss": self.mean_error(noises, pred_noises),
-            "image_loss": self.mean_error(images, pred_images),
+            "noise_loss": self.weighted_error(noises, pred_noises, weights),
+            "image_loss": self.weighted_error(images, pred_images, weights),
             "bits_per_dim": bound,
         }
         if by_importance:
             self.remember(steps, ops.stop_gradient(bits))
         loss = losses["noise_loss"] + BOUND_WEIGHT * bound if is_hybrid else bound
         return loss, losses
+
+    def weighted_error(self, target: Any, prediction: Any, weights: Any) -> Any:
+        """`mean_error` with weights (B,) of the images, those of `draw_steps`."""
+        return ops.mean(weights[:, None, None] * self.elementwise_loss(target, prediction))
 
     def variances(self, fractions: Any, steps: Any) -> Any:
         """The variances of training steps (B,), from the fractions of `predict_step`."""

@@ -348,7 +348,7 @@ def test_the_bound_weighs_the_steps_that_are_drawn_by_importance(learned):
     learned.past_losses.assign(past_losses)
     images = ops.convert_to_tensor(pixels(32))
     state = numpy(learned.seed_generator.state)
-    loss, _ = learned.compute_losses(images, training=True)
+    loss, losses = learned.compute_losses(images, training=True)
     learned.seed_generator.state.assign(state)
     learned.past_losses.assign(past_losses)
     learned.loss_counts.assign([0, *[10] * STEPS])
@@ -357,12 +357,20 @@ def test_the_bound_weighs_the_steps_that_are_drawn_by_importance(learned):
     normalized = learned.normalize(images)
     rates = rates_at(steps, learned.alpha_bars, normalized)
     noisy_images = rates[1] * normalized + rates[0] * noises
-    pred_noises, _, fractions = learned.predict_step(noisy_images, *rates, training=True)
+    pred_noises, pred_images, fractions = learned.predict_step(noisy_images, *rates, training=True)
     arguments = (steps, learned.betas, learned.pixel_range)
     bits = bound_bits(normalized, noises, pred_noises, fractions, *arguments)
     assert numpy(weights).std() > 0.1
     expected = STEPS * np.mean(numpy(weights) * numpy(bits))
     assert float(numpy(loss)) == pytest.approx(expected, rel=1e-4)
+    # The reported losses are means over all steps as well, comparable with those of validation.
+    for name, target, prediction in (
+        ("noise_loss", noises, pred_noises),
+        ("image_loss", normalized, pred_images),
+    ):
+        errors = np.mean((numpy(target) - numpy(prediction)) ** 2, axis=(1, 2, 3))
+        expected = np.mean(numpy(weights) * errors)
+        assert float(numpy(losses[name])) == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_last_10_losses_of_each_step_are_remembered(learned):
