@@ -75,7 +75,9 @@ def langevin_corrected(
     step_ratio: float = 0.16,
     seed: int | keras.random.SeedGenerator | None = None,
 ) -> Callable[..., Tensor]:
-    """A sampler with Langevin steps after each of its own, except the last (predictor-corrector).
+    """A sampler with Langevin steps after each of its own (predictor-corrector).
+
+    None follow the step to signal rate 1, after which there is no noise.
 
         model.generate(8, 20, sampler=Sampler(langevin_corrected(ddim, corrections=2)))
 
@@ -84,7 +86,9 @@ def langevin_corrected(
             after each correction, and are no better than `ddim`. A `Sampler` may have an `eta`;
             its other options belong to the one that the result is given to.
         corrections: Langevin steps, and network calls, for each step of the sampler.
-        step_ratio, seed: as for `langevin_steps`.
+        step_ratio: as for `langevin_steps`.
+        seed: seed of the noises, those of an `eta` included. Each call of the result draws other
+            noises. They do not depend on the seed given to `DiffusionModel.generate`.
 
     Returns:
         A function with the signature of `samplers`.
@@ -98,6 +102,7 @@ def langevin_corrected(
             "to Sampler(langevin_corrected(...))"
         )
     generator = as_generator(seed)
+    fresh = {"seed": generator} if chosen.eta else {}
 
     def corrected(
         denoise: Denoise,
@@ -123,7 +128,7 @@ def langevin_corrected(
                 [rate, next_rate],
                 clip_range=clip_range,
                 callback=call_back,
-                **options,
+                **(fresh | options),
             )
             if next_rate < 1:
                 images = langevin_steps(

@@ -108,7 +108,13 @@ def test_a_sampler_with_its_options_can_be_corrected():
         np.testing.assert_array_equal(images[0], images[-1])
     process = langevin_corrected(Sampler(eta=1.0), 2, seed=0)
     assert process.__name__ == "ddim, eta 1 with 2 Langevin steps"
-    assert not np.allclose(images[0], process(denoise_mixture, normal(4), rates))
+    noisy = ops.convert_to_numpy(process(denoise_mixture, normal(4), rates))
+    assert not np.allclose(images[0], noisy)
+    # The seed determines the noise of eta as well, and each step draws its own.
+    again = langevin_corrected(Sampler(eta=1.0), 2, seed=0)(denoise_mixture, normal(4), rates)
+    np.testing.assert_array_equal(noisy, ops.convert_to_numpy(again))
+    other = langevin_corrected(Sampler(eta=1.0), 2, seed=1)(denoise_mixture, normal(4), rates)
+    assert not np.allclose(noisy, ops.convert_to_numpy(other))
 
 
 @pytest.mark.parametrize(
