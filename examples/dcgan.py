@@ -25,7 +25,7 @@ class DCGAN(keras.Model):
     """Generator and discriminator, trained with the non-saturating loss of Goodfellow et al. 2014.
 
     Both take a step on each batch, from one forward pass of the generator; in the paper they
-    alternate.
+    alternate. Noises are normally distributed; in the paper, uniformly.
 
     Args:
         image_size: a power of 2 of at least 8 pixels.
