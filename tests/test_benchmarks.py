@@ -287,6 +287,7 @@ def time_of(*contenders, size, limit, folder, threshold=0.25):
     return run(time_to_kid, "--contenders", *contenders, *data, *output)
 
 
+@pytest.mark.slow
 def test_time_to_kid_of_a_contender_is_measured_once(monkeypatch, tmp_path, capsys):
     for preset in ("fast", "lab"):
         monkeypatch.setitem(PRESETS, preset, TINY)
@@ -394,6 +395,7 @@ def test_ablation_table_has_a_line_for_each_training(tmp_path):
     assert second.startswith(f"| + {list(ablation.CHANGES)[1]} | 1 |")
 
 
+@pytest.mark.slow
 def test_ablation_trains_and_measures_a_row_within_seconds(tmp_path, monkeypatch, encoder):
     network = dataclasses.replace(TINY.model.network, image_size=64)
     row = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, network=network))

@@ -97,6 +97,7 @@ def test_other_files_are_refused(run, tmp_path):
 
 
 class TestOnnx:
+    @pytest.mark.slow
     def test_onnxruntime_generates_the_same(self, run, tmp_path, monkeypatch, capsys):
         pytest.importorskip("tf2onnx", reason="needs tf2onnx: pip install -e .[onnx]")
         pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install -e .[onnx]")

@@ -391,7 +391,8 @@ def test_all_variables_can_be_on_a_gpu(learned):
     assert "int32" not in {variable.dtype for variable in learned.variables}
 
 
-@pytest.mark.parametrize("loss", ["hybrid", pytest.param("bound", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["hybrid", "bound"])
 def test_training_lowers_the_bound_and_is_resumed_exactly(loss, tmp_path):
     model = new_model(LEARNED)
     model.adapt(pixels(64))

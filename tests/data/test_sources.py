@@ -338,6 +338,7 @@ class TestTFDS:
         find_source("grey_digits", 16, grey_digits).read()
         assert hidden == ([] if keras.backend.backend() == "tensorflow" else [([], "GPU")])
 
+    @pytest.mark.slow
     @pytest.mark.skipif(not REAL_FLOWERS.exists(), reason="no copy of Oxford Flowers 102")
     def test_the_real_flowers(self, tfds, monkeypatch):
         samples = find_source("oxford_flowers102", 16, REAL_FLOWERS).read().samples

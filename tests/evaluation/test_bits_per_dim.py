@@ -46,6 +46,7 @@ def test_a_model_whose_noise_does_not_end_near_zero(place, tmp_path, monkeypatch
     assert (finished.folder / "bits_per_dim.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_a_model_with_learned_variances(place, tmp_path, capsys):
     finished = make_run(tmp_path / "run", num_classes=0)
     network = finished.read_config().model.network

@@ -243,6 +243,7 @@ def test_what_was_measured_before_stays(measure, finished, tmp_path, capsys):
     assert measured_now("--steps", 1) == ([ddim], ["ddim"])
 
 
+@pytest.mark.slow
 def test_a_row_keeps_its_guide_precision_and_batch_size(measure, finished, tmp_path, capsys):
     guides = [make_run(tmp_path / name, num_classes=0, seed=1).folder for name in "ab"]
     measured = ("--steps", 1, "--precision", "float32")

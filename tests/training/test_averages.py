@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shutil
 
 import keras
 import numpy as np
@@ -99,6 +100,7 @@ def test_weights_count_by_the_power_of_their_step(whole):
     np.testing.assert_array_equal(*map(flat_weights, (model.ema_network, own.ema_network)))
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_has_the_same_averages(dataset, whole, tmp_path):
     run, stopped = whole[0], new_run(tmp_path / "stopped")
     for step in (7, 4):  # within the second epoch, and within the third
@@ -125,13 +127,13 @@ def test_a_killed_training_keeps_the_averages_of_its_checkpoint(dataset, tmp_pat
         assert (run.folder / "averages" / "step_5.npz").exists()
 
 
-def test_missing_or_damaged_averages_are_an_error_before_the_training(dataset, tmp_path):
-    run = new_run(tmp_path / "run")
-    train(run, dataclasses.replace(CONFIG, epochs=1), dataset)
-    file = run.folder / "averages" / "step_5.npz"
+def test_missing_or_damaged_averages_are_an_error_before_the_training(dataset, whole, tmp_path):
+    run = Run(shutil.copytree(whole[0].folder, tmp_path / "run"))
+    longer = dataclasses.replace(CONFIG, epochs=4)
+    file = run.folder / "averages" / "step_15.npz"
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(InputError, match=r"step_5\.npz"):
-        train(run, CONFIG, dataset)
+    with pytest.raises(InputError, match=r"step_15\.npz"):
+        train(run, longer, dataset)
     file.unlink()
     with pytest.raises(InputError, match="missing"):
-        train(run, CONFIG, dataset)
+        train(run, longer, dataset)
