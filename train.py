@@ -15,6 +15,7 @@ import dataclasses
 import datetime
 
 from ddim_keras.atomic import remove_parts
+from ddim_keras.cli.options import command_line
 from ddim_keras.cli.startup import choose_backend, import_keras, is_first_process, run_command
 from ddim_keras.cli.train import (
     TrainOptions,
@@ -117,7 +118,8 @@ def train_in(run: Run, config: RunConfig, options: TrainOptions) -> None:
     # Report.
     if process_id() == 0:
         write_report(run, config, dataset, model, run.read_history(), config.protocol, floor)
-        say(f"done: {run.folder}/report.md; next: python generate.py --run {run.folder}")
+        following = command_line(["python", "generate.py", "--run", str(run.folder)])
+        say(f"done: {run.folder}/report.md; next: {following}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ if __name__ == "__main__":
 
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from ddim_keras.cli.options import (
     at_least,
 )
 from ddim_keras.cli.startup import choose_backend, import_keras, run_command
+from ddim_keras.config import InputError
 from ddim_keras.runs.configuration import RunConfig
 from ddim_keras.runs.folder import (
     FEW_IMAGES,
@@ -38,6 +40,7 @@ from ddim_keras.runs.folder import (
 )
 from ddim_keras.runs.losses import loss_of_no_prediction
 
+FEWEST_IMAGES = 4  # of each part, to have the neighbours of precision and recall
 MUCH_INITIAL = 0.05  # share of initial weights in the average above which it is spoilt
 
 
@@ -181,7 +184,8 @@ def _kid(config: RunConfig, history: list[dict[str, Any]]) -> str | None:
             f"KID was still falling at the end, to {last['kid']:.3f} (epoch {last['epoch']}). "
             "A longer training should help: --resume with more --epochs."
         )
-    if last["kid"] > best["kid"] + 3 * last.get("kid_standard_error", 0.0):
+    error = last.get("kid_standard_error", 0.0)
+    if last["kid"] > best["kid"] + 3 * (0.0 if math.isnan(error) else error):  # of one batch
         return (
             f"KID rose from {best['kid']:.3f} (epoch {best['epoch']}) to {last['kid']:.3f}. The "
             "best weights are kept and used by generate.py."
@@ -214,16 +218,19 @@ def examine_images(
     import keras
 
     from ddim_keras.atomic import written_whole
-    from ddim_keras.data.cache import load_dataset
     from ddim_keras.evaluation.examination import examine, findings
+    from ddim_keras.evaluation.measurement import load_data
     from ddim_keras.metrics.encoders import choose_encoder
     from ddim_keras.plots import figures
     from ddim_keras.progress import sampling_progress
 
-    size = config.model.network.image_size
-    dataset = load_dataset(
-        config.dataset, size, arguments.data_dir or config.data_dir, arguments.cache_dir
-    )
+    dataset = load_data(arguments, config)
+    fewest = min(len(dataset.train_images), len(dataset.validation_images))
+    if fewest < FEWEST_IMAGES:
+        raise InputError(
+            f"images are compared with {FEWEST_IMAGES} training and validation images at least, "
+            f"but {dataset.describe()}; use --quick"
+        )
     encoder = choose_encoder(arguments.kid_weights)
     keras.config.set_dtype_policy(arguments.precision)
     model = load_model(Path(run.weights_to_show()))

@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import typing
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,13 @@ def class_index(text: str, class_names: Sequence[str], num_classes: int) -> int:
     # Names first: class folders may be named by numbers, in another order.
     if text in class_names:
         return list(class_names).index(text)
-    same = [index for index, name in enumerate(class_names) if name.lower() == text.lower()]
+
+    def plain(name: str) -> str:
+        # Names of folders from a Mac may have umlauts of two characters.
+        return unicodedata.normalize("NFC", name).lower()
+
+    names = [plain(name) for name in class_names]
+    same = [index for index, name in enumerate(names) if name == plain(text)]
     if len(same) > 1:
         any_of = ", ".join(repr(class_names[index]) for index in same)
         raise InputError(f"class {text!r} may be any of {any_of}; write it exactly as one of these")
@@ -93,8 +100,7 @@ def class_index(text: str, class_names: Sequence[str], num_classes: int) -> int:
         raise InputError(
             f"class {text} does not exist: classes have the numbers 0 to {num_classes - 1}"
         )
-    names = [name.lower() for name in class_names]
-    nearest = difflib.get_close_matches(text.lower(), names, n=3, cutoff=0.4) or names[:3]
+    nearest = difflib.get_close_matches(plain(text), names, n=3, cutoff=0.4) or names[:3]
     hint = f"; did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
     raise InputError(f"there is no class {text!r}{hint}")
 

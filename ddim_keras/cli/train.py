@@ -216,8 +216,9 @@ def new_run(options: TrainOptions, preset: str) -> tuple[Run, RunConfig]:
         config = of_teacher(config, teacher, options.settings["student_steps"])
     config = with_settings(config, options.settings)
     date = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    # Windows allows neither : nor * in a name; "mnist:3.*.*" is a data set of TFDS.
-    data = re.sub("[:*]", "-", Path(config.dataset or "flowers").stem)
+    # Windows allows neither : nor * in a name; "mnist:3.*.*" is a data set of TFDS. Without spaces,
+    # the run can be named in a command as it is.
+    data = re.sub(r"[^\w.]", "-", Path(config.dataset or "flowers").stem)
     return Run(options.output or RUNS / f"{preset}-{data}-{date}"), config
 
 

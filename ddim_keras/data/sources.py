@@ -4,6 +4,7 @@ A source is resolved at once, but read only if its images have not been prepared
 yields the class names, and one sample at a time.
 """
 
+import collections
 import contextlib
 import difflib
 import functools
@@ -31,9 +32,12 @@ DRAWN_FLOWERS = "drawn_flowers"
 NUM_DRAWN_FLOWERS = 8000
 VALIDATION_PERCENT = 20  # of every official split, as in the Keras example
 ARRAY_SUFFIXES = {".npz", ".npy"}
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"}
+IMAGE_SUFFIXES = {
+    *(".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
+}
 TFDS_NAME = re.compile(r"\w+(/[\w.-]+)?(:[\d.*]+)?")  # name, configuration, version
 SMALLEST_SIDE = 8  # pixels
+MOST_KINDS = 5  # of other files, in a message
 NETWORK_TIMEOUT = 10.0  # seconds
 
 # An image (H, W) or (H, W, C) uint8, its label or -1, and whether it is for validation.
@@ -75,14 +79,17 @@ def find_source(source: str | Path, image_size: int, data_dir: str | Path | None
             raise InputError(f"there is no file {path}")
         return Source(path.stem, _fingerprint([path]), functools.partial(read_array, path))
     if path.is_dir():
-        files = sorted(
-            file
-            for file in path.rglob("*")
-            if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
+        found = sorted(_visible_files(path))
+        files = [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES]
+        others = _count_suffixes(
+            file for file in found if file.suffix.lower() not in IMAGE_SUFFIXES
         )
         if not files:
-            raise InputError(f"folder {path} holds no images ({' '.join(sorted(IMAGE_SUFFIXES))})")
-        read = functools.partial(read_folder, path, files)
+            kinds = " ".join(sorted(IMAGE_SUFFIXES))
+            raise InputError(
+                f"folder {path} holds no images ({kinds})" + (f", but {others}" if others else "")
+            )
+        read = functools.partial(read_folder, path, files, others)
         return Source(path.resolve().name, _fingerprint(files), read)
     if name == DRAWN_FLOWERS:
         first_flowers, _ = draw_flowers(len(SPECIES), min(image_size, 64))
@@ -90,6 +97,10 @@ def find_source(source: str | Path, image_size: int, data_dir: str | Path | None
         return Source(name, fingerprint, functools.partial(read_drawn_flowers, image_size))
     if TFDS_NAME.fullmatch(name):
         return Source(name, "", functools.partial(read_tfds, name, data_dir))
+    if path.is_file():
+        raise InputError(
+            f"{name} is neither an .npz nor an .npy file; give one, or a folder of images"
+        )
     raise InputError(f"there is no folder or file {name}, and TFDS has no data set of that name")
 
 
@@ -240,8 +251,41 @@ def checked_names(names: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
-def read_folder(folder: Path, files: Sequence[Path]) -> Reading:
-    """Reads image files as RGB; their first sub-folder below `folder` is the class."""
+def _visible_files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """All files below a folder except hidden ones, such as thumbnails; links are followed.
+
+    Args:
+        above: the folders that lead here, since a link to one of them would never end.
+    """
+    try:
+        paths = list(folder.iterdir())
+    except PermissionError:
+        print(f"ignoring {folder}: no permission to read it", flush=True)
+        return
+    above = (*above, folder.resolve())
+    for path in paths:
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            if path.resolve() not in above:
+                yield from _visible_files(path, above)
+        elif path.is_file():
+            yield path
+
+
+def _count_suffixes(files: Iterable[Path]) -> str:
+    """The numbers of files of the most frequent kinds, such as "20 .heic, 1 .txt"."""
+    counts = collections.Counter(file.suffix.lower() or "without suffix" for file in files)
+    kinds = [f"{count} {suffix}" for suffix, count in counts.most_common(MOST_KINDS)]
+    return ", ".join(kinds) + ", ..." * (len(counts) > MOST_KINDS)
+
+
+def read_folder(folder: Path, files: Sequence[Path], others: str = "") -> Reading:
+    """Reads image files as RGB; their first sub-folder below `folder` is the class.
+
+    Args:
+        others: what else the folder holds, which is not read.
+    """
     parents = [(*file.relative_to(folder).parts[:-1], "")[0] for file in files]
     class_names = tuple(sorted({*parents} - {""}))
 
@@ -262,6 +306,8 @@ def read_folder(folder: Path, files: Sequence[Path]) -> Reading:
             yield pixels, class_names.index(parent) if parent else -1, next(is_validation)
         if num_skipped:
             print(f"skipped {num_skipped} of {len(files)} files", flush=True)
+        if others:
+            print(f"ignored other files of {folder}: {others}", flush=True)
         if num_skipped == len(files):
             raise InputError(f"folder {folder} holds no readable image")
 

@@ -197,7 +197,7 @@ def _classes(
     if not hardest:
         return text
     names = (
-        f"{class_names[label] if class_names else label} ({shares[label]:.0%} of "
+        f"{class_names[label] if label < len(class_names) else label} ({shares[label]:.0%} of "
         f"{np.sum(labels == label)})"
         for label in hardest
     )

@@ -1,5 +1,6 @@
 """Measurements: metrics of generated images against real ones, and times."""
 
+import argparse
 import dataclasses
 import time
 from collections.abc import Sequence
@@ -21,14 +22,25 @@ from ddim_keras.runs.configuration import RunConfig
 ESTIMATOR = "all pairs"  # of the KID; earlier results used batches of 64, with larger errors
 
 
-def load_data(options: EvaluateOptions, config: RunConfig) -> cache.Dataset:
-    """The data set that a run was trained on, read from the folders in the options."""
-    return cache.load_dataset(
+def load_data(options: EvaluateOptions | argparse.Namespace, config: RunConfig) -> cache.Dataset:
+    """The data set that a run was trained on, read from the folders in the options.
+
+    If it has another number of images by now, it is split anew, and a warning is printed.
+    """
+    dataset = cache.load_dataset(
         config.dataset,
         config.model.network.image_size,
         options.data_dir or config.data_dir,
         options.cache_dir,
     )
+    if config.num_images not in (None, len(dataset.train_images)):
+        print(
+            f"warning: {dataset.name} now has {len(dataset.train_images)} training images, and had "
+            f"{config.num_images} when the run was trained: some of its validation images may be "
+            "among those",
+            flush=True,
+        )
+    return dataset
 
 
 def load_kid(

@@ -296,7 +296,8 @@ def data_figure(options: argparse.Namespace) -> figures.Figure:
         row = random_images(images[np.flatnonzero(labels == label)], options.columns)
         missing = options.columns - len(row)
         rows.append(np.concatenate([row, np.full((missing, *row.shape[1:]), 255, row.dtype)]))
-        name = dataset.class_names[label] if dataset.class_names else f"class {label}"
+        is_named = label < len(dataset.class_names)
+        name = dataset.class_names[label] if is_named else f"class {label}"
         names.append(f"{name} ({counts[label]})")
     return figures.image_grid(
         np.concatenate(rows), dataset.describe(), options.columns, names=names

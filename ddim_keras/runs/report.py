@@ -103,7 +103,7 @@ def _results(
     measured = [row for row in history if "kid" in row]
     best = min(measured, key=lambda row: row["kid"], default=last)
     for name, row in (("first", history[0]), ("best KID", best), ("last", last)):
-        kid = f"{row['kid']:.4f} ± {row['kid_standard_error']:.4f}" if "kid" in row else "-"
+        kid = str(Distance(row["kid"], row["kid_standard_error"])) if "kid" in row else "-"
         losses = " | ".join(
             f"{row[key]:.4f}"
             for key in (first_loss, "image_loss", f"val_{first_loss}", "val_image_loss")

@@ -139,7 +139,8 @@ def embedding_rows(source: RunConfig, num_classes: int, class_names: Sequence[st
     trained = source.model.network.num_classes
     if class_names and source.class_names:
         rows = {name: row for row, name in enumerate(source.class_names)}
-        return [*(rows.get(name, trained) for name in class_names), trained]
+        named = [rows.get(name, trained) for name in class_names]
+        return [*named, *[trained] * (num_classes + 1 - len(named))]
     known = range(trained) if trained == num_classes else [trained] * num_classes
     return [*known, trained]
 

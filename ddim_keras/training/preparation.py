@@ -122,18 +122,23 @@ def prepare_kid(
 ) -> tuple[KernelInceptionDistance | None, Distance | None]:
     """The KID against the validation images, and its floor; None, None without an encoder.
 
+    There is no floor if the training images are fewer than a batch.
+
     Raises:
         InputError: if the chosen encoder cannot be loaded.
     """
     try:
         kid = KernelInceptionDistance(choose_encoder(kid_weights), dataset.validation_images)
-        floor = kid(random_images(dataset.train_images, len(dataset.validation_images)))
+        floor = None
+        if len(dataset.train_images) >= kid.batch_size:
+            floor = kid(random_images(dataset.train_images, len(dataset.validation_images)))
     except InputError as error:
         if kid_weights:
             raise
         say(f"training without KID: {error}")
         return None, None
-    say(f"{kid.protocol}: {floor} between training and validation images, the floor")
+    between = "between training and validation images, the floor"
+    say(f"{kid.protocol}: {floor or 'not measured, with so few training images,'} {between}")
     return kid, floor
 
 

@@ -283,3 +283,5 @@ def test_the_name_of_a_run_is_one_on_every_system():
     run, _ = new_run(parse_arguments(["--dataset", "mnist:3.*.*"]), "fast")
     assert run.folder.name.startswith("fast-mnist-3.")
     assert not set(run.folder.name) & set('<>:"/\\|?*')
+    run, _ = new_run(parse_arguments(["--dataset", "My (new) photos"]), "fast")
+    assert run.folder.name.startswith("fast-My--new--photos-")

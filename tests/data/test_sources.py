@@ -178,6 +178,36 @@ class TestFolder:
         with pytest.raises(InputError, match="photos holds no readable image"):
             read(folder)
 
+    def test_hidden_files_are_not_read_and_links_are_followed(self, folder):
+        for name in (".thumbnails/1.png", "rose/._1.png"):
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copy(folder / "4.png", folder / name)
+        (folder.parent / "elsewhere").mkdir()
+        shutil.copy(folder / "4.png", folder.parent / "elsewhere" / "5.png")
+        (folder / "tulip").symlink_to(folder.parent / "elsewhere")
+        (folder / "rose" / "again").symlink_to(folder)
+        class_names, samples = read(folder)
+        assert class_names == ("iris", "rose", "tulip")
+        assert sorted(label for _, label, _ in samples) == [-1, 0, 1, 1, 2]
+
+    def test_what_cannot_be_read_is_counted(self, folder, capsys):
+        for name in ("1.HEIC", "iris/2.heic", "Makefile"):
+            (folder / name).touch()
+        assert len(read(folder)[1]) == 4
+        others = "2 .heic, 1 without suffix, 1 .txt"
+        assert sorted(capsys.readouterr().out.split(": ")[1].strip().split(", ")) == sorted(
+            others.split(", ")
+        )
+        for image in ("rose/1.png", "rose/more/2.PNG", "iris/3.png", "4.png"):
+            (folder / image).unlink()
+        with pytest.raises(InputError, match=r"holds no images \(.*\), but 2 \.heic, "):
+            read(folder)
+
+    def test_a_file_that_holds_no_images_is_told_from_a_missing_one(self, tmp_path):
+        (tmp_path / "photos.zip").touch()
+        with pytest.raises(InputError, match=r"photos\.zip is neither an \.npz nor an \.npy file"):
+            read(tmp_path / "photos.zip")
+
     def test_no_images(self, tmp_path):
         (tmp_path / "notes.txt").touch()
         with pytest.raises(InputError, match=r"holds no images \(.*\.jpg"):

@@ -104,3 +104,15 @@ def test_the_command_writes_what_it_found(tmp_path, capsys, monkeypatch, encoder
         assert sentence.lower() in report.lower()
         assert sentence.lower() in printed.lower()
     assert (made.folder / "doctor.png").stat().st_size > 10_000
+
+
+def test_the_command_tells_what_the_data_lack_before_it_generates(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(doctor, "__name__", "doctor")
+    np.savez(tmp_path / "few.npz", images=draw_flowers(10, 16)[0])
+    made = make_run(tmp_path / "mine", num_classes=0)
+    changes = {"dataset": str(tmp_path / "few.npz"), "num_images": 7}
+    made.save_config(dataclasses.replace(made.read_config(), **changes))
+    made.write_history([EPOCH])
+    error = run(doctor, made.folder, "--cache-dir", tmp_path / "cache")
+    assert "few: 8 training and 2 validation images, 16x16x3; use --quick" in error
+    assert "few now has 8 training images, and had 7 when" in capsys.readouterr().out

@@ -1,5 +1,7 @@
 """What generate.py does besides a plain grid: classes, samplers, animations, editing."""
 
+import unicodedata
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -135,6 +137,11 @@ class TestClasses:
             class_index("roze", NAMES, 3)
         with pytest.raises(InputError, match=r"class 3 does not exist: .* numbers 0 to 2"):
             class_index("3", NAMES, 3)
+
+    def test_an_umlaut_may_be_one_character_or_two(self):
+        folder, typed = (unicodedata.normalize(form, "Gänseblume") for form in ("NFD", "NFC"))
+        assert folder != typed
+        assert class_index(typed, ("rose", folder), 2) == 1
 
     def test_a_model_without_labels_has_no_classes(self, unlabelled):
         for arguments in (("--class", "rose"), ("--guidance", "2")):

@@ -144,6 +144,15 @@ def test_a_data_set_is_shown_by_class(tmp_path, capsys):
     assert Image.open(output).height > 2 * 2 * 17
 
 
+def test_classes_without_a_name_are_shown_by_number(tmp_path):
+    images, labels = draw_flowers(20, 16)
+    np.savez(tmp_path / "a.npz", images=images, labels=labels % 2, class_names=["even"])
+    output = tmp_path / "data.png"
+    where = ["--cache-dir", str(tmp_path), "--image-size", "16", "--output", str(output)]
+    main(["data", "--dataset", str(tmp_path / "a.npz"), *where])
+    assert output.exists()
+
+
 def test_names_stand_beside_their_rows(tmp_path):
     images, _ = draw_flowers(6, 16)
     figure = figures.image_grid(images, "title", columns=2, names=["one", "a longer name", "three"])

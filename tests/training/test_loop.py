@@ -1,4 +1,5 @@
 import dataclasses
+import math
 import operator
 import sys
 from types import SimpleNamespace
@@ -218,11 +219,12 @@ def test_kid_grids_guides_and_report(run, dataset):
         assert expected in report
 
     # Resumed without KID, the floor is not known; and KID need not fall.
-    history[0]["kid"] = 0.0
+    history[0] |= {"kid": 0.0, "kid_standard_error": math.nan}
     write_report(run, config, dataset, model, history, protocol, None)
     report = (run.folder / "report.md").read_text()
     assert "the floor: not measured" in report
     assert "KID did not fall below the 0.000 of its first epoch" in report
+    assert "| 0.0000 (one batch) |" in report
 
 
 def test_kid_and_grids_of_some_epochs_and_always_of_the_last(run, dataset):

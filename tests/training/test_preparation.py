@@ -105,6 +105,15 @@ def test_kid_compares_with_the_validation_images(encoder, monkeypatch):
     assert floor.value == pytest.approx(kid(random_images(images[20:], 20)).value)
 
 
+def test_without_enough_training_images_the_kid_has_no_floor(encoder, monkeypatch, capsys):
+    monkeypatch.setattr(preparation, "choose_encoder", lambda weights: encoder)
+    images, labels = draw_flowers(70, 16)
+    dataset = Dataset("drawn", images[60:], labels[60:], images[:60], labels[:60], ())
+    kid, floor = prepare_kid("compact", dataset)
+    assert (len(kid.real_features), floor) == (60, None)
+    assert "not measured" in capsys.readouterr().out
+
+
 def test_a_protocol_in_words():
     assert str(KIDProtocol("KID, X", 64)) == "KID, X, 5 steps of ddim, 64 images"
     assert str(KIDProtocol("KID, X", None, "ipndm", 3, 1.0, True)) == (

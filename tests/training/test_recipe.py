@@ -348,6 +348,7 @@ def embeddings_of(model):
     [
         (("sunflower", "sweet pea", "rose"), ("rose", "tulip"), [2, 3, 3]),
         (("sunflower", "sweet pea", "rose"), ("a", "b", "c", "d"), [3, 3, 3, 3, 3]),
+        (("sunflower", "sweet pea", "rose"), ("rose",), [2, 3, 3]),  # the second has no name
         ((), ("a", "b"), None),  # of a model without classes
     ],
 )
@@ -357,7 +358,8 @@ def test_a_start_from_other_classes_keeps_all_but_their_embeddings(
 ):
     source = make_run(tmp_path / "source", num_classes=len(trained_names), block=block)
     config = source.read_config().model
-    network = dataclasses.replace(config.network, num_classes=len(names))
+    num_classes = len(rows) - 1 if rows else len(names)
+    network = dataclasses.replace(config.network, num_classes=num_classes)
     model = build_model(dataclasses.replace(config, network=network), TrainingConfig(), 1)
     take_weights(model, source, names)
     trained = load_model(source.last_weights)
