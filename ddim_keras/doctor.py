@@ -28,7 +28,6 @@ from ddim_keras.cli.options import (
     at_least,
 )
 from ddim_keras.cli.startup import choose_backend, import_keras, run_command
-from ddim_keras.config import InputError
 from ddim_keras.runs.configuration import RunConfig
 from ddim_keras.runs.folder import (
     FEW_IMAGES,
@@ -40,7 +39,6 @@ from ddim_keras.runs.folder import (
 )
 from ddim_keras.runs.losses import loss_of_no_prediction
 
-FEWEST_IMAGES = 4  # of each part, to have the neighbours of precision and recall
 MUCH_INITIAL = 0.05  # share of initial weights in the average above which it is spoilt
 
 
@@ -219,18 +217,13 @@ def examine_images(
 
     from ddim_keras.atomic import written_whole
     from ddim_keras.evaluation.examination import examine, findings
-    from ddim_keras.evaluation.measurement import load_data
+    from ddim_keras.evaluation.measurement import load_data, require_enough
     from ddim_keras.metrics.encoders import choose_encoder
     from ddim_keras.plots import figures
     from ddim_keras.progress import sampling_progress
 
     dataset = load_data(arguments, config)
-    fewest = min(len(dataset.train_images), len(dataset.validation_images))
-    if fewest < FEWEST_IMAGES:
-        raise InputError(
-            f"images are compared with {FEWEST_IMAGES} training and validation images at least, "
-            f"but {dataset.describe()}; use --quick"
-        )
+    require_enough(dataset)
     encoder = choose_encoder(arguments.kid_weights)
     keras.config.set_dtype_policy(arguments.precision)
     model = load_model(Path(run.weights_to_show()))

@@ -111,8 +111,9 @@ def read_tfds(name: str, data_dir: str | Path | None) -> Reading:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise Unobtainable(
-            f"{name} requires TensorFlow Datasets, which is not installed: pip install tensorflow "
-            "tensorflow-datasets, or give an .npz file of images"
+            f"{name}, which is no folder here, requires TensorFlow Datasets, which is not "
+            "installed: pip install tensorflow tensorflow-datasets, or give a folder or an .npz "
+            "file of images"
         ) from error
     leave_gpu_to_backend(tf)
 

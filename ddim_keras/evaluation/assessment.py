@@ -13,7 +13,7 @@ from ddim_keras.atomic import written_whole
 from ddim_keras.cli.evaluate import EvaluateOptions
 from ddim_keras.config import InputError
 from ddim_keras.data.cache import Dataset
-from ddim_keras.evaluation.measurement import load_data
+from ddim_keras.evaluation.measurement import load_data, require_enough
 from ddim_keras.evaluation.settings import chosen_settings, generate
 from ddim_keras.metrics.classes import nearest_classes
 from ddim_keras.metrics.comparison import confidence_interval
@@ -65,6 +65,7 @@ def assess(
             "one sampler"
         )
     dataset = load_data(options, config)
+    require_enough(dataset)
     encoder = choose_encoder(options.kid_weights)
     labels = labels_like(dataset, options.num_images, model.num_classes)
     progress = sampling_progress(-(-options.num_images // options.batch_size), setting.steps)

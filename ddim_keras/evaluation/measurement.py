@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ddim_keras.cli.evaluate import EvaluateOptions
+from ddim_keras.config import InputError
 from ddim_keras.data import cache
 from ddim_keras.data.batches import random_images
 from ddim_keras.evaluation.settings import Setting, generate
@@ -19,6 +20,7 @@ from ddim_keras.model import DiffusionModel
 from ddim_keras.progress import sampling_progress
 from ddim_keras.runs.configuration import RunConfig
 
+FEWEST_IMAGES = 4  # of each part, to have the neighbours of precision and recall
 ESTIMATOR = "all pairs"  # of the KID; earlier results used batches of 64, with larger errors
 
 
@@ -41,6 +43,16 @@ def load_data(options: EvaluateOptions | argparse.Namespace, config: RunConfig) 
             flush=True,
         )
     return dataset
+
+
+def require_enough(dataset: cache.Dataset) -> None:
+    """Raises InputError if there are too few images to compare generated ones with."""
+    parts = len(dataset.train_images), len(dataset.validation_images)
+    if min(parts) < FEWEST_IMAGES:
+        raise InputError(
+            f"{dataset.name} has {parts[0]} training and {parts[1]} validation images; to compare "
+            f"generated images with them, at least {FEWEST_IMAGES} of each are needed"
+        )
 
 
 def load_kid(

@@ -114,5 +114,5 @@ def test_the_command_tells_what_the_data_lack_before_it_generates(tmp_path, caps
     made.save_config(dataclasses.replace(made.read_config(), **changes))
     made.write_history([EPOCH])
     error = run(doctor, made.folder, "--cache-dir", tmp_path / "cache")
-    assert "few: 8 training and 2 validation images, 16x16x3; use --quick" in error
+    assert "few has 8 training and 2 validation images; to compare" in error
     assert "few now has 8 training images, and had 7 when" in capsys.readouterr().out
