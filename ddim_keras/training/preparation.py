@@ -62,7 +62,7 @@ def complete_config(
     before = (config.num_images or num_images, network.channels)
     if is_resumed and before != (num_images, channels):
         raise InputError(
-            f"the run was trained on {config.num_images} images of {network.channels} channels, "
+            f"the run was trained on {before[0]} images of {network.channels} channels, "
             f"but {dataset.name} now has {num_images} of {channels}; start a new run"
         )
     if is_resumed and network.num_classes and config.class_names != dataset.class_names:

@@ -93,6 +93,8 @@ def test_a_resumed_run_needs_the_images_and_classes_that_it_had():
         with pytest.raises(InputError, match=message):
             complete_config(whole, other, is_resumed=True)
     grey = dataclasses.replace(dataset, train_images=images[:30, ..., :1])
+    with pytest.raises(InputError, match="30 images of 3 channels, but drawn now has 30 of 1"):
+        complete_config(config(0), grey, is_resumed=True)  # a new student, of a teacher of colours
     assert complete_config(config(0), grey, is_resumed=False).model.network.channels == 1
 
 
