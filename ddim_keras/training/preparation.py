@@ -129,7 +129,7 @@ def prepare_kid(
     """
     try:
         kid = KernelInceptionDistance(choose_encoder(kid_weights), dataset.validation_images)
-        floor = None
+        floor: Distance | None = None
         if len(dataset.train_images) >= kid.batch_size:
             floor = kid(random_images(dataset.train_images, len(dataset.validation_images)))
     except InputError as error:
