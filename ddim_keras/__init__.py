@@ -34,6 +34,10 @@ _MODULES = {
 __all__ = list(_MODULES)
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str):  # no type: importing `typing` takes longer than all the rest
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -33,6 +33,19 @@ def require_images(images: Any, channels: int, image_size: int | None = None) ->
         )
 
 
+def require_batch(images: Any) -> None:
+    """Raises InputError unless this is a tensor of several images, as data sets have to yield."""
+    shape = getattr(images, "shape", None)
+    if shape is None:
+        found = type(images).__name__
+        raise InputError(f"data must consist of images, or of (images, labels), not of a {found}")
+    if len(shape) != 4:
+        raise InputError(
+            f"images must come in batches of shape (B, H, W, C), not {tuple(shape)}; a data set of "
+            "single images needs .batch(64)"
+        )
+
+
 def require_pixels(pixels: np.ndarray) -> None:
     """Raises InputError unless an array of images is uint8, or float in [0, 1]."""
     if pixels.dtype == np.uint8:
@@ -52,6 +65,8 @@ def checked_labels(labels: Any, num_images: int, num_classes: int) -> np.ndarray
     is_whole = labels.dtype.kind in "iu"
     if not is_whole or not -1 <= labels.min() <= labels.max() < num_classes:
         found = f"from {labels.min()} to {labels.max()}" if is_whole else f"of type {labels.dtype}"
+        if not num_classes:
+            found += "; the model has no classes"
         raise InputError(f"labels must be whole numbers from -1 to {num_classes - 1}, not {found}")
     return labels
 

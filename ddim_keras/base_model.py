@@ -5,6 +5,7 @@ The diffusion itself is in `model.py`.
 
 import contextlib
 import functools
+import numbers
 import random
 from collections.abc import Callable, Iterator
 from typing import Any, Self
@@ -39,7 +40,13 @@ class BaseModel(keras.Model):
     """
 
     def __init__(self, config: ModelConfig, only_average: bool, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        if not isinstance(config, ModelConfig):
+            found = type(config).__name__
+            raise InputError(
+                f"a model is built from a ModelConfig, such as PRESETS['fast'].model, not a {found}"
+            )
+        # Images and times stay in float32 under every dtype policy.
+        super().__init__(autocast=False, **kwargs)
         self.config = config
         self.only_average = only_average
         self.seed_generator = keras.random.SeedGenerator(config.seed)
@@ -99,6 +106,8 @@ class BaseModel(keras.Model):
             sampler = as_sampler(reverse_process)
         if seed is None:
             seed = int(np.random.default_rng().integers(2**62))
+        if not isinstance(seed, numbers.Integral) or seed < 0:
+            raise InputError(f"seed must be a whole number of at least 0, not {seed!r}")
         generator = np.random.default_rng(seed)
         if labels is None:
             labels = self.draw_labels(num_images, generator.spawn(1)[0])
@@ -206,7 +215,10 @@ class BaseModel(keras.Model):
         shape = tuple(images.shape[-3:])
         if None not in shape and shape != expected:
             raise InputError(f"images must be of shape {expected}, not {shape}")
-        scale = 255.0 if keras.backend.standardize_dtype(images.dtype) == "uint8" else 1.0
+        dtype = keras.backend.standardize_dtype(images.dtype)
+        if dtype != "uint8" and "float" not in dtype:
+            raise InputError(f"images must be uint8, or float in [0, 1], not {dtype}")
+        scale = 255.0 if dtype == "uint8" else 1.0
         images = ops.cast(images, "float32") / scale
         return (images - self.pixel_means) / ops.sqrt(self.pixel_variances)
 
@@ -237,16 +249,36 @@ class BaseModel(keras.Model):
     ) -> Any:
         """Like `keras.Model.fit`, with images as for `adapt`, and their labels.
 
+        Weights of images or classes are not supported. Callbacks can monitor the metrics, such as
+        `EarlyStopping("val_noise_loss", mode="min")`; there is no `val_loss`.
+
         Raises:
-            InputError: before `adapt`, or for arrays that do not fit the model.
+            InputError: before `adapt`, for arrays that do not fit the model, or for a model of
+                `load_model`, which has only averaged weights.
         """
+        if self.only_average:
+            raise InputError(
+                "a model that was loaded to generate has only its averaged weights, and cannot be "
+                "trained; continue its run with train.py --resume, or start from it with "
+                "--start-from"
+            )
+        _refuse(kwargs, "sample_weight", "class_weight")
         self.check_data(x, y, batch_size)
+        if (validation := kwargs.get("validation_data")) is not None:
+            # Keras would look at them only after the first epoch.
+            images, labels, weights = keras.utils.unpack_x_y_sample_weight(validation)
+            try:
+                _refuse({"sample_weight": weights}, "sample_weight")
+                self.check_data(images, labels, kwargs.get("validation_batch_size"))
+            except InputError as error:
+                raise InputError(f"validation_data: {error}") from None
         return super().fit(x, y, batch_size, **kwargs)
 
     def evaluate(
         self, x: Any = None, y: Any = None, batch_size: int | None = None, **kwargs: Any
     ) -> Any:
         """Like `keras.Model.evaluate`, with the checks of `fit`."""
+        _refuse(kwargs, "sample_weight")
         self.check_data(x, y, batch_size)
         return super().evaluate(x, y, batch_size, **kwargs)
 
@@ -260,6 +292,11 @@ class BaseModel(keras.Model):
             raise InputError("there are no images: call model.fit(train_images)")
         if batch_size is not None:
             require_counts(batch_size=batch_size)
+        if ops.is_tensor(images):
+            images = ops.convert_to_numpy(images)
+        if isinstance(images, list | tuple | dict):
+            found = type(images).__name__
+            raise InputError(f"images must be one array, or a data set, not a {found}")
         if isinstance(images, np.ndarray):
             network = self.config.network
             require_images(images, network.channels, network.image_size)
@@ -271,7 +308,14 @@ class BaseModel(keras.Model):
 
     def call(self, inputs: tuple[Any, ...], training: bool = False) -> tuple[Tensor, Tensor]:
         """`(noisy_images, diffusion_times[, labels])` -> `(pred_noises, pred_images)`."""
+        if not isinstance(inputs, tuple | list) or len(inputs) not in (2, 3):
+            raise InputError(
+                "the model is called with (noisy_images, diffusion_times[, labels]); images are "
+                "made by model.generate"
+            )
         noisy_images, diffusion_times, *labels = inputs
+        noisy_images = ops.cast(noisy_images, "float32")
+        diffusion_times = ops.cast(diffusion_times, "float32")
         noise_rates, signal_rates = self.diffusion_schedule(diffusion_times)
         return self.denoise(noisy_images, noise_rates, signal_rates, training, *labels)
 
@@ -289,7 +333,12 @@ class BaseModel(keras.Model):
             loss_on: quantity the loss is computed on: "prediction", the network's output, or the
                 "noise", "velocity" or "image" that follows from it. This weights the noise levels:
                 the noise has signal_rate times the velocity's error, the image noise_rate times.
+
+        Raises:
+            InputError: for metrics and loss weights, which would have no effect; the metrics are
+                the noise loss and the image loss.
         """
+        _refuse(kwargs, "metrics", "weighted_metrics", "loss_weights")
         super().compile(optimizer=optimizer, **kwargs)
         if loss_on not in COMPARED:
             raise ValueError(f"loss_on must be prediction, noise, velocity or image, not {loss_on}")
@@ -350,6 +399,13 @@ class BaseModel(keras.Model):
         for variable, value in zip(self.metrics_variables, metric_values, strict=True):
             variable.assign(value)
         super().load_own_variables(variables)
+
+
+def _refuse(options: dict[str, Any], *names: str) -> None:
+    """Raises InputError if an option of Keras is given that would have no effect."""
+    for name in names:
+        if options.get(name) is not None:
+            raise InputError(f"a diffusion model does not support {name}; omit it")
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ import numpy as np
 from keras import ops
 
 from ddim_keras import backends
+from ddim_keras.arguments import require_batch
 from ddim_keras.config import BOUND_LOSSES, InputError, ModelConfig
 from ddim_keras.ddpm import (
     BOUND_WEIGHT,
@@ -157,6 +158,7 @@ class LearnedVarianceModel(DiffusionModel):
         self, images: Any, training: bool, labels: Any = None
     ) -> tuple[Any, dict[str, Any]]:
         """Like `DiffusionModel.compute_losses`; also reports the bound without L_T, in bits."""
+        require_batch(images)
         images = self.normalize(images)
         by_importance = training and self.bound_loss == "bound"
         steps, weights = self.draw_steps(ops.shape(images)[0], by_importance)

@@ -14,9 +14,9 @@ import keras
 from keras import ops
 
 from ddim_keras import backends
-from ddim_keras.arguments import require_counts
+from ddim_keras.arguments import require_batch, require_counts
 from ddim_keras.base_model import BaseModel, initial_weights_of
-from ddim_keras.config import ModelConfig
+from ddim_keras.config import InputError, ModelConfig
 from ddim_keras.network import residual_unet
 from ddim_keras.schedules import schedule_of
 from ddim_keras.types import Callback, Denoise, Tensor
@@ -44,6 +44,11 @@ class DiffusionModel(BaseModel):
         self, config: ModelConfig | None = None, only_average: bool = False, **kwargs: Any
     ) -> None:
         super().__init__(config or ModelConfig(), only_average, **kwargs)
+        if self.config.variance == "learned" and self.outputs_per_channel == 1:
+            raise InputError(
+                "learned variances need a LearnedVarianceModel; likelihood.new_model(config) makes "
+                "the model of any configuration"
+            )
         self.schedule = schedule_of(self.config)
         # For each number of steps, once searched; see `step_search`.
         self.searched_steps: Mapping[int, Sequence[float]] = {}
@@ -63,7 +68,11 @@ class DiffusionModel(BaseModel):
     # The assignment: schedule, denoising, reverse diffusion.
 
     def diffusion_schedule(self, diffusion_times: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps diffusion times in [0, 1] to `noise_rates, signal_rates` of the same shape."""
+        """Maps diffusion times in [0, 1] to `noise_rates, signal_rates` of the same shape.
+
+        A subclass with another schedule replaces `self.schedule`, from which samplers take their
+        steps.
+        """
         return self.schedule(diffusion_times)
 
     def denoise(
@@ -189,6 +198,7 @@ class DiffusionModel(BaseModel):
         Returns:
             The scalar to minimise, and the scalars to report: `noise_loss`, `image_loss`.
         """
+        require_batch(images)
         images = self.normalize(images)
         noises, diffusion_times = self.draw_noises_and_times(images)
         noise_rates, signal_rates = self.diffusion_schedule(diffusion_times)

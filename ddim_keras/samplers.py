@@ -341,7 +341,7 @@ class Sampler:
     variance: str = "small"
 
     def __post_init__(self) -> None:
-        if isinstance(self.method, str) and self.method not in SAMPLERS:
+        if self.method not in SAMPLERS and not callable(self.method):
             raise InputError(f"sampler must be one of {', '.join(SAMPLERS)}, not {self.method!r}")
         if isinstance(self.spacing, str) and self.spacing not in (*SPACINGS, "searched"):
             raise InputError(

@@ -7,12 +7,17 @@ import keras
 import numpy as np
 import pytest
 
+import ddim_keras
 from ddim_keras import backends
 from ddim_keras.config import InputError, ModelConfig, NetworkConfig
 from ddim_keras.data.cache import load_dataset
 from ddim_keras.data.drawn_flowers import draw_flowers
+from ddim_keras.metrics.kid import KernelInceptionDistance
 from ddim_keras.model import DiffusionModel
-from ddim_keras.runs.folder import load_model
+from ddim_keras.presets import PRESETS
+from ddim_keras.runs.folder import Run, load_model
+from ddim_keras.samplers import Sampler
+from ddim_keras.training.loop import train
 
 SIZE = 8
 CONFIG = ModelConfig(
@@ -84,6 +89,68 @@ def test_images_of_another_size():
         adapted_model().normalize(keras.ops.zeros((1, 4, 4, 3)))  # of a data set, for example
 
 
+@pytest.mark.parametrize("data", [(IMAGES, LABELS), [IMAGES], {"image": IMAGES}])
+def test_data_that_are_no_array(data):
+    with pytest.raises(InputError, match="images must be one array, or a data set"):
+        adapted_model().fit(data)
+
+
+def test_batches_of_data_sets():
+    model = adapted_model()
+    with pytest.raises(InputError, match=r"batches of shape \(B, H, W, C\), not \(8, 8, 3\)"):
+        model.compute_losses(keras.ops.convert_to_tensor(IMAGES[0]), training=True)
+    with pytest.raises(InputError, match=r"images, labels.*not of a dict"):
+        model.compute_losses({"image": IMAGES}, training=True)
+    with pytest.raises(InputError, match="uint8, or float"):
+        model.normalize(keras.ops.convert_to_tensor(IMAGES.astype("int32")))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (FLOATS * 255, "float in"),
+        ((IMAGES, LABELS + 1), "labels"),
+        ((IMAGES, LABELS, np.ones(6)), "sample_weight"),
+    ],
+)
+def test_validation_data_are_checked_before_the_first_epoch(data, message):
+    with pytest.raises(InputError, match=f"validation_data: .*{message}"):
+        adapted_model().fit(IMAGES, LABELS, validation_data=data)
+
+
+def test_options_of_keras_that_would_have_no_effect():
+    model = adapted_model()
+    for options in ({"sample_weight": np.ones(6)}, {"class_weight": {0: 2.0, 1: 1.0, 2: 1.0}}):
+        with pytest.raises(InputError, match=f"does not support {next(iter(options))}"):
+            model.fit(IMAGES, LABELS, **options)
+    with pytest.raises(InputError, match="does not support sample_weight"):
+        model.evaluate(IMAGES, LABELS, sample_weight=np.ones(6))
+    for name in ("metrics", "weighted_metrics", "loss_weights"):
+        with pytest.raises(InputError, match=f"does not support {name}"):
+            DiffusionModel(CONFIG).compile(**{name: ["mae"]})
+
+
+def test_a_model_that_only_generates_is_not_trained():
+    model = DiffusionModel(CONFIG, only_average=True)
+    model.adapt(IMAGES)
+    model.compile()
+    with pytest.raises(InputError, match="only its averaged weights, and cannot be trained"):
+        model.fit(IMAGES)
+
+
+def test_the_model_is_not_called_with_images_alone():
+    with pytest.raises(ValueError, match=r"called with \(noisy_images, diffusion_times"):
+        adapted_model()(keras.ops.convert_to_tensor(FLOATS))
+
+
+def test_configurations_of_other_models():
+    with pytest.raises(InputError, match=r"built from a ModelConfig, .* not a Preset"):
+        DiffusionModel(PRESETS["fast"])
+    learned = dataclasses.replace(CONFIG, variance="learned", discrete_steps=10)
+    with pytest.raises(InputError, match="need a LearnedVarianceModel"):
+        DiffusionModel(learned)
+
+
 WRONG_LABELS = {
     "too large": LABELS + 1,
     "huge": np.full(6, 10**9),
@@ -130,6 +197,17 @@ def test_more_counts():
         dataclasses.replace(CONFIG.network, image_size=0)
 
 
+@pytest.mark.parametrize("seed", [-1, 0.5, "1"])
+def test_seeds(seed):
+    with pytest.raises(InputError, match="seed must be a whole number of at least 0"):
+        adapted_model().generate(1, 1, seed=seed)
+
+
+def test_a_sampler_is_a_name_or_a_function():
+    with pytest.raises(InputError, match=r"sampler must be one of ddim, .*, not 5"):
+        Sampler(5)
+
+
 @pytest.mark.parametrize("guidance", [np.nan, np.inf, 1e30, -1e30, "1"])
 def test_guidance(guidance):
     with pytest.raises(InputError, match="strength of guidance must be a number from -1000"):
@@ -154,6 +232,44 @@ def test_initial_noise(noise):
 def test_models_that_are_not_there(name):
     with pytest.raises(InputError, match=r"there is no|by the name of a run"):
         load_model(name)
+
+
+def test_models_that_keras_saved(tmp_path):
+    for name, message in (("model.keras", r"keras\.saving\.load_model"), ("model.onnx", "neither")):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(InputError, match=message):
+            load_model(tmp_path / name)
+
+
+def test_a_training_needs_the_configuration_of_its_run(tmp_path):
+    with pytest.raises(InputError, match="holds no config"):
+        train(Run(str(tmp_path)), None, None)
+
+
+WRONG_IMAGES_OF_THE_KID = {
+    "0 to 255": (FLOATS * 255, r"float in \[0, 1\]"),
+    "-1 to 1": (FLOATS * 2 - 1, r"float in \[0, 1\]"),
+    "whole numbers": (IMAGES.astype("int64"), r"float in \[0, 1\]"),
+    "one image": (IMAGES[0], "of shape"),
+    "four channels": (IMAGES[..., [0, 1, 2, 2]], "of shape"),
+}
+
+
+@pytest.mark.parametrize(
+    ("images", "message"), WRONG_IMAGES_OF_THE_KID.values(), ids=WRONG_IMAGES_OF_THE_KID
+)
+def test_images_of_the_kid(encoder, images, message):
+    with pytest.raises(InputError, match=message):
+        KernelInceptionDistance(encoder, images)
+
+
+def test_batches_of_the_kid(encoder):
+    with pytest.raises(InputError, match="batches of at least 2 images, not 1"):
+        KernelInceptionDistance(encoder, IMAGES, batch_size=1)
+
+
+def test_public_names_can_be_listed():
+    assert {*ddim_keras.__all__} <= {*dir(ddim_keras)}
 
 
 def test_a_data_set_without_a_name():

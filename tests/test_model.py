@@ -232,6 +232,20 @@ def test_the_model_can_be_called():
     np.testing.assert_allclose(numpy(noises), numpy(expected), atol=1e-5)
 
 
+def test_the_model_can_be_called_in_mixed_precision():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = randomised(CONFIGS["velocity"])
+        noisy_images = ops.convert_to_tensor(normal(2, SIZE, SIZE, 3))
+        times = ops.full((2, 1, 1, 1), 0.3)
+        expected = model.denoise(noisy_images, *model.diffusion_schedule(times), training=False)
+        results = model((noisy_images, times))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    for result, value in zip(results, expected, strict=True):
+        np.testing.assert_allclose(numpy(result), numpy(value), atol=1e-5)
+
+
 def test_training_alone_learns_the_statistics_of_batches():
     model = randomised(CONFIGS["noise"])
     model.compile(loss="mse")

@@ -15,6 +15,7 @@ import numpy as np
 from keras import layers
 from PIL import Image
 
+from ddim_keras.arguments import require_images
 from ddim_keras.config import InputError
 from ddim_keras.runs import hdf5
 
@@ -44,10 +45,20 @@ class Encoder:
         return f"{self.name}, {self.network.output_shape[-1]}"
 
     def features(self, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
-        """Encodes images, uint8 or float in [0, 1], of 1 or 3 channels: (N, H, W, C) -> (N, D)."""
+        """Encodes images, uint8 or float in [0, 1], of 1 or 3 channels: (N, H, W, C) -> (N, D).
+
+        Raises:
+            InputError: if there are no images, or they have another range or shape.
+        """
+        require_images(images, channels=1 if np.shape(images)[-1:] == (1,) else 3)
         features = []
         for start in range(0, len(images), batch_size):
             batch = np.asarray(images[start : start + batch_size])
+            # NaN passes: a training that diverges is stopped by its loss.
+            if batch.dtype != np.uint8 and (
+                batch.dtype.kind != "f" or batch.min() < 0 or batch.max() > 1
+            ):
+                raise InputError("images must be uint8, or float in [0, 1]")
             pixels = batch.astype("float32") / (255 if batch.dtype == np.uint8 else 1)
             pixels = np.broadcast_to(pixels, (*pixels.shape[:-1], 3))  # grey to RGB
             pixels = 2.0 * resize_bilinear(pixels, self.image_size) - 1.0

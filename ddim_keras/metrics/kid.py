@@ -152,6 +152,8 @@ class KernelInceptionDistance:
     ) -> None:
         if len(real_images) < 2:
             raise InputError(f"KID needs at least 2 real images, not {len(real_images)}")
+        if batch_size < 2:
+            raise InputError(f"KID needs batches of at least 2 images, not {batch_size}")
         self.encoder = encoder
         self.batch_size = min(batch_size, len(real_images))
         self.real_features = encoder.features(real_images)

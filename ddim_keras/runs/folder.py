@@ -50,6 +50,9 @@ class Run:
 
     folder: Path
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder))
+
     @property
     def config_file(self) -> Path:
         return self.folder / "config.json"
@@ -275,6 +278,9 @@ def find_weights(name: str | Path | None) -> Path:
         if not path.is_file():
             raise InputError(f"there is no weights file {path}")
         return path
+    if path.suffix and path.is_file():
+        hint = "; it is loaded with keras.saving.load_model" * (path.suffix == ".keras")
+        raise InputError(f"{path} is neither a run folder nor a .weights.h5 file{hint}")
     return find_run(name).weights_to_show()
 
 

@@ -199,7 +199,7 @@ def train(
     resume.
 
     Args:
-        run: a run whose folder already has a config.json.
+        run: a run whose folder already has a config.json, written by `run.save_config(config)`.
         dataset: images of the configured size; for a student, its teacher's trajectories.
         protocol: protocol of the KID, if a callback measures it.
         callbacks: callbacks that run before an epoch is recorded.
@@ -209,8 +209,11 @@ def train(
 
     Raises:
         Interrupted: after Ctrl-C; the state of the last complete step has been saved.
-        InputError: if the loss diverges; the last checkpoint is kept.
+        InputError: if the folder has no config.json, or the loss diverges; the last checkpoint is
+            kept.
     """
+    if process_id() == 0:
+        run.read_config()
     recipe = config.training
     steps = steps_per_epoch(len(dataset.train_images), recipe.batch_size, recipe.repetitions)
     total_steps = steps * config.epochs
