@@ -56,14 +56,14 @@ class PowerAverages(keras.callbacks.Callback):
     """Averages the weights over shares of the training; see the module docstring.
 
     Runs before the last weights of an epoch are saved, so that a checkpoint has averages of its
-    step. When the training ends, each average becomes a run folder `averages/<width>`.
+    step. When the training ends, `finish` makes each average a run folder `averages/<width>`.
 
     Args:
         run: the run; the averages of a training in progress are in `averages/step_<N>.npz`.
         widths: standard deviation of the averaged steps, as shares of the training.
         first_step: number of steps already trained.
         total_steps: total steps of the training.
-        feed: gives the steps per call, as in `TimeEstimate`.
+        feed: gives the steps per call, as in `TimeEstimate`, and per epoch.
 
     Raises:
         InputError: if the averages of the first step are missing from the folder.
@@ -76,6 +76,7 @@ class PowerAverages(keras.callbacks.Callback):
         self.run = run
         self.widths = widths
         self.exponents = np.array([[exponent_of(width)] for width in widths])
+        self.first_step = first_step
         self.step = self.updated = self.saved = first_step
         self.total_steps = total_steps
         self.feed = feed
@@ -84,8 +85,10 @@ class PowerAverages(keras.callbacks.Callback):
             self.load()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        before = self.step
-        self.step += self.feed.steps_per_call
+        before, of_epoch = self.step, self.feed.steps_per_epoch
+        # The last call of an epoch may make fewer steps.
+        end_of_epoch = (before // of_epoch + 1) * of_epoch
+        self.step = min(before + self.feed.steps_per_call, end_of_epoch)
         if self.step // UPDATE_EVERY > before // UPDATE_EVERY:
             # From 0 at the first update: the average starts as the weights.
             kept = (self.updated / self.step) ** (self.exponents + 1.0)
@@ -97,10 +100,17 @@ class PowerAverages(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self.save()
 
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        if self.step >= self.total_steps and self.updated:
-            for width, average in zip(self.widths, self.averages, strict=True):
-                self.export(self.folder / f"{width:g}", average)
+    def finish(self, model: Any) -> None:
+        """Makes each average a run folder, if the training is over.
+
+        If it was over before, they are there, unless that process ended before it wrote them.
+        """
+        if self.step < self.total_steps or not self.updated:
+            return
+        for width, average in zip(self.widths, self.averages, strict=True):
+            folder = self.folder / f"{width:g}"
+            if self.step > self.first_step or not Run(folder).best_weights.exists():
+                self.export(model, folder, average)
 
     @property
     def folder(self) -> Path:
@@ -134,9 +144,9 @@ class PowerAverages(keras.callbacks.Callback):
             self.averages = np.array(arrays["averages"], "float32")
             self.updated = int(arrays["updated"])
 
-    def export(self, folder: Path, average: np.ndarray) -> None:
+    def export(self, model: Any, folder: Path, average: np.ndarray) -> None:
         """Writes a run folder with these averaged weights."""
-        network = self.model.ema_network
+        network = model.ema_network
         own = network.get_weights()
         ends = np.cumsum([weight.size for weight in own])[:-1]
         with tempfile.TemporaryDirectory(dir=self.folder, prefix="part-") as part:
@@ -148,7 +158,7 @@ class PowerAverages(keras.callbacks.Callback):
                 ]
             )
             try:
-                save_weights(self.model, file)
+                save_weights(model, file)
             finally:
                 network.set_weights(own)
             export(self.run, folder, file)

@@ -247,9 +247,12 @@ def train(
     except Interrupted:
         if averages:
             averages.save()
+            averages.finish(model)  # if it was after the last step
         if process_id() == 0:
             run.save_last(model)
         raise
+    if averages:
+        averages.finish(model)
     return model
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import shutil
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -14,7 +15,7 @@ from ddim_keras.data.drawn_flowers import draw_flowers
 from ddim_keras.runs.configuration import RunConfig
 from ddim_keras.runs.folder import Run, load_model
 from ddim_keras.training import averages
-from ddim_keras.training.averages import exponent_of
+from ddim_keras.training.averages import PowerAverages, exponent_of
 from ddim_keras.training.callbacks import Interrupted
 from tests.helpers import InterruptAt
 
@@ -100,12 +101,37 @@ def test_weights_count_by_the_power_of_their_step(whole):
     np.testing.assert_array_equal(*map(flat_weights, (model.ema_network, own.ema_network)))
 
 
+def test_a_call_of_fewer_steps_counts_only_those(tmp_path):
+    """As the last of an epoch, when a GPU makes many steps per call."""
+    feed = SimpleNamespace(steps_per_call=3, steps_per_epoch=5)
+    kept = PowerAverages(Run(tmp_path), (0.1,), 0, 10, feed)
+    kept.set_model(SimpleNamespace(network=SimpleNamespace(weights=[np.ones(2)])))
+    for epoch in range(2):
+        for call in range(2):
+            kept.on_train_batch_end(call)
+        kept.on_epoch_end(epoch)
+    files = {path.name for path in kept.folder.iterdir()}
+    assert files == {"step_5.npz", "step_10.npz"}  # the steps of the checkpoints
+
+
+def test_a_training_that_was_killed_at_its_end_makes_up_for_averages(dataset, whole, tmp_path):
+    run = Run(shutil.copytree(whole[0].folder, tmp_path / "run"))
+    missing, there = (Run(run.folder / "averages" / name) for name in ("0.1", "0.25"))
+    expected = flat_weights(load_model(missing.folder).ema_network)
+    shutil.rmtree(missing.folder)
+    there.save_sampling_steps({1: [0.5, 1.0]})  # searched since
+    train(run, CONFIG, dataset)
+    np.testing.assert_array_equal(flat_weights(load_model(missing.folder).ema_network), expected)
+    assert there.read_sampling_steps() == {1: [0.5, 1.0]}
+
+
 @pytest.mark.slow
 def test_an_interrupted_training_has_the_same_averages(dataset, whole, tmp_path):
     run, stopped = whole[0], new_run(tmp_path / "stopped")
-    for step in (7, 4):  # within the second epoch, and within the third
+    for step in (7, 4, 4):  # within the second epoch, within the third, and at its end
         with pytest.raises(Interrupted):
             train(stopped, CONFIG, dataset, callbacks=[InterruptAt(step)])
+    assert Run(stopped.folder / "averages" / "0.1").best_weights.exists()
     train(stopped, CONFIG, dataset)
     files = sorted(path.name for path in (run.folder / "averages").glob("step_*.npz"))
     assert files == ["step_10.npz", "step_15.npz"]  # of the last checkpoint and the one before
