@@ -24,6 +24,7 @@ from ddim_keras.runs.folder import Run
 from ddim_keras.samplers import Sampler
 
 GRID_IMAGES = 32  # samples drawn each epoch
+HANG_UP = getattr(signal, "SIGHUP", None)  # of a closed terminal; None on Windows
 
 
 class Interrupted(Exception):
@@ -202,10 +203,10 @@ class FinishEpoch(keras.callbacks.Callback):
 class StopCleanly(keras.callbacks.Callback):
     """Ends training after the current step when interrupted, and at once when the loss diverges.
 
-    The first Ctrl-C (SIGINT, or SIGTERM) raises Interrupted at the end of the step; a second one
-    acts as usual. A loss that is not finite raises InputError, before it reaches a checkpoint.
-    Processes that train together agree whether one was interrupted. Here a step is a call of the
-    compiled program, which may make many.
+    The first Ctrl-C (SIGINT, or SIGTERM, or SIGHUP unless nohup ignores it) raises Interrupted at
+    the end of the step; a second one acts as usual. A loss that is not finite raises InputError,
+    before it reaches a checkpoint. Processes that train together agree whether one was interrupted.
+    Here a step is a call of the compiled program, which may make many.
 
     Args:
         check_every: steps from one look at the loss, and one agreement, to the next.
@@ -221,6 +222,8 @@ class StopCleanly(keras.callbacks.Callback):
     def __enter__(self) -> "StopCleanly":
         for number in (signal.SIGINT, signal.SIGTERM):
             self.previous[number] = signal.signal(number, self._request)
+        if HANG_UP and signal.getsignal(HANG_UP) is not signal.SIG_IGN:
+            self.previous[HANG_UP] = signal.signal(HANG_UP, self._request)
         return self
 
     def __exit__(self, *exception: Any) -> None:
@@ -229,9 +232,13 @@ class StopCleanly(keras.callbacks.Callback):
 
     def _request(self, number: int, frame: Any) -> None:
         self.requested = True
+        if HANG_UP and self.previous.pop(HANG_UP, None) is not None:
+            # A terminal that closes sends several, which must not end the saving.
+            signal.signal(HANG_UP, signal.SIG_IGN)
         self.__exit__()
-        # Within a `print`, Python refuses another one; then nothing is said.
-        with contextlib.suppress(RuntimeError):
+        # Within a `print`, Python refuses another one; then nothing is said. The output may be
+        # closed: Ctrl-C also ends the `tee` of a pipe.
+        with contextlib.suppress(RuntimeError, OSError):
             say("\nStopping after this step. Press Ctrl-C again to stop now.")
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
@@ -283,5 +290,6 @@ def _require_finite(logs: dict[str, Any] | None) -> None:
     if not all(math.isfinite(logs[name]) for name in logs if name.endswith("loss")):
         raise InputError(
             "the loss is not finite any more: training diverged; the last checkpoint is kept. Try "
-            "a smaller learning rate or --precision float32"
+            "a smaller learning rate or --precision float32 in a new run, which can begin with the "
+            "weights of this one: --start-from"
         )

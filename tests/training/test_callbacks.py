@@ -106,6 +106,29 @@ def test_ctrl_c_within_a_print(monkeypatch):
             stop.on_train_batch_end(0, {"noise_loss": 0.1})
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has none")
+def test_a_closed_terminal_stops_like_ctrl_c(monkeypatch):
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        with StopCleanly() as stop:
+            monkeypatch.setattr("sys.stdout", Closed())
+            signal.raise_signal(signal.SIGHUP)
+            monkeypatch.undo()
+            stop.set_params({"steps": 10})
+            with pytest.raises(Interrupted):
+                stop.on_train_batch_end(0, {"noise_loss": 0.1})
+        signal.raise_signal(signal.SIGHUP)  # from the kernel after the shell, within the saving
+        with StopCleanly() as stop:  # and under nohup
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop.requested
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_kid_and_grids_follow_the_protocol(encoder, tmp_path, monkeypatch):
     images = np.random.default_rng(0).integers(0, 255, (70, SIZE, SIZE, 3), dtype="uint8")
     kid = KernelInceptionDistance(encoder, images)
