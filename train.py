@@ -24,7 +24,7 @@ from ddim_keras.cli.train import (
     resumed_run,
     resuming_command,
 )
-from ddim_keras.config import with_settings
+from ddim_keras.config import InputError, with_settings
 from ddim_keras.runs.configuration import RunConfig
 from ddim_keras.runs.folder import Run
 from ddim_keras.runs.lock import locked
@@ -68,6 +68,7 @@ def train_in(run: Run, config: RunConfig, options: TrainOptions) -> None:
         complete_config,
         describe_choice_of_preset,
         describe_network,
+        describe_new_length,
         prepare_kid,
         refuse_early,
         with_protocol,
@@ -90,6 +91,8 @@ def train_in(run: Run, config: RunConfig, options: TrainOptions) -> None:
         say(describe_choice_of_preset(config))
     if warning := describe_network(config):
         say(warning)
+    if options.resume and (change := describe_new_length(config, run.read_config().epochs)):
+        say(change)
 
     # The metric, measured each epoch.
     kid, floor = prepare_kid(options.kid_weights, dataset) if options.measure_kid else (None, None)
@@ -98,7 +101,8 @@ def train_in(run: Run, config: RunConfig, options: TrainOptions) -> None:
     # Training.
     config = dataclasses.replace(config, started=datetime.datetime.now().isoformat())
     if process_id() == 0:
-        remove_parts(run.folder)
+        for name in ("", "averages", "guides", "samples"):
+            remove_parts(run.folder / name)
         run.save_config(config)
     training_data = with_trajectories(dataset, config, options.cache_dir)
     say(f"run: {run.folder}, preset {config.preset}, {config.epochs} epochs")
@@ -117,7 +121,9 @@ def train_in(run: Run, config: RunConfig, options: TrainOptions) -> None:
 
     # Report.
     if process_id() == 0:
-        write_report(run, config, dataset, model, run.read_history(), config.protocol, floor)
+        if not (history := run.read_history()):
+            raise InputError(f"no report: {run.history_file} is missing or empty; restore it")
+        write_report(run, config, dataset, model, history, config.protocol, floor)
         following = command_line(["python", "generate.py", "--run", str(run.folder)])
         say(f"done: {run.folder}/report.md; next: {following}")
 

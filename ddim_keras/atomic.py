@@ -107,7 +107,9 @@ def reserve(path: Path, size: int) -> None:
 def remove_parts(folder: Path) -> None:
     """Removes the leftovers of killed processes from a folder to which no process is writing."""
     for part in folder.glob(f"{PART}*"):
-        if part.is_file():
+        if part.is_dir():
+            shutil.rmtree(part)
+        else:
             part.unlink()
 
 

@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 
 from ddim_keras import atomic
-from ddim_keras.atomic import folder_written_whole, require_writable, written_whole
+from ddim_keras.atomic import (
+    folder_written_whole,
+    remove_parts,
+    require_writable,
+    written_whole,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -164,3 +169,13 @@ def test_a_folder_that_cannot_be_written_to_is_named_before_the_work(tmp_path, m
     with pytest.raises(OSError, match="Read-only") as caught:
         require_writable(tmp_path)
     assert caught.value.filename == str(tmp_path)
+
+
+def test_leftovers_are_removed_and_nothing_else(tmp_path):
+    (tmp_path / "part-12-last.weights.h5").touch()
+    (tmp_path / "part-abc").mkdir()  # of an export
+    (tmp_path / "part-abc" / "average.weights.h5").touch()
+    (tmp_path / "last.weights.h5").touch()
+    remove_parts(tmp_path)
+    remove_parts(tmp_path / "missing")
+    assert [path.name for path in tmp_path.iterdir()] == ["last.weights.h5"]

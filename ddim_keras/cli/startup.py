@@ -37,8 +37,8 @@ def run_command(main: Callable[[], None]) -> None:
         if not _is_lack_of_memory(error):
             raise
         message = (
-            "not enough memory; choose a smaller --batch-size or a smaller network. What was saved "
-            "before is kept"
+            "not enough memory; choose a smaller --batch-size or a smaller network, or free what "
+            "other programs use. What was saved before is kept"
         )
     else:
         return
@@ -94,10 +94,7 @@ def choose_backend(backend: str | None) -> str:
     """
     backend = backend or os.environ.get("KERAS_BACKEND")
     if backend is None:
-        installed = [name for name in BACKENDS if importlib.util.find_spec(name)]
-        if not installed:
-            raise InputError("no Keras backend is installed: pip install -r requirements.txt")
-        backend = installed[0]
+        backend = default_backend()
     elif backend not in BACKENDS:
         raise InputError(f"KERAS_BACKEND must be one of {', '.join(BACKENDS)}, not {backend!r}")
     elif not importlib.util.find_spec(backend):
@@ -107,6 +104,14 @@ def choose_backend(backend: str | None) -> str:
     # Default for some processors only; on an AMD EPYC it made training 1.7 times faster.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     return backend
+
+
+def default_backend() -> str:
+    """The first of BACKENDS that is installed."""
+    installed = [name for name in BACKENDS if importlib.util.find_spec(name)]
+    if not installed:
+        raise InputError("no Keras backend is installed: pip install -r requirements.txt")
+    return installed[0]
 
 
 def is_first_process() -> bool:

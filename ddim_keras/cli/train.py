@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import datetime
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from ddim_keras.cli.options import (
     command_line,
     given_settings,
 )
+from ddim_keras.cli.startup import default_backend
 from ddim_keras.config import InputError, get_setting, settings_of, with_settings
 from ddim_keras.presets import PRESETS
 from ddim_keras.runs.configuration import RunConfig
@@ -277,4 +279,7 @@ def resuming_command(options: TrainOptions, run: Run) -> str:
         command.append("--resume")
     if not options.output:
         command += ["--output", str(run.folder)]
+    backend = os.environ.get("KERAS_BACKEND", default_backend())
+    if not options.backend and backend != default_backend():
+        command += ["--backend", backend]  # the variable may have been set for this command only
     return command_line(command)

@@ -117,6 +117,19 @@ def describe_network(config: RunConfig) -> str | None:
     return f"no attention: at {network.image_size} px the feature maps have sizes {sizes}"
 
 
+def describe_new_length(config: RunConfig, epochs_before: int) -> str | None:
+    """What another number of epochs changes in a resumed training besides its length, if it does.
+
+    A cosine that had ended at 0, for example, goes on from a higher learning rate.
+    """
+    if config.epochs == epochs_before or not config.training.cosine_decay:
+        return None
+    return (
+        f"{config.epochs} epochs instead of {epochs_before}: from here on the learning rate is "
+        f"that of a cosine over {config.epochs}"
+    )
+
+
 def prepare_kid(
     kid_weights: str | None, dataset: Dataset
 ) -> tuple[KernelInceptionDistance | None, Distance | None]:

@@ -211,6 +211,11 @@ class TestTrain:
         error = run(train, "--resume", "--output", "none")
         assert error.startswith("error: there is no run none: neither the folder none")
 
+    def test_a_report_needs_the_history(self, copy, options):
+        copy.history_file.unlink()
+        error = run(train, "--resume", "--output", copy.folder, *options[-3:])
+        assert error.startswith(f"error: no report: {copy.history_file} is missing")
+
     def test_a_full_disk_keeps_what_was_saved(self, at_once, copy, options, monkeypatch):
         before = copy.last_weights.read_bytes()
         usage = SimpleNamespace(free=1000)

@@ -18,8 +18,9 @@ from ddim_keras.cli.options import (
     whole_path_of_run,
 )
 from ddim_keras.cli.startup import choose_backend, run_command
-from ddim_keras.cli.train import new_run, parse_arguments
+from ddim_keras.cli.train import new_run, parse_arguments, resuming_command
 from ddim_keras.config import InputError
+from ddim_keras.runs.folder import Run
 
 ROOT = Path(__file__).parents[2]
 
@@ -285,3 +286,18 @@ def test_the_name_of_a_run_is_one_on_every_system():
     assert not set(run.folder.name) & set('<>:"/\\|?*')
     run, _ = new_run(parse_arguments(["--dataset", "My (new) photos"]), "fast")
     assert run.folder.name.startswith("fast-My--new--photos-")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--backend", "torch"]])
+def test_the_command_that_resumes_names_the_backend(arguments, monkeypatch):
+    """KERAS_BACKEND may have been set for the first command only."""
+    monkeypatch.setattr("ddim_keras.cli.train.default_backend", lambda: "tensorflow")
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+    options = parse_arguments(arguments)
+    for backend, expected in (("tensorflow", ""), ("torch", " --backend torch")):
+        monkeypatch.setenv("KERAS_BACKEND", backend)
+        command = resuming_command(options, Run(Path("runs/new")))
+        if arguments:
+            assert command == "python train.py --backend torch --resume --output runs/new"
+        else:
+            assert command == f"python train.py --resume --output runs/new{expected}"

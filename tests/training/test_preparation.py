@@ -15,6 +15,7 @@ from ddim_keras.training import preparation
 from ddim_keras.training.preparation import (
     complete_config,
     describe_choice_of_preset,
+    describe_new_length,
     prepare_kid,
     with_protocol,
 )
@@ -44,6 +45,14 @@ def test_a_gpu_that_the_backend_cannot_use_is_mentioned(tmp_path, monkeypatch):
     program.touch(mode=0o755)
     first, _ = describe_choice_of_preset(flowers).splitlines()
     assert "cannot use this machine's GPU, see docs/gpu.md: training the preset fast" in first
+
+
+def test_a_cosine_of_another_length_is_mentioned():
+    longer = dataclasses.replace(config(0), epochs=100)  # tiny decays along a cosine
+    assert "100 epochs instead of 50" in describe_new_length(longer, 50)
+    assert describe_new_length(longer, 100) is None
+    constant = dataclasses.replace(longer.training, cosine_decay=False)
+    assert describe_new_length(dataclasses.replace(longer, training=constant), 50) is None
 
 
 @pytest.mark.parametrize(
