@@ -11,6 +11,7 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
+CONTAINER = Path("/sys/fs/cgroup")  # where Linux describes the limits of this one
 FLOAT = 4  # bytes
 TRAINED_COPIES = 5  # of the weights: network, average, gradients, and two of the optimizer
 TRAINED_MAPS = 8  # feature maps of a block kept for the backward pass, down and up
@@ -32,9 +33,14 @@ def available() -> float:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
     with contextlib.suppress(OSError, ValueError):
-        group = Path("/sys/fs/cgroup")
-        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-        free.append(limit - used)
+        limit, used = (
+            int((CONTAINER / f"memory.{name}").read_text()) for name in ("max", "current")
+        )
+        # Copies of files count as used, but make way: a data set that was read, for example.
+        lines = (CONTAINER / "memory.stat").read_text().splitlines()
+        of_files = ("active_file ", "inactive_file ")
+        copies = sum(int(line.split()[1]) for line in lines if line.startswith(of_files))
+        free.append(limit - used + copies)
     if resource:
         limit, _ = resource.getrlimit(resource.RLIMIT_AS)
         with contextlib.suppress(OSError):

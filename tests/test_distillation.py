@@ -292,6 +292,14 @@ def full_disk(*arguments):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+def test_trajectories_that_do_not_fit_take_no_space(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.posix_fallocate", full_disk)
+    teacher = types.SimpleNamespace(network=types.SimpleNamespace(input_shape=[(None, 8, 8, 3)]))
+    with pytest.raises(OSError, match="No space left"):
+        trajectories.draw(tmp_path, teacher, None, [0.5, 1.0], 80)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_of_two_processes_with_one_cache_one_draws(place, tmp_path, monkeypatch):
     monkeypatch.setattr(trajectories, "HELD_OUT", 16)
     config = Run(place / "student").read_config()

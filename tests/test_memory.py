@@ -28,3 +28,11 @@ def test_the_limit_of_a_process_counts(monkeypatch):
     unlimited = memory.available()
     monkeypatch.setattr(resource, "getrlimit", lambda which: (0, 0))
     assert memory.available() <= 0 < unlimited
+
+
+def test_copies_of_files_do_not_count_as_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "CONTAINER", tmp_path)
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("900\n")
+    (tmp_path / "memory.stat").write_text("anon 200\ninactive_file 300\nactive_file 400\n")
+    assert memory.available() == 800

@@ -148,8 +148,14 @@ def draw(folder: Path, teacher: Any, config: RunConfig, rates: list[float], coun
     files = folder / "states.npy", folder / "labels.npy"
     all_states = open_array(files[0], dtype="float16", shape=shape)
     all_labels = open_array(files[1], dtype="int32", shape=(count,))
-    for file in files:
-        reserve(file, file.stat().st_size)
+    try:
+        for file in files:
+            reserve(file, file.stat().st_size)
+    except OSError:
+        if not done:  # they may hold what was left of the disk, or of the user's quota
+            for file in files:
+                file.unlink()
+        raise
     progress = progress_bar(-(-(count - done) // AT_ONCE), "batch")
     for start in range(done, count, AT_ONCE):
         states, labels = draw_batch(teacher, config, rates, start)
