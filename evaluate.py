@@ -54,7 +54,8 @@ def main() -> None:
         if "kid" in options.metrics:
             comparison.compare_sides(options, weights, models, folder)
     elif options.search_steps:
-        search.store(search.search(options, runs[0], models[0]), runs[0], folder)
+        found = search.search(options, runs[0], weights[0], models[0])
+        search.store(found, runs[0], folder)
     elif options.assess:
         assessment.assess(options, runs[0].read_config(), weights[0], models[0], folder)
     else:
@@ -81,6 +82,7 @@ def evaluate(options: EvaluateOptions, run: Run, weights: Path, model: Any, fold
     from ddim_keras.evaluation.settings import chosen_settings
     from ddim_keras.evaluation.table import Results
 
+    digest = sha256(weights)  # now: a training may replace them meanwhile
     settings = chosen_settings(options, model)
     kid, other_real_images = load_kid(options, run.read_config(), options.split)
     results = Results(
@@ -93,7 +95,7 @@ def evaluate(options: EvaluateOptions, run: Run, weights: Path, model: Any, fold
             "features": kid.encoder.description,
             "estimator": ESTIMATOR,
             "weights": printable(str(weights.resolve())),
-            "weights_sha256": sha256(weights),
+            "weights_sha256": digest,
         },
         floor=metrics_of(options.metrics, kid, other_real_images),
         features=kid.encoder.description,

@@ -221,7 +221,12 @@ def new_run(options: TrainOptions, preset: str) -> tuple[Run, RunConfig]:
     # Windows allows neither : nor * in a name; "mnist:3.*.*" is a data set of TFDS. Without spaces,
     # the run can be named in a command as it is.
     data = re.sub(r"[^\w.]", "-", Path(config.dataset or "flowers").stem)
-    return Run(options.output or RUNS / f"{preset}-{data}-{date}"), config
+    folder = RUNS / f"{preset}-{data}-{date}"
+    number = 2
+    while folder.exists():  # of another training that was started in the same second
+        folder = RUNS / f"{preset}-{data}-{date}-{number}"
+        number += 1
+    return Run(options.output or folder), config
 
 
 def of_teacher(config: RunConfig, teacher: RunConfig, steps: Sequence[int]) -> RunConfig:

@@ -58,6 +58,7 @@ def assess(
     Raises:
         InputError: if the options give more than one setting.
     """
+    digest = sha256(weights)  # now: a training may replace them meanwhile
     setting, *others = chosen_settings(options, model)
     if others:
         raise InputError(
@@ -85,7 +86,7 @@ def assess(
         f"# Assessment of {weights}",
         f"{options.num_images} images, {title}, seed {options.seed}, {options.precision}; "
         f"{dataset.describe()}; features of {encoder.description}; {datetime.date.today()}. "
-        f"SHA-256 of the weights: `{sha256(weights)}`.",
+        f"SHA-256 of the weights: `{digest}`.",
         "![samples](assessment_samples.png)",
         *sections(measured, labels, dataset.class_names),
     ]

@@ -35,6 +35,7 @@ def compare_sides(
         InputError: if the sides do not generate images of one shape, or differ in the number of
             their settings.
     """
+    hashes = [sha256(file) for file in weights]  # now: a training may replace them meanwhile
     sides = options.compare
     names = [side.name for side in sides]
     pairs = paired_settings(sides, models)
@@ -55,15 +56,15 @@ def compare_sides(
     for settings in pairs:
         distances = []
         row: Row = {}
-        for which, side, file, model, setting in zip(
-            ("first", "second"), sides, weights, models, settings, strict=True
+        for which, side, digest, model, setting in zip(
+            ("first", "second"), sides, hashes, models, settings, strict=True
         ):
             distances.append(distance_of(side.options, model, setting, kid))
             row |= {
                 which: side.name,
                 f"setting_{which}": setting.name,
                 f"steps_{which}": setting.steps,
-                f"weights_sha256_{which}": sha256(file),
+                f"weights_sha256_{which}": digest,
                 f"kid_{which}": distances[-1].value,
             }
             print(f"{side.name}: {setting.name}, {setting.steps} steps, KID {distances[-1]}")

@@ -5,17 +5,34 @@ from pathlib import Path
 
 from ddim_keras import step_search
 from ddim_keras.cli.evaluate import EvaluateOptions
+from ddim_keras.config import InputError
 from ddim_keras.evaluation.measurement import load_kid
 from ddim_keras.evaluation.settings import Setting, chosen_guidance, chosen_samplers, generate
 from ddim_keras.model import DiffusionModel
 from ddim_keras.progress import progress_bar, sampling_progress
 from ddim_keras.runs.folder import Run
+from ddim_keras.runs.manifest import sha256
 
 SignalRates = dict[int, list[float]]  # for each number of steps
 
 
-def search(options: EvaluateOptions, run: Run, model: DiffusionModel) -> SignalRates:
-    """Searches the placement of each number of steps with the chosen method."""
+def search(options: EvaluateOptions, run: Run, weights: Path, model: DiffusionModel) -> SignalRates:
+    """Searches the placement of each number of steps with the chosen method.
+
+    Raises:
+        InputError: if a training has replaced the weights meanwhile.
+    """
+    digest = sha256(weights)
+    found = _search(options, run, model)
+    if sha256(weights) != digest:
+        raise InputError(
+            f"{weights} was replaced during the search, so the steps found are not stored. "
+            "Search again when the training has ended"
+        )
+    return found
+
+
+def _search(options: EvaluateOptions, run: Run, model: DiffusionModel) -> SignalRates:
     steps = sorted(set(options.search_steps or ()))
     if options.search_by == "trajectory":
         return step_search.search_steps(

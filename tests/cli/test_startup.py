@@ -1,4 +1,5 @@
 import argparse
+import datetime
 import errno
 import os
 import signal
@@ -286,6 +287,23 @@ def test_the_name_of_a_run_is_one_on_every_system():
     assert not set(run.folder.name) & set('<>:"/\\|?*')
     run, _ = new_run(parse_arguments(["--dataset", "My (new) photos"]), "fast")
     assert run.folder.name.startswith("fast-My--new--photos-")
+
+
+def test_two_trainings_of_one_second_have_two_folders(tmp_path, monkeypatch):
+    class Clock(datetime.datetime):
+        @classmethod
+        def now(cls):
+            return cls(2026, 1, 2)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datetime.datetime", Clock)
+    names = []
+    for _ in range(3):
+        run, _ = new_run(parse_arguments([]), "fast")
+        run.folder.mkdir(parents=True)
+        names.append(run.folder.name)
+    name = "fast-flowers-20260102-000000"
+    assert names == [name, f"{name}-2", f"{name}-3"]
 
 
 @pytest.mark.parametrize("arguments", [[], ["--backend", "torch"]])

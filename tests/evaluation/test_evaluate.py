@@ -172,6 +172,18 @@ def test_searched_steps_are_stored_and_used(measure, finished, capsys, monkeypat
     )
 
 
+def test_steps_of_weights_that_a_training_has_replaced_are_not_stored(
+    measure, finished, monkeypatch
+):
+    def replaced(*_, **__):
+        finished.weights_to_show().write_bytes(b"of the next epoch")
+        return {2: [0.1, 0.5, 1.0]}
+
+    monkeypatch.setattr("ddim_keras.step_search.search_steps", replaced)
+    assert "was replaced during the search" in measure("--search-steps", 2)
+    assert not finished.sampling_steps_file.exists()
+
+
 def test_steps_of_the_provided_model_are_not_written_into_the_package(
     measure, finished, tmp_path, monkeypatch, capsys
 ):
