@@ -97,6 +97,11 @@ def train_in(run: Run, config: RunConfig, options: TrainOptions) -> None:
     # The metric, measured each epoch.
     kid, floor = prepare_kid(options.kid_weights, dataset) if options.measure_kid else (None, None)
     config = with_protocol(config, kid, options.resume)
+    if kid is None and run.best_weights.exists():
+        say(
+            f"without KID, {run.best_weights} stays as it is, and generate.py uses it; for newer "
+            f"weights: generate.py --run {run.last_weights}"
+        )
 
     # Training.
     config = dataclasses.replace(config, started=datetime.datetime.now().isoformat())

@@ -157,11 +157,15 @@ class TestTrain:
         assert run(train, *command[2:]) == 0
         assert len(Run(place / "pressed").read_history()) == 2
 
-    def test_a_longer_run_goes_on(self, at_once, copy, options):
+    def test_a_longer_run_goes_on(self, at_once, copy, options, capsys):
         before = copy.read_history()
+        copy.keep_last_as_best()  # as if its KID had been measured
         arguments = ("--no-kid", "--cache-dir", options[-1], "--resume", "--output", copy.folder)
         arguments += ("--kid-weights", "compact")  # of the command that began it
         assert run(train, *arguments, "--epochs", 3) == 0
+        printed = capsys.readouterr().out
+        assert f"without KID, {copy.best_weights} stays as it is" in printed
+        assert "3 epochs instead of 2" in printed
         assert copy.read_history()[:2] == before
         assert len(copy.read_history()) == copy.read_config().epochs == 3
         assert run(train, *arguments, "--epochs", 2) == (
