@@ -7,7 +7,7 @@ from pathlib import Path
 import keras
 
 from ddim_keras.backends import describe_device
-from ddim_keras.backends.devices import process_id
+from ddim_keras.backends.devices import num_processes, process_id
 from ddim_keras.config import InputError
 from ddim_keras.data.batches import random_images, steps_per_epoch
 from ddim_keras.data.cache import Dataset
@@ -94,6 +94,9 @@ def complete_config(
 def refuse_early(config: RunConfig) -> None:
     """Raises InputError for errors that would otherwise appear after minutes of preparation."""
     recipe = config.training
+    if recipe.averages and num_processes() > 1:
+        # One process would write them, but all would have to assign the weights together.
+        raise InputError("--averages are kept on one host only; train on one, or without them")
     images = recipe.trajectories if config.distill_from else config.num_images or 0
     steps_per_epoch(images, recipe.batch_size, recipe.repetitions)
     network = config.model.network

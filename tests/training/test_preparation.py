@@ -17,6 +17,7 @@ from ddim_keras.training.preparation import (
     describe_choice_of_preset,
     describe_new_length,
     prepare_kid,
+    refuse_early,
     with_protocol,
 )
 from tests.helpers import TINY
@@ -45,6 +46,15 @@ def test_a_gpu_that_the_backend_cannot_use_is_mentioned(tmp_path, monkeypatch):
     program.touch(mode=0o755)
     first, _ = describe_choice_of_preset(flowers).splitlines()
     assert "cannot use this machine's GPU, see docs/gpu.md: training the preset fast" in first
+
+
+def test_averages_on_several_hosts_are_refused_before_the_training(monkeypatch):
+    recipe = dataclasses.replace(TINY.training, averages=(0.1,))
+    several = dataclasses.replace(config(0), training=recipe, num_images=80)
+    refuse_early(several)
+    monkeypatch.setattr(preparation, "num_processes", lambda: 2)
+    with pytest.raises(InputError, match="one host only"):
+        refuse_early(several)
 
 
 def test_a_cosine_of_another_length_is_mentioned():
