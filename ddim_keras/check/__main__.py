@@ -71,7 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
     options = parser().parse_args(arguments)
     results, status = [], RIGHT
-    for file in itertools.chain(*map(files_of, options.files)):
+    files = list(itertools.chain(*map(files_of, options.files)))
+    is_table = options.json or options.points
+    for number, file in enumerate(files, start=1):
+        if is_table and len(files) > 1:
+            print(f"{number} of {len(files)}: {file}", file=sys.stderr, flush=True)
         result, text = check(file, options.only, options.seconds, options.memory)
         results.append(result)
         if "error" in result:
@@ -79,9 +83,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"error: {text}", file=sys.stderr)
             continue
         status = max(status, _status(result))
-        if not (options.json or options.points):
+        if not is_table:
             print(text)
-    if options.json or options.points:
+        elif options.points:
+            for function in result["functions"]:
+                if function["reason"]:
+                    reason = f"{file}: {function['name']} not checked: {function['reason']}"
+                    print(reason, file=sys.stderr)
+    if is_table:
         from ddim_keras.check import report
 
         print(report.as_json(results) if options.json else report.as_points(results))
@@ -117,23 +126,25 @@ def check(
     from ddim_keras.check import report
     from ddim_keras.check.judge import judge
     from ddim_keras.check.process import observe
-    from ddim_keras.check.source import parse
+    from ddim_keras.check.source import describe, parse
 
     try:
         parse(file)  # a syntax error needs no process
         observations = observe(file, only, seconds, mebibytes)
         verdicts = judge(observations, only)
         if not verdicts:
+            broken = [f"; {where}: {what}" for where, what in observations["problems"].items()]
             raise InputError(
                 f"{file} has none of the functions {', '.join((*LAB[:3], *EXERCISE[:3]))}"
+                f"{''.join(broken[:2])}"
             )
+        summary = report.summary(str(file), verdicts, observations)
+        return summary, report.as_text(str(file), verdicts, observations)
     except InputError as error:
         message = " ".join(str(error).split())
-        return {"file": str(file), "passed": False, "error": message}, message
-    return (
-        report.summary(str(file), verdicts, observations),
-        report.as_text(str(file), verdicts, observations),
-    )
+    except Exception as error:  # a fault of the checker must not end the check of other files
+        message = f"{file}: a fault of the checker: {describe(error)}"
+    return {"file": str(file), "passed": False, "error": message}, message
 
 
 def _positive(text: str) -> int:

@@ -85,7 +85,8 @@ def try_file(
         seconds: time limit of each experiment.
         only: the gaps to try; by default all that are found.
     """
-    sys.path.insert(0, str(path.parent))
+    # At the end: a file beside it may have the name of a library.
+    sys.path.append(str(path.parent))
     finder = LocalModules(path.parent)
     sys.meta_path.insert(0, finder)
     try:
@@ -130,15 +131,18 @@ def try_gap(laboratory: Laboratory, found: Found, seconds: int) -> dict[str, Any
         except MemoryError:
             return {"library": library, "error": "more memory than allowed", "kind": "memory"}
         except (Exception, SystemExit) as error:
-            problems.append(
-                {
-                    "library": library,
-                    "error": describe(error),
-                    "kind": "exception",
-                    "line": _line(error, laboratory),
-                }
-            )
+            problem = {"library": library, "error": describe(error), "kind": "exception"}
+            if _needs_file(error):
+                text = f"it needs a file or folder that is not here: {describe(error)}"
+                problem |= {"error": text, "kind": "unknown"}
+            problems.append({**problem, "line": _line(error, laboratory)})
     return problems[0]
+
+
+def _needs_file(error: BaseException) -> bool:
+    """Whether a file cannot be read or written, for example on the student's Google Drive."""
+    of_torch = isinstance(error, RuntimeError) and "Parent directory" in str(error)
+    return of_torch or isinstance(error, FileNotFoundError | PermissionError)
 
 
 def _frames(error: BaseException, laboratory: Laboratory) -> list[traceback.FrameSummary]:

@@ -3,11 +3,11 @@
 They run in the child process and return arrays and names; nothing is judged here.
 """
 
+import ast
 import contextlib
 import inspect
 import itertools
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -28,10 +28,12 @@ from ddim_keras.check.stand_ins import (
     is_average_name,
     is_network_name,
     make_instance,
+    number_of_ddpm,
     trainable_network,
     weights_of,
 )
 from ddim_keras.check.tensors import (
+    codes_of,
     libraries_of,
     library_of,
     like,
@@ -129,6 +131,7 @@ class Laboratory:
         self.namespace, self.found = source.namespace, found
         self.recorder = Recorder()
         self.weights: tuple[list, list] | None = None
+        self.schedule_reshapes = False  # whether the student's takes times (B,)
 
     def libraries(self, gap: str) -> list[str]:
         """Libraries whose tensors the function may expect, likeliest first."""
@@ -178,6 +181,9 @@ class Laboratory:
                     instance.__dict__[self.found[other].name] = right
             if "sample_xt" in self.found and self.found["sample_xt"].owner is None:
                 changed[self.found["sample_xt"].name] = self._right_sample_xt
+            trains = gap in ("train", "train_classconditional")
+            if trains and "sample" in self.found and self.found["sample"].owner is None:
+                changed[self.found["sample"].name] = self._right_sample  # to show the progress
         before = {name: self.namespace.get(name, _NOTHING) for name in changed}
         self.namespace.update(changed)
         common = {
@@ -222,14 +228,24 @@ class Laboratory:
         return self.namespace[found.name] if found and found.owner is None else otherwise
 
     def _globals_like_networks(self, found: Found) -> list[str]:
-        """Global names in a function that are networks, which the executed part does not create."""
-        code = getattr(inspect.unwrap(found.function), "__code__", None)
+        """Global names in a function that are networks, which the executed part does not create.
+
+        Also in the student's functions that it calls.
+        """
+        waiting: list[Any] = [found.function]
+        names: set[str] = set()
+        while waiting:
+            for code in codes_of(waiting.pop()):
+                for name in set(code.co_names) - names:
+                    names.add(name)
+                    value = self.namespace.get(name)
+                    if getattr(value, "__module__", None) == self.namespace["__name__"]:
+                        waiting.append(value)
         return [
             name
-            for name in getattr(code, "co_names", ())
-            if (is_network_name(name) or is_average_name(name))
-            and not callable(self.namespace.get(name))
-            and not isinstance(self.namespace.get(name), int | float)
+            for name in sorted(names)
+            if is_network_name(name) or is_average_name(name)
+            if _is_replaceable(self.namespace.get(name))
         ]
 
     # Correct functions, with the signatures of the student's own.
@@ -241,6 +257,10 @@ class Laboratory:
             given = self._received("diffusion_schedule", instance, args, kwargs)
             times = given["times"]
             noise_rates, signal_rates = closed_forms.rates(to_numpy(times))
+            if self.schedule_reshapes and noise_rates.ndim == 1:
+                noise_rates, signal_rates = (
+                    rates.reshape(-1, 1, 1, 1) for rates in (noise_rates, signal_rates)
+                )
             if library_of(times) == "numpy":  # perhaps a number, where others want tensors
                 return tensor(noise_rates, self.library), tensor(signal_rates, self.library)
             return like(noise_rates, times), like(signal_rates, times)
@@ -282,6 +302,14 @@ class Laboratory:
         noisy_images = np.sqrt(bars) * to_numpy(x0) + np.sqrt(1 - bars) * to_numpy(epsilon)
         return like(noisy_images, x0)
 
+    def _right_sample(self, *args: Any, **kwargs: Any) -> Any:
+        """Noise in the shape of the images that the student's function would generate."""
+        given = self._received("sample", None, args, kwargs)
+        classes = given.get("classes")
+        number = int(given.get("n_samples", 1)) * (1 if classes is None else len(classes))
+        shape = (number, 1, 16, 16) if self.library == "torch" else (number, 16, 16, 1)
+        return tensor(np.random.default_rng(0).standard_normal(shape), self.library)
+
     def _received(
         self, gap: str, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> dict[str, Any]:
@@ -295,6 +323,14 @@ class Laboratory:
 
 
 _NOTHING = object()
+
+
+def _is_replaceable(value: Any) -> bool:
+    """Whether a global value is missing, or a network of a library."""
+    if value is None or inspect.isclass(value):
+        return value is None
+    libraries = {base.__module__.split(".")[0] for base in type(value).__mro__}
+    return callable(value) and bool({"keras", "torch"} & libraries)
 
 
 def _broadcastable(rates: Any, images: Any) -> np.ndarray:
@@ -338,9 +374,29 @@ def diffusion_schedule(laboratory: Laboratory, library: str) -> dict[str, Any]:
     """Rates at seven times, and on a fine grid."""
     network, ema_network = laboratory.probes("gaussian")
     with laboratory.ready("diffusion_schedule", library, network, ema_network) as function:
-        seven = _pair(function(times=tensor(TIMES.reshape(-1, 1, 1, 1), library)))
-        grid = _pair(function(times=tensor(GRID.reshape(-1, 1, 1, 1), library)))
+        seven, _ = _rates_at(function, TIMES, library)
+        grid, laboratory.schedule_reshapes = _rates_at(function, GRID, library)
     return {"times": TIMES, "outputs": seven, "grid": grid}
+
+
+def _rates_at(
+    function: Callable[..., Any], times: np.ndarray, library: str
+) -> tuple[list[np.ndarray] | None, bool]:
+    """The rates at times (B, 1, 1, 1), or (B,) if the function reshapes them itself; whether so."""
+    results: list[list[np.ndarray] | None] = []
+    problems: list[Exception] = []
+    for reshapes, shape in enumerate(((-1, 1, 1, 1), (-1,))):
+        try:
+            rates = _pair(function(times=tensor(times.reshape(shape), library)))
+        except Exception as error:
+            problems.append(error)
+            continue
+        if rates and all(rate.shape == (len(times), 1, 1, 1) for rate in rates):
+            return rates, bool(reshapes)
+        results.append(rates)
+    if not results:
+        raise problems[0]
+    return results[0], False
 
 
 def denoise(laboratory: Laboratory, library: str) -> dict[str, Any]:
@@ -428,10 +484,17 @@ def _chooses_network(laboratory: Laboratory, found: Found) -> bool:
 
 
 def _has_average(laboratory: Laboratory, owner: type) -> bool:
-    """Whether a class of the student mentions an averaged network."""
+    """Whether a class of the student has an averaged network: `self.ema_network`."""
     own = [base.__name__ for base in owner.__mro__ if base.__module__ == owner.__module__]
     sources = laboratory.namespace.get("__source__", {})
-    return any(re.search(r"ema|average", sources.get(name, "").lower()) for name in own)
+    return any(
+        isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "self"
+        and is_average_name(node.attr)
+        for name in own
+        for node in ast.walk(ast.parse(sources.get(name, "")))
+    )
 
 
 def reverse_diffusion(laboratory: Laboratory, library: str) -> dict[str, Any]:
@@ -510,7 +573,10 @@ def train_step(laboratory: Laboratory, library: str) -> dict[str, Any]:
     with laboratory.ready("train_step", library, network, average, isolated=True) as function:
         instance = laboratory.instance
         if instance is not None:
-            instance.__dict__.update(optimizer=optimizer, loss=_mean_absolute_error(trained_with))
+            loss = _mean_absolute_error(trained_with)
+            if trained_with == "keras":
+                _compile(instance, optimizer, loss)
+            instance.__dict__.update(optimizer=optimizer, loss=loss)
             for name in ("noise_loss_tracker", "image_loss_tracker", "kid"):
                 instance.__dict__.setdefault(name, Tracker(name))
         for step in range(2):
@@ -549,6 +615,15 @@ def train_step(laboratory: Laboratory, library: str) -> dict[str, Any]:
         "starting_weights": _same_start(laboratory),
         "copies_network": "clone_model" in text,
     }
+
+
+def _compile(instance: Any, optimizer: Any, loss: Any) -> None:
+    """For `self.compute_loss`; without the student's `compile`, which may download networks."""
+    import keras
+
+    if isinstance(instance, keras.Model):
+        with contextlib.suppress(Exception):  # a student's class may be incomplete
+            keras.Model.compile(instance, optimizer=optimizer, loss=loss)
 
 
 def _forget_gradients(network: Any) -> None:
@@ -608,16 +683,16 @@ def sample_xt(laboratory: Laboratory, library: str) -> dict[str, Any]:
     shape = (8, 1, 16, 16) if library == "torch" else (8, 16, 16, 1)
     random = np.random.default_rng(4)
     x0, epsilon = random.uniform(-1, 1, shape), random.standard_normal(shape)
-    alpha_bars = closed_forms.alpha_bars_of(DDPM_BETAS)
-    steps = np.array([3, 1, 7, 2, 5, 8, 4, 6])
-    cases: dict[str, tuple[Any, np.ndarray | None]] = {
-        "batch": (steps, epsilon),
-        "single": (4, epsilon),
-        "drawn": (steps, None),
-    }
     results: dict[str, Any] = {}
     network, average = laboratory.probes("gaussian")
     with laboratory.ready("sample_xt", library, network, average) as function:
+        alpha_bars = _alpha_bars_in_use(laboratory)
+        steps = np.array([3, 1, 7, 2, 5, 8, 4, 6]) * max(1, len(alpha_bars) // 10)
+        cases: dict[str, tuple[Any, np.ndarray | None]] = {
+            "batch": (steps, epsilon),
+            "single": (4, epsilon),
+            "drawn": (steps, None),
+        }
         for name, (t, noise) in cases.items():
             if name == "single":
                 given_t = t
@@ -642,6 +717,23 @@ def sample_xt(laboratory: Laboratory, library: str) -> dict[str, Any]:
         "steps": steps,
         "results": results,
     }
+
+
+def _alpha_bars_in_use(laboratory: Laboratory) -> np.ndarray:
+    """Alpha-bar to pass to `sample_xt`; if it takes none, those of its object or of the file."""
+    function = laboratory.found["sample_xt"].function
+    otherwise = closed_forms.alpha_bars_of(DDPM_BETAS)
+    if takes(getattr(function, "__func__", function), "sample_xt", "alpha_bars"):
+        return otherwise
+    betas = _betas_of(laboratory.instance, None)
+    if betas is not None:
+        return closed_forms.alpha_bars_of(betas)
+    for name, value in laboratory.namespace.items():
+        if hasattr(value, "shape") and number_of_ddpm(name) == "alpha_bars":
+            bars = to_numpy(value).astype("float64").ravel()
+            if len(bars) >= 10:
+                return bars
+    return otherwise
 
 
 class ExperimentFailed(Exception):

@@ -1,6 +1,7 @@
 """File of the child process's observations: JSON and plain arrays, nothing executable."""
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def load(path: Path) -> dict[str, Any]:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         return _decode(json.loads(str(arrays.pop("json"))), arrays)
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"the observations cannot be read: {error}") from None
 
 

@@ -4,6 +4,8 @@ Training, plotting and downloads are in other statements, or in calls that are n
 This keeps a script from training when it is checked. It does not protect against hostile code.
 """
 
+import __future__
+
 import ast
 import builtins
 import importlib
@@ -119,10 +121,15 @@ class Source:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.statements = parse(path)
+        self.problems: dict[str, str] = {}
+        self.statements = parse(path, self.problems)
         name = f"student_{path.stem}"  # no name of a library
         self.namespace: dict[str, Any] = {"__name__": name, "__file__": str(path)}
-        self.problems: dict[str, str] = {}
+        # Notebooks have these without an import.
+        for function in ("display", "get_ipython"):
+            self.namespace[function] = Absent(f"IPython.{function}")
+        postpones = any(map(_postpones_annotations, self.statements))
+        self.flags = __future__.annotations.compiler_flag if postpones else 0
         self.needed: set[str] = set()
 
     def execute(self, wanted: Sequence[str]) -> None:
@@ -187,8 +194,8 @@ class Source:
 
     def _run(self, statement: ast.stmt, names: list[str]) -> None:
         try:
-            code = compile(ast.Module([statement], []), str(self.path), "exec", dont_inherit=True)
-            exec(code, self.namespace)
+            tree = ast.Module([statement], [])
+            exec(compile(tree, str(self.path), "exec", self.flags, True), self.namespace)
         except Exception as error:
             definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
             if isinstance(statement, definition) and statement.decorator_list:
@@ -227,7 +234,11 @@ class Source:
 
     def _is_constant(self, value: ast.expr, targets: Sequence[ast.expr]) -> bool:
         """Whether a value is computed only by libraries, or by the student's code and needed."""
-        names = {target.id for target in targets if isinstance(target, ast.Name)}
+        names = {
+            node.id
+            for node in _nodes(*targets)
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        }
         needed = bool(names & self.needed) and not any(map(NETWORK_NAME.search, names))
         if any(isinstance(node, ast.Await | ast.Yield | ast.YieldFrom) for node in _nodes(value)):
             return False
@@ -271,7 +282,8 @@ class LocalModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
         file = self.folder / f"{fullname}.py"
-        if "." in fullname or fullname in LIBRARIES or not file.is_file():
+        is_library = fullname in LIBRARIES or fullname in sys.stdlib_module_names
+        if "." in fullname or is_library or not file.is_file():
             return None
         return importlib.util.spec_from_file_location(fullname, file, loader=self)
 
@@ -288,8 +300,13 @@ class LocalModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             source._execute(statement)
 
 
-def parse(path: Path) -> list[ast.stmt]:
+def parse(path: Path, problems: dict[str, str] | None = None) -> list[ast.stmt]:
     """The statements of a module, or of all code cells of a notebook.
+
+    GPUs that they name are replaced by the processor.
+
+    Args:
+        problems: gets the cells with a syntax error, which are left out: the others may be right.
 
     Raises:
         InputError: if the file cannot be read, is too large, or has a syntax error.
@@ -303,7 +320,7 @@ def parse(path: Path) -> list[ast.stmt]:
     except UnicodeDecodeError:
         raise InputError(f"{path} is not a text file in UTF-8") from None
     if path.suffix != ".ipynb":
-        return _parse_python(text, str(path))
+        return [_WithoutGpu().visit(statement) for statement in _parse_python(text, str(path))]
     try:
         cells = json.loads(text)["cells"]
         texts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
@@ -314,8 +331,13 @@ def parse(path: Path) -> list[ast.stmt]:
         first_line = cell.lstrip().split("\n")[0]
         if first_line.startswith("%%") and not re.match(r"%%(time|capture)\b", first_line.strip()):
             continue  # a cell of another language
-        statements += _parse_python(cell, f"{path}, code cell {number}")
-    return statements
+        try:
+            statements += _parse_python(cell, f"code cell {number}")
+        except InputError as error:
+            if problems is not None:
+                where, _, problem = str(error).partition(", ")
+                problems[where] = problem
+    return [_WithoutGpu().visit(statement) for statement in statements]
 
 
 def describe(error: BaseException) -> str:
@@ -330,13 +352,45 @@ def _parse_python(text: str, where: str) -> list[ast.stmt]:
     except (SyntaxError, ValueError):
         pass
     # Magics, shell commands and questions of a notebook, also in a module exported from one.
-    command = re.compile(r"^(\s*)([%!?].*|[\w, ]+=\s*[%!].*|[\w.]+\?\??\s*)$", re.MULTILINE)
+    rest = r"(?:.*\\\n)*.*"  # also on the next lines, after backslashes
+    magic = rf"(?:%%?[A-Za-z_]|!(?!=)|\?|pip install ){rest}|[\w, ]+=\s*[%!]{rest}"
+    command = re.compile(rf"^(\s*)({magic}|[\w.]+\?\??\s*)$", re.MULTILINE)
     try:
         return ast.parse(command.sub(r"\1pass", text)).body
     except SyntaxError as error:
         raise InputError(f"{where}, line {error.lineno}: {error.msg}") from None
     except ValueError as error:
         raise InputError(f"{where}: {error}") from None
+
+
+class _WithoutGpu(ast.NodeTransformer):
+    """Replaces GPUs by the processor: `torch.device("cuda")`, `x.cuda()`.
+
+    A student's file may name the GPU that it was trained on; here there is none.
+    """
+
+    def visit_Constant(self, node: ast.Constant) -> ast.Constant:
+        if isinstance(node.value, str) and re.fullmatch(r"(cuda|mps)(:\d+)?", node.value):
+            node.value = "cpu"
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.Call:
+        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        if name in ("autocast", "GradScaler"):
+            return node  # without a GPU they do nothing
+        self.generic_visit(node)
+        if isinstance(node.func, ast.Attribute) and name == "cuda":
+            node.func.attr, node.args, node.keywords = "cpu", [], []
+        return node
+
+
+def _postpones_annotations(statement: ast.stmt) -> bool:
+    """`from __future__ import annotations`."""
+    return (
+        isinstance(statement, ast.ImportFrom)
+        and statement.module == "__future__"
+        and any(alias.name == "annotations" for alias in statement.names)
+    )
 
 
 def _nodes(*trees: ast.AST) -> list[ast.AST]:
@@ -379,8 +433,9 @@ def _needed_names(statements: Sequence[ast.stmt], wanted: set[str]) -> set[str]:
             inner = {node.name for node in _nodes(statement) if isinstance(node, ast.FunctionDef)}
             if wanted & {plain(name) for name in inner}:
                 found.append(statement.name)
-        elif isinstance(statement, ast.Assign):
-            for node in _nodes(*statement.targets):
+        elif isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            for node in _nodes(*targets):
                 if isinstance(node, ast.Name):
                     uses.setdefault(node.id, set()).update(_global_names(statement.value))
     needed: set[str] = set()

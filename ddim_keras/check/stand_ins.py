@@ -19,12 +19,18 @@ from ddim_keras.check.closed_forms import (
     alpha_bars_of,
     posterior_variances,
 )
-from ddim_keras.check.source import plain
+from ddim_keras.check.source import describe, plain
 from ddim_keras.check.tensors import like, tensor, to_numpy
 
-AVERAGE = re.compile(r"ema|average|avg|shadow|teacher|target", re.I)
+# "ema" as a word, as in `ema_network`, `emanet`, `modelEma`, but not as in "remaining" or "schema".
+AVERAGE = re.compile(
+    r"(?i:(?<![a-z])ema|(?<!sch)ema(?![a-z])|average|avg|shadow|teacher|target)"
+    r"|(?<=[a-z])E(?:ma|MA)(?![a-z])"
+)
 NETWORK = re.compile(r"network|unet|model|^net$|_net$|denoiser|backbone|^eps|predictor", re.I)
-NOT_NETWORK = re.compile(r"decay|rate|momentum|name|dir|path|config|num|loss|fn$|beta|step", re.I)
+NOT_NETWORK = re.compile(
+    r"decay|rate|momentum|name|dir|path|config|num|loss|fn$|beta|step|pool", re.I
+)
 PIXEL_MEAN, PIXEL_STD = 0.4, 0.2  # of the images of a stand-in normaliser
 
 DDPM_STEPS = 10
@@ -163,7 +169,8 @@ def split_inputs(args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any, Any]:
     images = max(values, key=lambda value: len(getattr(value, "shape", ())), default=None)
     if images is None or len(images.shape) < 3:
         raise TypeError("the network was called without images of shape (B, ...)")
-    others = [to_numpy(value) for value in values if value is not images]
+    # Copies: a loop may change the tensor of its steps in place.
+    others = [np.array(to_numpy(value)) for value in values if value is not images]
     others = [other for other in others if other.dtype.kind in "fiub"]
     return images, *[*others, None, None][:2]
 
@@ -292,8 +299,12 @@ def make_instance(
     Returns:
         The object, and the initial weights of its own two networks, or None.
     """
-    known = {"constructed": False}
+    known: dict[str, Any] = {"constructed": False}
     own = {"__getattr__": _fallback(cls, network, ema_network, known)}
+    if hasattr(cls, "trainable_weights") and hasattr(network, "factors"):
+        # Of a Keras model, which has tracked the networks of its constructor.
+        weights_property = property(lambda self: network.trainable_weights)
+        own |= {"trainable_weights": weights_property, "trainable_variables": weights_property}
     if "__call__" not in vars(cls) and not _mentions_network(cls):
         own["__call__"] = lambda self, *args, **kwargs: network(*args, **kwargs)
     probed = type(cls.__name__, (cls,), own)
@@ -303,7 +314,8 @@ def make_instance(
         instance = probed(**constructor_arguments(cls, *networks, library))
         known["constructed"] = True
         weights = _starting_weights(instance)
-    except Exception:
+    except Exception as error:
+        known["problem"] = describe(error)
         try:
             instance = object.__new__(type(cls.__name__, (_members(cls),), own))
         except TypeError:
@@ -382,12 +394,13 @@ def _mentions_network(cls: type) -> bool:
 
 
 def _fallback(
-    cls: type, network: Any, ema_network: Any, known: dict[str, bool]
+    cls: type, network: Any, ema_network: Any, known: dict[str, Any]
 ) -> Callable[[Any, str], Any]:
     """A `__getattr__` that looks in the class, and then chooses by name.
 
     Args:
-        known: whether the object was "constructed"; a missing attribute is the student's mistake.
+        known: whether the object was "constructed", when a missing attribute is the student's
+            mistake; if not, the "problem".
     """
 
     def find(self: Any, name: str) -> Any:
@@ -404,8 +417,11 @@ def _fallback(
         except AttributeError:
             if known["constructed"]:
                 raise
-            text = f"the constructor of {cls.__name__} could not be run, and self.{name} is unknown"
-            raise UnknownAttribute(text) from None
+            problem = f" ({known['problem']})" if "problem" in known else ""
+            raise UnknownAttribute(
+                f"the constructor of {cls.__name__} could not be run{problem}, and self.{name} is "
+                "unknown"
+            ) from None
 
     return find
 
@@ -497,6 +513,8 @@ class Ddpm:
         key = number_of_ddpm(attribute)
         if key:
             return tensor(self._numbers[key], self._library)
+        if name == "forward":
+            return self.__call__
         if name in PREDICTS.split() or is_network_name(attribute):
             return self._network
         if name in ("eval", "train", "to", "cpu", "cuda", "zerograd", "float"):

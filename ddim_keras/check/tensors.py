@@ -99,7 +99,7 @@ def _root(value: Any) -> str:
 def _names_used(function: Any, namespace: dict[str, Any], seen: set[str]) -> set[str]:
     """The global names in a function or class, and in the student's functions that it calls."""
     names: set[str] = set()
-    for code in _codes(function):
+    for code in codes_of(function):
         for name in code.co_names:
             if name in namespace and name not in seen:
                 seen.add(name)
@@ -108,10 +108,11 @@ def _names_used(function: Any, namespace: dict[str, Any], seen: set[str]) -> set
     return names
 
 
-def _codes(function: Any) -> list[types.CodeType]:
+def codes_of(function: Any) -> list[types.CodeType]:
+    """The code of a function and of the functions in it, or of all methods of a class."""
     if inspect.isclass(function):
         members = [inspect.unwrap(member) for member in vars(function).values() if callable(member)]
-        return [code for member in members for code in _codes(member)]
+        return [code for member in members for code in codes_of(member)]
     function = _undecorated(function)
     if not isinstance(function, types.FunctionType):
         return []

@@ -90,7 +90,8 @@ def fit(target: np.ndarray, *regressors: np.ndarray) -> tuple[np.ndarray, np.nda
     """Least squares.
 
     Returns:
-        The coefficients, their standard errors, and the residuals in the shape of the target.
+        The coefficients, their standard errors, and the residuals in the shape of the target; all
+        nan if a value is not finite.
     """
     columns = np.stack(
         [
@@ -100,6 +101,9 @@ def fit(target: np.ndarray, *regressors: np.ndarray) -> tuple[np.ndarray, np.nda
         axis=1,
     )
     values = np.asarray(target, "float64").ravel()
+    if not (np.all(np.isfinite(columns)) and np.all(np.isfinite(values))):
+        unknown = np.full(columns.shape[1], np.nan)
+        return unknown, unknown, np.full(target.shape, np.nan)
     coefficients, *_ = np.linalg.lstsq(columns, values, rcond=None)
     residuals = values - columns @ coefficients
     freedom = max(1, len(values) - len(coefficients))

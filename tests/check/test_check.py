@@ -1,5 +1,6 @@
 """The checker: right solutions pass without a complaint, each known mistake is named."""
 
+import ast
 import json
 import os
 import subprocess
@@ -154,6 +155,134 @@ class Lab(keras.Model):
     assert "not JAX" in text
 
 
+def in_another_style(*replacements, name="numpy_functions.py"):
+    """A right solution in NumPy with passages replaced."""
+    text = (SOLUTIONS / name).read_text()
+    for old, new in replacements:
+        assert old in text, old
+        text = text.replace(old, new)
+    return text
+
+
+STYLES = {
+    "postponed annotations": in_another_style(
+        ("import math\n", "from __future__ import annotations\nimport math\n"),
+        ("def denoise(network,", "def denoise(network: OnlyForTypeCheckers,"),
+    ),
+    "times (B,)": in_another_style(
+        ("np.cos(angles)", "np.cos(angles)[:, None, None, None]"),
+        ("np.sin(angles)", "np.sin(angles)[:, None, None, None]"),
+        ("np.ones((len(initial_noise), 1, 1, 1))", "np.ones(len(initial_noise))"),
+    ),
+    "a global network in a helper": in_another_style(
+        (
+            "def denoise(network, ema_network, ",
+            "def run(*x):\n    return model(x)\n\n\ndef denoise(",
+        ),
+        ("    chosen = network if training else ema_network\n", ""),
+        (
+            "chosen([noisy_images, noise_rates**2], training=training)",
+            "run(noisy_images, noise_rates**2)",
+        ),
+        ("def reverse_diffusion(network, ema_network, ", "def reverse_diffusion("),
+        ("            network, ema_network, noisy_images", "            noisy_images"),
+    ),
+    "two constants of an own function": in_another_style(
+        (
+            "def diffusion_schedule",
+            "def ends():\n    return 0.95, 0.02\n\nfirst, last = ends()\n\ndef diffusion_schedule",
+        ),
+        ("math.acos(max_signal_rate)", "math.acos(first)"),
+        ("math.acos(min_signal_rate)", "math.acos(last)"),
+    ),
+    "shown in a notebook": in_another_style(
+        ("    step_size = ", "    display(initial_noise)\n    step_size = ")
+    ),
+}
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_right_solutions_in_unusual_styles(as_file, style):
+    assert_right(verdicts_of(as_file(STYLES[style])))
+
+
+def test_a_class_without_an_average_may_say_remaining(as_file):
+    """The word has the letters of an average, ema."""
+    text = """
+import numpy as np
+
+class Diffusion:
+    def __init__(self, network):
+        self.network, self.remaining = network, 1
+
+    def denoise(self, noisy_images, noise_rates, signal_rates, training):
+        "The remaining noise."
+        noises = self.network([noisy_images, noise_rates**2], training=training)
+        return noises, (noisy_images - noise_rates * noises) / signal_rates
+"""
+    assert_right(verdicts_of(as_file(text), ["denoise"]))
+
+
+def test_steps_changed_in_place(as_file):
+    text = in_another_style(
+        ("    for t in range", "    steps = np.zeros(count, int)\n    for t in range"),
+        ("steps = np.full(count, t)", "steps[:] = t"),
+        name="numpy_exercise.py",
+    )
+    assert_right(verdicts_of(as_file(text), ["sample"]))
+
+
+def test_sample_xt_with_the_factors_of_the_file(as_file):
+    text = in_another_style(
+        (
+            "import numpy as np\n",
+            "import numpy as np\n\nalphaBars = np.cumprod(np.linspace(0.999, 0.98, 100))\n",
+        ),
+        ("def sample_xt(x0, t, epsilon, alphaBars)", "def sample_xt(x0, t, epsilon)"),
+        name="numpy_exercise.py",
+    )
+    assert_right(verdicts_of(as_file(text), ["sample_xt"]))
+
+
+def test_a_file_may_name_a_gpu(as_file):
+    text = "device = torch.device('cuda:0')\nx = f(x).to(device).cuda()\nname = 'cuda is fast'\n"
+    lines = [ast.unparse(statement) for statement in parse(as_file(text))]
+    assert lines == [
+        "device = torch.device('cpu')",
+        "x = f(x).to(device).cpu()",
+        text.splitlines()[2],
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("self.network.trainable_weights", "self.trainable_variables"),
+        ("self.loss(noises, pred_noises)", "self.compute_loss(y=noises, y_pred=pred_noises)"),
+    ],
+)
+def test_train_step_in_the_style_of_keras(monkeypatch, as_file, old, new):
+    pytest.importorskip("tensorflow")
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    result, text = check(
+        as_file(in_another_style((old, new), name="keras_class.py")), ["train_step"]
+    )
+    assert result["passed"], text
+
+
+@pytest.mark.slow
+def test_training_that_shows_samples(monkeypatch, as_file):
+    pytest.importorskip("torch")
+    text = in_another_style(
+        ('        print(f"epoch', '        sample(ddpm, 4)\n        print(f"epoch'),
+        ("device=device)", 'device="cuda")'),
+        name="torch_exercise.py",
+    )
+    result, text = check(as_file(text), ["train"])
+    assert result["passed"], text
+
+
 # The catalogue.
 
 
@@ -237,6 +366,21 @@ def test_closed_forms_agree_with_the_project():
 
 
 # What is executed of a file.
+
+
+def test_cells_of_a_notebook_that_are_not_python(as_file):
+    cells = [
+        "pip install -q numpy",
+        "!pip install a \\\n    b\nfirst = 1",
+        "%matplotlib inline\nprint('%d'\n    % first)\nsecond = 2",
+        "an answer in the wrong kind of cell",
+        "third = 3",
+    ]
+    cells = [{"cell_type": "code", "source": cell} for cell in cells]
+    source = Source(as_file(json.dumps({"cells": cells}), "a.ipynb"))
+    source.execute([])
+    assert [source.namespace[name] for name in ("first", "second", "third")] == [1, 2, 3]
+    assert list(source.problems) == ["code cell 4"]
 
 
 def test_a_script_is_not_run(as_file, tmp_path):
@@ -369,6 +513,31 @@ def test_points_are_a_row_for_each_file(as_file, tmp_path, capsys):
     assert "Traceback" not in err
 
 
+def test_a_table_says_on_standard_error_how_far_it_is_and_what_was_not_checked(as_file, capsys):
+    text = (SOLUTIONS / "numpy_functions.py").read_text()
+    text = text.replace("    chosen = ", "    np.load('/content/drive/weights.npy')\n    chosen = ")
+    path = str(as_file(text))
+    assert main([path, path, "--points", "--only", "denoise"]) == 2
+    out, err = capsys.readouterr()
+    assert out.splitlines()[1:] == [f"{path},,0,0"] * 2
+    assert f"2 of 2: {path}" in err
+    assert f"{path}: denoise not checked: it needs a file or folder that is not here" in err
+
+
+def test_a_fault_of_the_checker_does_not_end_the_check_of_other_files(monkeypatch, capsys):
+    monkeypatch.setattr("ddim_keras.check.judge.judge", lambda *_: 1 / 0)
+    path = str(SOLUTIONS / "numpy_functions.py")
+    assert main([path, path, "--only", "denoise"]) == 2
+    assert capsys.readouterr().err.count("a fault of the checker: ZeroDivisionError") == 2
+
+
+def test_images_that_are_not_numbers(as_file):
+    text = (SOLUTIONS / "numpy_exercise.py").read_text()
+    path = as_file(text.replace("sigma = np.sqrt(beta)", "sigma = np.sqrt(-beta)"))
+    (verdict,) = verdicts_of(path, ["sample"])
+    assert not verdict.tests["images stay finite"]
+
+
 def test_gaps_that_are_not_filled(as_file, capsys):
     text = "def diffusion_schedule(t):\n    raise NotImplementedError\n\ndef denoise():\n    pass\n"
     assert main([str(as_file(text))]) == 1
@@ -416,3 +585,12 @@ def test_a_process_that_ends_itself(as_file, capsys):
     out = capsys.readouterr().out
     assert "2 of 3 right" in out
     assert "the process ended" in out
+
+
+def test_functions_after_the_end_of_the_process_are_not_wrong(as_file, capsys):
+    text = (SOLUTIONS / "numpy_functions.py").read_text()
+    text = "import os\n" + text.replace("    chosen = ", "    os._exit(0)\n    chosen = ")
+    assert main([str(as_file(text))]) == 1
+    out = capsys.readouterr().out
+    assert "`--only reverse_diffusion`" in out
+    assert "1 of 2 right, 1 not checked" in out
