@@ -82,7 +82,9 @@ def test_a_history_with_a_byte_order_mark_is_read(tmp_path):
     assert Run(tmp_path).read_history() == [EPOCH]
 
 
-@pytest.mark.parametrize("text", ["kid,steps\nlow,5\n", "kid\n0.1,0.2\n", "kid\n\xe9\n"])
+@pytest.mark.parametrize(
+    "text", ["kid,steps\nlow,5\n", "kid\n0.1,0.2\n", "kid\n\xe9\n", "kid;steps\n0.1;5\n"]
+)
 def test_a_table_of_no_evaluation(tmp_path, text):
     path = tmp_path / "evaluation.csv"
     path.write_text(text, encoding="latin-1")

@@ -32,15 +32,19 @@ COLUMNS = {
 }
 # What tells two rows under the same conditions apart; earlier rows may lack some of it.
 KEY = ("setting", "steps", "guide_sha256", "batch_size")
+DRAWN = ("setting", "sampler", "steps", "network_calls")  # what the figure and the text need
 Row = dict[str, Any]
 
 
 class Results:
-    """Measured rows, and those of earlier calls for the same weights.
+    """Measured rows, and those of earlier calls.
+
+    Rows of other weights files stay in evaluation.csv, unless a training has replaced the file.
 
     Args:
         folder: where evaluation.csv and evaluation.png are.
-        conditions: what rows must have in common to be compared, with the hash of the weights.
+        conditions: what rows must have in common to be compared, with the hash of the weights; and
+            `weights`, their path, which may differ.
         floor: the metrics of real images.
         features: description of the encoder, for the axes.
     """
@@ -57,12 +61,13 @@ class Results:
             row
             for row in read_rows(folder / "evaluation.csv")
             if row.get("weights_sha256") == conditions["weights_sha256"]
+            or row.get("weights", conditions["weights"]) != conditions["weights"]
         ]
 
     def add(self, row: Row) -> None:
         """Adds a row, in place of an earlier one of the same setting, and writes both files."""
         row = row | self.conditions
-        key = (*KEY, *self.conditions)
+        key = (*KEY, *self.common)
         self.earlier = [
             earlier
             for earlier in self.earlier
@@ -74,12 +79,17 @@ class Results:
         figures.save_figure(figure, self.folder / "evaluation.png")
 
     @property
+    def common(self) -> Row:
+        """The conditions without the path: a run may have been moved."""
+        return {name: value for name, value in self.conditions.items() if name != "weights"}
+
+    @property
     def comparable(self) -> list[Row]:
         """The rows under the same conditions, with all metrics, of this call and earlier ones."""
         earlier = [
             row
             for row in self.earlier
-            if row.items() >= self.conditions.items() and row.keys() >= self.axes.keys()
+            if row.items() >= self.common.items() and row.keys() >= {*DRAWN, *self.axes}
         ]
         return [*earlier, *self.rows]
 
@@ -115,6 +125,8 @@ def read_rows(path: Path) -> list[Row]:
         return []
     with contents_of(path, "a table of results", "; move it aside, or choose another --output"):
         rows = read_table(path)
+        if any(";" in name for row in rows for name in row):  # a spreadsheet of some languages
+            raise ValueError("its columns are separated by semicolons instead of commas")
         for name in (*AXES, *COLUMNS):
             if name != "setting" and any(isinstance(row.get(name), str) for row in rows):
                 raise ValueError(f"{name} is no number")

@@ -197,6 +197,7 @@ def _points(history: Sequence[dict[str, Any]], name: str) -> tuple[list[int], li
 
 # Ticks: whole numbers, spread about evenly on a logarithmic axis of any length.
 NETWORK_CALLS = (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 700, 1000)
+DASHES, MARKERS = ("-", "--", ":", "-."), (".", "s", "^", "x", "D")
 
 
 def by_network_calls(
@@ -215,23 +216,26 @@ def by_network_calls(
     figure = Figure(
         figsize=(5.5 * columns + 2.5, 4.5 * rows), dpi=PIXELS_PER_INCH, layout="constrained"
     )
-    # A colour for each sampler, a dash style for each step placement.
+    # A colour for each sampler, a dash style and marker for each step placement.
     settings = {row["setting"]: row["sampler"] for row in results}
     samplers = list(dict.fromkeys(settings.values()))
     for panel, (name, label) in enumerate(axes_labels.items(), start=1):
         axes = figure.add_subplot(rows, columns, panel)
-        dashes = {sampler: itertools.cycle(("-", "--", ":", "-.")) for sampler in samplers}
+        looks = {
+            sampler: itertools.cycle(itertools.product(MARKERS, DASHES)) for sampler in samplers
+        }
         for setting, sampler in settings.items():
             line = [row for row in results if row["setting"] == setting]
             line.sort(key=lambda row: row["network_calls"])
+            marker, dashes = next(looks[sampler])
             axes.errorbar(
                 [row["network_calls"] for row in line],
                 [row[name] for row in line],
                 yerr=[row.get(f"{name}_standard_error", 0) for row in line],
-                marker=".",
+                marker=marker,
                 capsize=2,
                 color=f"C{samplers.index(sampler)}",
-                linestyle=next(dashes[sampler]),
+                linestyle=dashes,
                 label=setting,
             )
         axes.axhline(floor[name], color="grey", linewidth=1, label="training against validation")

@@ -367,3 +367,49 @@ def test_few_validation_images(measure, finished, tmp_path):
     finished.save_config(few)
     assert measure("--steps", 1) == 0
     assert float(rows_of(finished.folder)[0]["kid"]) > 0
+
+
+# The table alone, without a model.
+
+
+def results_of(folder, weights, digest="a", axes=("kid",)):
+    """An empty table of some weights file, with the rows that the folder holds already."""
+    conditions = {"split": "validation", "weights": weights, "weights_sha256": digest}
+    return table.Results(folder, conditions, dict.fromkeys(axes, 0.0), "encoder")
+
+
+def row_of(setting="ddim", **values):
+    shown = {"setting": setting, "sampler": "ddim", "steps": 5, "network_calls": 5, "kid": 0.1}
+    return shown | values
+
+
+def test_rows_of_other_models_in_the_same_folder_are_kept(tmp_path):
+    """Included models are evaluated into the current folder, one after the other."""
+    results_of(tmp_path, "/flowers", "a").add(row_of())
+    results = results_of(tmp_path, "/flowers-few", "b")
+    results.add(row_of())
+    assert [row["weights"] for row in rows_of(tmp_path)] == ["/flowers", "/flowers-few"]
+    assert len(results.comparable) == 1
+    # Trained further: nothing is known of the new weights.
+    results_of(tmp_path, "/flowers", "c").add(row_of())
+    assert [row["weights_sha256"] for row in rows_of(tmp_path)] == ["b", "c"]
+
+
+def test_a_run_that_was_moved_keeps_its_rows(tmp_path):
+    results_of(tmp_path, "/runs/a").add(row_of(steps=10))
+    results_of(tmp_path, "/runs/a").add(row_of())
+    results = results_of(tmp_path, "/runs/b")
+    results.add(row_of())
+    assert [row["steps"] for row in results.comparable] == [10, 5]
+    assert [row["weights"] for row in rows_of(tmp_path)] == ["/runs/a", "/runs/b"]
+
+
+def test_rows_without_a_column_of_the_figure_are_kept_out_of_it(tmp_path):
+    """Somebody deleted it in a spreadsheet."""
+    results_of(tmp_path, "/a").add(row_of(steps=10))
+    (row,) = rows_of(tmp_path)
+    table.write_rows(tmp_path / "evaluation.csv", [row | {"sampler": None}])
+    results = results_of(tmp_path, "/a")
+    results.add(row_of())
+    assert [row["steps"] for row in results.comparable] == [5]
+    assert len(rows_of(tmp_path)) == 2

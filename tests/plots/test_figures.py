@@ -248,3 +248,14 @@ def test_names_that_are_no_utf8_stand_in_figures_and_texts(tmp_path):
     )
     assert (tmp_path / "grid.png").stat().st_size
     assert printable(f"{name}, Übung") == r"rose\udcff, Übung"
+
+
+def test_lines_of_one_sampler_can_be_told_apart():
+    rows = [
+        {"setting": f"ipndm {number}", "sampler": "ipndm", "network_calls": calls, "kid": 0.1}
+        for number in range(6)
+        for calls in (5, 10)
+    ]
+    (axes,) = figures.by_network_calls(rows, {"kid": "KID"}, {"kid": 0.0}).axes
+    lines = [container.lines[0] for container in axes.containers]
+    assert len({(line.get_linestyle(), line.get_marker()) for line in lines}) == 6
