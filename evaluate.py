@@ -54,8 +54,8 @@ def main() -> None:
         if "kid" in options.metrics:
             comparison.compare_sides(options, weights, models, folder)
     elif options.search_steps:
-        found = search.search(options, runs[0], weights[0], models[0])
-        search.store(found, runs[0], folder)
+        for found in search.search(options, runs[0], weights[0], models[0]):
+            search.store(found, runs[0], folder)
     elif options.assess:
         assessment.assess(options, runs[0].read_config(), weights[0], models[0], folder)
     else:

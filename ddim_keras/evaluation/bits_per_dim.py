@@ -116,6 +116,7 @@ def measure(options: EvaluateOptions, model: DiffusionModel, images: np.ndarray)
         batch_size=options.batch_size,
         progress=lambda: bar.add(1),
     )
+    print(f"integrating the {FLOW}", flush=True)
     try:
         flow = flow_bits(model, images, seed=options.seed, batch_size=options.batch_size)
     except InputError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ddim_keras.cli.evaluate import EvaluateOptions, Side
 from ddim_keras.config import InputError
+from ddim_keras.data.cache import DEFAULT_DATASET
 from ddim_keras.evaluation.bits_per_dim import FLOW, VARIANCES, chosen_images, measure
 from ddim_keras.evaluation.measurement import load_kid
 from ddim_keras.evaluation.settings import Setting, chosen_settings, generate
@@ -53,6 +54,7 @@ def compare_sides(
         f"of seed {options.seed}, and {len(kid.real_features)} {options.split} images; KID of all "
         f"pairs, {kid.encoder.description}"
     )
+    tell_of_other_data(names, weights)
     for settings in pairs:
         distances = []
         row: Row = {}
@@ -108,6 +110,19 @@ def require_one_shape(sides: list[Side], models: list[DiffusionModel]) -> None:
         )
 
 
+def tell_of_other_data(names: list[str], weights: list[Path]) -> None:
+    """Prints a note if the second side was trained on another data set than the first."""
+    # By their names: an exported model has no paths.
+    first, second = (
+        Path(Run(file.parent).read_config().dataset or DEFAULT_DATASET).name for file in weights
+    )
+    if first != second:
+        print(
+            f"note: the real images are those of {first}, but {names[1]} was trained on {second}",
+            flush=True,
+        )
+
+
 def distance_of(
     options: EvaluateOptions, model: DiffusionModel, setting: Setting, kid: KernelInceptionDistance
 ) -> JackknifedDistance:
@@ -154,6 +169,7 @@ def compare_bits(
     path = folder / "comparison.csv"
     rows = read_rows(path)
     images = chosen_images(options, Run(weights[0].parent).read_config())
+    tell_of_other_data(names, weights)
     results = []
     for name, model in zip(names, models, strict=True):
         result = measure(options, model, images)

@@ -1,6 +1,7 @@
 """Search for step placement, by a fine trajectory or by the KID against training images."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 from ddim_keras import step_search
@@ -16,26 +17,28 @@ from ddim_keras.runs.manifest import sha256
 SignalRates = dict[int, list[float]]  # for each number of steps
 
 
-def search(options: EvaluateOptions, run: Run, weights: Path, model: DiffusionModel) -> SignalRates:
-    """Searches the placement of each number of steps with the chosen method.
+def search(
+    options: EvaluateOptions, run: Run, weights: Path, model: DiffusionModel
+) -> Iterator[SignalRates]:
+    """Searches the placement of each number of steps; yields what was found, to be stored.
 
     Raises:
         InputError: if a training has replaced the weights meanwhile.
     """
     digest = sha256(weights)
-    found = _search(options, run, model)
-    if sha256(weights) != digest:
-        raise InputError(
-            f"{weights} was replaced during the search, so the steps found are not stored. "
-            "Search again when the training has ended"
-        )
-    return found
+    for found in _search(options, run, model):
+        if sha256(weights) != digest:
+            raise InputError(
+                f"{weights} was replaced during the search, so the steps found are not stored. "
+                "Search again when the training has ended"
+            )
+        yield found
 
 
-def _search(options: EvaluateOptions, run: Run, model: DiffusionModel) -> SignalRates:
+def _search(options: EvaluateOptions, run: Run, model: DiffusionModel) -> Iterator[SignalRates]:
     steps = sorted(set(options.search_steps or ()))
     if options.search_by == "trajectory":
-        return step_search.search_steps(
+        yield step_search.search_steps(
             model,
             steps,
             batch_size=options.batch_size,
@@ -44,7 +47,9 @@ def _search(options: EvaluateOptions, run: Run, model: DiffusionModel) -> Signal
                 -(-step_search.NUM_IMAGES // options.batch_size), step_search.CANDIDATES
             ),
         )
-    return {number: search_by_kid(options, run, model, number) for number in steps}
+        return
+    for number in steps:  # each may take hours
+        yield {number: search_by_kid(options, run, model, number)}
 
 
 def search_by_kid(

@@ -12,6 +12,7 @@ from ddim_keras.evaluation import bits_per_dim, comparison
 from ddim_keras.likelihood import new_model
 from ddim_keras.metrics import encoders
 from ddim_keras.model import DiffusionModel
+from ddim_keras.runs.configuration import RunConfig
 from ddim_keras.runs.folder import Run, find_weights, load_model
 from ddim_keras.runs.weights import save_weights
 from tests.helpers import make_run, run
@@ -71,6 +72,23 @@ def test_settings_of_one_run(compare, place, tmp_path, capsys):
     assert (row["setting_first"], row["setting_second"]) == ("ddim", "ipndm, rho")
     assert row["weights_sha256_first"] == row["weights_sha256_second"]
     assert row["verdict"] in capsys.readouterr().out
+
+
+def test_a_side_of_other_data_is_pointed_out(tmp_path, capsys):
+    runs = [Run(tmp_path / name) for name in "abc"]
+    datasets = ("oxford_flowers102", None, str(tmp_path / "photos"))
+    for made, dataset in zip(runs, datasets, strict=True):
+        network = NetworkConfig(image_size=16, widths=(8,), depths=(1,))
+        made.save_config(
+            RunConfig("tiny", ModelConfig(network=network), TrainingConfig(), dataset=dataset)
+        )
+    weights = [made.last_weights for made in runs]
+    comparison.tell_of_other_data(["a", "b"], weights[:2])
+    assert not capsys.readouterr().out
+    comparison.tell_of_other_data(["b", "c"], weights[1:])
+    assert capsys.readouterr().out == (
+        "note: the real images are those of oxford_flowers102, but c was trained on photos\n"
+    )
 
 
 def test_a_setting_does_not_differ_from_itself(compare, place, tmp_path, capsys):

@@ -210,6 +210,17 @@ def test_a_search_goes_on_from_searched_steps(measure, finished, capsys, monkeyp
     assert starts == [[0.02, 0.5, 1.0]]
 
 
+def test_an_interrupted_search_by_kid_keeps_what_it_has_found(measure, finished, monkeypatch):
+    def search_by_kid(options, run, model, steps):
+        if steps == 3:
+            raise KeyboardInterrupt
+        return [0.02, 0.5, 1.0]
+
+    monkeypatch.setattr("ddim_keras.evaluation.search.search_by_kid", search_by_kid)
+    assert measure("--search-steps", 2, 3, "--search-by", "kid") == 130
+    assert finished.read_sampling_steps() == {2: [0.02, 0.5, 1.0]}
+
+
 @pytest.mark.parametrize("finished", [3], indirect=True)
 def test_guidance_reaches_the_images(measure, finished):
     for guidance in (0, 2):
