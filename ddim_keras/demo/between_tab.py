@@ -20,9 +20,11 @@ SEEDS, CLASSES, PHOTOGRAPHS = "two seeds", "two classes", "two photographs"
 
 
 def making_of_seeds(
-    models: Models, name: str, class_name: str, seed: int, other_seed: int
+    models: Models, name: str, class_name: str, seed: int | None, other_seed: int | None
 ) -> tuple[page.Making, str]:
     """Images between the noises of two seeds, and the command."""
+    if seed is None or other_seed is None:
+        raise InputError("two seeds are needed; a field is empty")
     line = page.words_of(
         name,
         class_=class_name,
@@ -36,9 +38,11 @@ def making_of_seeds(
 
 
 def making_of_classes(
-    models: Models, name: str, class_name: str, other_class: str, seed: int
+    models: Models, name: str, class_name: str, other_class: str, seed: int | None
 ) -> tuple[page.Making, str]:
     """Images from one noise between two classes, and the program."""
+    if seed is None:
+        raise InputError("the seed is empty; give a number")
     config = models.config(name)
     if page.ANY_CLASS in (class_name, other_class):
         raise InputError("choose two classes; models without classes have seeds and photographs")
@@ -80,6 +84,8 @@ def making_of_photographs(
     photographs = [each for each in given if each is not None]
     if len(photographs) < 2:
         raise InputError("upload two photographs first")
+    for photograph in photographs:
+        page.require_fitting(models, name, photograph)
     line = page.words_of(
         name,
         encode=["first.png", "second.png"],
@@ -139,9 +145,11 @@ def between_tab(models: Models) -> None:
 
     def taken(number: int) -> Callable[..., Any]:
         def take(path: str, name: str, given: list[np.ndarray | None]) -> tuple[Any, ...]:
-            given = [*given]
-            given[number] = page.uploaded(models, name, path)
-            grey = np.full_like(given[number], 200)
+            image = page.uploaded(models, name, path)
+            # The other one may have been prepared for a model of another size.
+            given = [None if each is None or each.shape != image.shape else each for each in given]
+            given[number] = image
+            grey = np.full_like(image, 200)
             both = np.stack([grey if image is None else image for image in given])
             return given, page.strip(page.picture(both), "the photographs as the model sees them")
 
@@ -154,8 +162,8 @@ def between_tab(models: Models) -> None:
         name: str,
         class_name: str,
         other_class: str,
-        seed: int,
-        other_seed: int,
+        seed: int | None,
+        other_seed: int | None,
     ) -> Iterator[dict[Any, Any]]:
         if kind == SEEDS:
             making, text = making_of_seeds(models, name, class_name, seed, other_seed)

@@ -73,6 +73,7 @@ def generate_tab(models: Models) -> None:
                 elem_id="gallery",
             )
 
+    @page.in_a_sentence
     def allow(name: str) -> list[Any]:
         """The choices of a model; a student has fixed steps and guidance."""
         model = models.config(name).model

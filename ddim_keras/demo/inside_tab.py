@@ -13,21 +13,33 @@ from ddim_keras.demo import page
 from ddim_keras.demo.models import Models
 from ddim_keras.evaluation.table import COLUMNS, read_rows
 from ddim_keras.runs.folder import find_run
+from ddim_keras.runs.manifest import sha256
 
 MOST_STEPS, STEPS, SAMPLER = 50, 20, "ddim"
 STRENGTHS = (0.0, 0.5, 1.0, 2.0, 4.0)
 IMAGES_OF_EACH, STEPS_OF_EACH = 6, 10
+# What rows of evaluation.csv must have in common to stand in one table.
+CONDITIONS = ("split", "num_images", "seed", "dtype_policy", "features", "estimator")
 
 
 def measured(name: str) -> str:
-    """Markdown: the measured KID of a model by steps."""
-    folder = find_run(name).folder
-    rows = read_rows(folder / "evaluation.csv")
+    """Markdown: the KID of a model by steps, as it was measured last."""
+    run = find_run(name)
+    folder, digest = run.folder, sha256(run.weights_to_show())
+    rows = [
+        row
+        for row in read_rows(folder / "evaluation.csv")
+        if row.get("weights_sha256", digest) == digest  # not of weights before more training
+    ]
     if rows:
+        rows = [row for row in rows if all(row.get(x) == rows[-1].get(x) for x in CONDITIONS)]
         columns = [column for column in COLUMNS if all(column in row for row in rows)]
         lines = [[COLUMNS[column][0] for column in columns], ["---"] * len(columns)]
         lines += [[COLUMNS[column][1].format(row[column]) for column in columns] for row in rows]
-        return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+        table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+        names = ("num_images", "split", "features")
+        how = [f"{name.replace('_', ' ')}: {rows[-1][name]}" for name in names if name in rows[-1]]
+        return "\n\n".join(filter(None, [", ".join(how), table]))
     card = folder / "MODEL_CARD.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     if quality := re.search(r"^\*\*Quality\.\*\*.*?(?=^\*\*)", text, re.MULTILINE | re.DOTALL):
@@ -127,4 +139,4 @@ def inside_tab(models: Models) -> None:
         queue=False,
         show_progress="hidden",
     )
-    gr.on(None, measured, model, table, queue=False)
+    gr.on(None, page.in_a_sentence(measured), model, table, queue=False)

@@ -184,15 +184,22 @@ def model_choice(models: Models, with_students: bool = False) -> gr.Dropdown:
     def names() -> list[str]:
         return models.names(with_students)
 
-    choice = gr.Dropdown(names(), value=names()[0], label="Model")
-    # When the page is loaded, for runs that were trained meanwhile.
-    gr.on(None, lambda: gr.Dropdown(names()), None, choice, queue=False)
+    first = names()[0]
+    choice = gr.Dropdown(names(), value=first, label="Model")
+
+    def offered() -> gr.Dropdown:
+        now = names()
+        return gr.Dropdown(now, value=first if first in now else now[0])
+
+    # When the page is loaded, for runs that were trained, or removed, meanwhile.
+    gr.on(None, offered, None, choice, queue=False)
     return choice
 
 
 def class_choice(models: Models, model: gr.Dropdown, label: str = "Class") -> gr.Dropdown:
     """A choice of the classes of the chosen model, which follows that choice."""
 
+    @in_a_sentence
     def choices(name: str) -> gr.Dropdown:
         config = models.config(name)
         numbers = range(config.model.network.num_classes)
@@ -231,6 +238,16 @@ def uploaded(models: Models, name: str, path: str) -> np.ndarray:
         raise InputError(
             f"{reason}. Choose another file, such as a JPEG or PNG with 8 bits per channel"
         ) from error
+
+
+def require_fitting(models: Models, name: str, image: np.ndarray) -> None:
+    """Raises InputError for an image (H, W, C) that was prepared for a model of another size."""
+    network = models.config(name).model.network
+    if image.shape != (network.image_size, network.image_size, network.channels):
+        raise InputError(
+            "the image was prepared for another model, of another size or without colours; upload "
+            "or generate it again"
+        )
 
 
 def words_of(model: str, **options: Any) -> list[str]:

@@ -123,6 +123,7 @@ def paint_tab(models: Models) -> None:
     ) -> Iterator[dict[Any, Any]]:
         if image is None:
             raise InputError("there is no image yet: upload a photograph, or generate one")
+        page.require_fitting(models, name, image)
         mask = mask_of(edited, image.shape[0])
         line = page.words_of(
             name,

@@ -30,6 +30,7 @@ from ddim_keras.demo import page as page_module
 from ddim_keras.demo.models import Models
 from ddim_keras.demo.page import ANY_CLASS
 from ddim_keras.demo.streaming import streamed
+from ddim_keras.runs.manifest import sha256
 
 ROOT = Path(__file__).parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -176,6 +177,26 @@ def test_what_was_measured(models):
     assert "evaluate.py --run runs/tiny" in inside_tab.measured("runs/tiny")
     Path("runs/tiny/evaluation.csv").write_text("setting,steps,kid\nDDIM,5,0.25\n")
     assert inside_tab.measured("runs/tiny").splitlines()[-1] == "| DDIM | 5 | 0.2500 |"
+    # Only what was measured like the last row, and of the present weights.
+    digest = sha256(Path("runs/tiny/last.weights.h5"))
+    Path("runs/tiny/evaluation.csv").write_text(
+        "setting,steps,kid,split,weights_sha256\n"
+        f"DDIM,5,0.25,train,{digest}\nDDIM,5,0.3,validation,earlier\n"
+        f"DDIM,5,0.4,validation,{digest}\nDDIM,5,0.5,validation,earlier\n"
+    )
+    text = inside_tab.measured("runs/tiny")
+    assert text.splitlines()[0] == "split: validation"
+    assert [line for line in text.splitlines() if "DDIM" in line] == ["| DDIM | 5 | 0.4000 |"]
+
+
+def test_what_the_page_cannot_use_is_a_sentence(models):
+    with pytest.raises(InputError, match="prepared for another model"):
+        page_module.require_fitting(models, "runs/tiny", np.zeros((64, 64, 3), "uint8"))
+    page_module.require_fitting(models, "runs/tiny", np.zeros((16, 16, 3), "uint8"))
+    with pytest.raises(InputError, match="two seeds are needed"):
+        between_tab.making_of_seeds(models, "runs/tiny", ANY_CLASS, 1, None)
+    with pytest.raises(page_module.gr.Error, match="no run nowhere"):
+        page_module.in_a_sentence(inside_tab.measured)("nowhere")
 
 
 # In a browser.
