@@ -52,6 +52,10 @@ class Reading(NamedTuple):
     samples: Iterator[Sample]
 
 
+class Unknown(InputError):
+    """There is no file, folder or TFDS data set of a name."""
+
+
 class Unobtainable(InputError):
     """A data set that exists, but is currently not available on this machine."""
 
@@ -76,7 +80,7 @@ def find_source(source: str | Path, image_size: int, data_dir: str | Path | None
     path, name = Path(source), str(source)
     if path.suffix.lower() in ARRAY_SUFFIXES:
         if not path.is_file():
-            raise InputError(f"there is no file {path}")
+            raise Unknown(f"there is no file {path}")
         return Source(path.stem, _fingerprint([path]), functools.partial(read_array, path))
     if path.is_dir():
         found = sorted(_visible_files(path))
@@ -101,7 +105,7 @@ def find_source(source: str | Path, image_size: int, data_dir: str | Path | None
         raise InputError(
             f"{name} is neither an .npz nor an .npy file; give one, or a folder of images"
         )
-    raise InputError(f"there is no folder or file {name}, and TFDS has no data set of that name")
+    raise Unknown(f"there is no folder or file {name}, and TFDS has no data set of that name")
 
 
 def read_tfds(name: str, data_dir: str | Path | None) -> Reading:
@@ -160,7 +164,7 @@ def _tfds_builder(name: str, data_dir: str | Path | None) -> Any:
         known = {*tfds.list_builders(with_community_datasets=False)}
         similar = {*difflib.get_close_matches(name, known)} - {re.split("[/:]", name)[0]}
         hint = f"; similar names: {', '.join(sorted(similar))}" if similar else ""
-        raise InputError(
+        raise Unknown(
             f"{name} is neither a folder, nor an .npz or .npy file, nor a data set of TFDS "
             f"({first_line(error)}){hint}"
         ) from error

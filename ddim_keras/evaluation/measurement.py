@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from ddim_keras.cli.evaluate import EvaluateOptions
 from ddim_keras.config import InputError
 from ddim_keras.data import cache
 from ddim_keras.data.batches import random_images
+from ddim_keras.data.sources import Unknown
 from ddim_keras.evaluation.settings import Setting, generate
 from ddim_keras.metrics import encoders
 from ddim_keras.metrics.feature_distances import frechet_distance, precision_and_recall
@@ -27,14 +29,24 @@ ESTIMATOR = "all pairs"  # of the KID; earlier results used batches of 64, with 
 def load_data(options: EvaluateOptions | argparse.Namespace, config: RunConfig) -> cache.Dataset:
     """The data set that a run was trained on, read from the folders in the options.
 
-    If it has another number of images by now, it is split anew, and a warning is printed.
+    If it has another number of images by now, it is split anew, and a warning is printed. Exports
+    name it without a folder.
     """
-    dataset = cache.load_dataset(
-        config.dataset,
-        config.model.network.image_size,
-        options.data_dir or config.data_dir,
-        options.cache_dir,
-    )
+    name = config.dataset
+    try:
+        dataset = cache.load_dataset(
+            name,
+            config.model.network.image_size,
+            options.data_dir or config.data_dir,
+            options.cache_dir,
+        )
+    except Unknown as error:
+        if name is None or Path(name).is_absolute():
+            raise
+        raise InputError(
+            f"{error}. An exported model names its data without their folder: start this command "
+            f"in the folder that holds {name}"
+        ) from error
     if config.num_images not in (None, len(dataset.train_images)):
         print(
             f"warning: {dataset.name} now has {len(dataset.train_images)} training images, and had "

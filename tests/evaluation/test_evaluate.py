@@ -380,6 +380,16 @@ def test_few_validation_images(measure, finished, tmp_path):
     assert float(rows_of(finished.folder)[0]["kid"]) > 0
 
 
+def test_data_of_an_exported_model(finished, place, tmp_path, monkeypatch):
+    exported = dataclasses.replace(finished.read_config(), dataset="flowers.npz")
+    options = SimpleNamespace(data_dir=None, cache_dir=place / "cache")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"no file flowers\.npz\. An exported model .* holds"):
+        measurement.load_data(options, exported)
+    monkeypatch.chdir(place)
+    assert len(measurement.load_data(options, exported).validation_images) == 80
+
+
 # The table alone, without a model.
 
 
