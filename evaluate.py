@@ -118,9 +118,12 @@ def check(options: EvaluateOptions, run: Run) -> None:
     is_added_to = options.search_steps and run.sampling_steps_file.exists()
     if "searched" in options.spacing or is_added_to:
         run.read_sampling_steps()  # raises it
-    is_conditional = run.read_config().model.network.num_classes > 0
+    model = run.read_config().model
+    is_conditional = model.network.num_classes > 0
     if options.guidance and not (is_conditional or options.guide):
         raise InputError(f"{run.folder} is not class-conditional; omit --guidance, or add --guide")
+    if options.variance == "learned" and model.variance != "learned":
+        raise InputError(f"{run.folder} has no learned variances; choose small or large")
     if options.guide:
         find_weights(options.guide)
 

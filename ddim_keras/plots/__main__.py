@@ -156,9 +156,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     reverse.add_argument(
         "--steps",
         type=at_least(1, MOST_IN_FIGURE),
-        default=10,
         metavar="N",
-        help="number of sampling steps, one column each (default: 10)",
+        help="number of sampling steps, one column each (default: 10; for a student, those it has "
+        "learnt)",
     )
     evolution.add_argument(
         "--rows",
@@ -237,17 +237,18 @@ def reverse_figure(options: argparse.Namespace) -> figures.Figure:
 
     run = find_run(options.run)
     model = load_model(run.weights_to_show())
+    steps = options.steps or max(model.config.student_steps, default=10)
     rows: dict[str, list[np.ndarray]] = {"noisy image": [], "predicted image": []}
 
     def add_column(_: int, *noisy_and_predicted: Any) -> None:
         for row, images in zip(rows.values(), noisy_and_predicted, strict=True):
             row.append(ops.convert_to_numpy(model.denormalize(images))[0])
 
-    model.generate(1, options.steps, seed=options.seed, callback=add_column)
+    model.generate(1, steps, seed=options.seed, callback=add_column)
     return figures.process_rows(
         {name: np.stack(row) for name, row in rows.items()},
-        1 - np.arange(options.steps) / options.steps,
-        dict.fromkeys(rows, np.array(Sampler().signal_rates(model, options.steps)[:-1])),
+        1 - np.arange(steps) / steps,
+        dict.fromkeys(rows, np.array(Sampler().signal_rates(model, steps)[:-1])),
     )
 
 

@@ -329,6 +329,10 @@ def test_what_was_measured_before_a_failure_is_kept(measure, finished, monkeypat
         (["--search-steps", 65], "the number of searched steps must be 1 to 64, not 65"),
         (["--guidance", 1], "{folder} is not class-conditional; omit --guidance"),
         (["--run", "nowhere"], "there is no run nowhere: "),
+        (
+            ["--eta", 1, "--variance", "learned"],
+            "{folder} has no learned variances; choose small or large",
+        ),
         (["--guidance-interval", 0.5, 0.9], "only guidance uses --guidance-interval; omit it"),
         (
             ["--guidance", 0, "--guidance-interval", 0.5, 0.9],

@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from keras import ops
 from PIL import Image
 
-from ddim_keras.config import GUIDANCE, SCHEDULES, InputError, NetworkConfig
+from ddim_keras.config import GUIDANCE, SCHEDULES, InputError, ModelConfig, NetworkConfig
 from ddim_keras.data.drawn_flowers import draw_flowers
 from ddim_keras.foreign import printable
 from ddim_keras.plots import figures
@@ -20,6 +21,7 @@ from ddim_keras.plots.__main__ import (
     schedule_rates,
 )
 from ddim_keras.runs.folder import load_model
+from ddim_keras.schedules import schedule_of
 from tests.helpers import EPOCH, make_run
 
 
@@ -218,6 +220,21 @@ def test_the_reverse_process_ends_at_the_image_of_generate(tmp_path):
     image = model.generate(3, 4, seed=2, guidance=GUIDANCE)[0]
     np.testing.assert_allclose(shown(predicted[-1]), image, atol=1e-5)
     assert np.abs(shown(noisy[-1]) - image).max() > 0.01
+
+
+def test_a_student_is_shown_in_the_steps_it_has_learnt(monkeypatch):
+    config = ModelConfig(student_steps=(2, 4))
+
+    def generate(num_images, steps, *, seed, callback):
+        for step in range(steps):
+            callback(step, np.zeros((1, 8, 8, 3)), np.ones((1, 8, 8, 3)))
+
+    student = SimpleNamespace(
+        config=config, schedule=schedule_of(config), denormalize=np.asarray, generate=generate
+    )
+    monkeypatch.setattr("ddim_keras.plots.__main__.load_model", lambda weights: student)
+    figure = reverse_figure(parse_arguments(["reverse", "--run", "flowers-few"]))
+    assert len(figure.axes) == 2 * 4
 
 
 def test_the_evolution_shows_the_same_noises_over_the_epochs(tmp_path):
