@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from ddim_keras.atomic import move, reserve, written_whole
+from ddim_keras.atomic import move, require_writable, reserve, written_whole
 from ddim_keras.cli.options import add_run_option
 from ddim_keras.cli.startup import choose_backend, import_keras, run_command
 from ddim_keras.config import InputError
@@ -284,6 +284,7 @@ def _require_new(path: Path, suffix: str) -> None:
         raise InputError(f"--output must end in {suffix}, not {str(path)!r}")
     if path.exists():
         raise InputError(f"{path} exists; choose another file")
+    require_writable(path.parent)
 
 
 def _main_onnx(run: Run, path: Path) -> None:

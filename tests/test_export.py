@@ -152,6 +152,16 @@ class TestOnnx:
         error = run_here(export_module, "--run", run.folder, "--format", "onnx", "--output", "x")
         assert error == "error: --output must end in .onnx, not 'x'"
 
+    def test_the_folder_is_made_before_the_work(self, run, tmp_path, monkeypatch):
+        made = []
+        monkeypatch.setattr(
+            export_module, "_main_onnx", lambda run, path: made.append(path.parent.is_dir())
+        )
+        output = tmp_path / "new" / "tiny.onnx"
+        output_options = ("--format", "onnx", "--output", output)
+        assert run_here(export_module, "--run", run.folder, *output_options) == 0
+        assert made == [True]
+
 
 class TestSafetensors:
     def test_weights_and_configuration_come_back(self, run, tmp_path):

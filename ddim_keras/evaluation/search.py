@@ -48,7 +48,7 @@ def _search(options: EvaluateOptions, run: Run, model: DiffusionModel) -> Iterat
             ),
         )
         return
-    for number in steps:  # each may take hours
+    for number in steps:
         yield {number: search_by_kid(options, run, model, number)}
 
 
