@@ -28,6 +28,7 @@ from ddim_keras.cli.options import (
     at_least,
 )
 from ddim_keras.cli.startup import choose_backend, import_keras, run_command
+from ddim_keras.foreign import printable
 from ddim_keras.runs.configuration import RunConfig
 from ddim_keras.runs.folder import (
     FEW_IMAGES,
@@ -250,7 +251,7 @@ def examine_images(
     lines = [f"# {run.folder}", *(f"- {sentence}" for sentence in (*sentences, *found))]
     lines += ["", "![errors by noise level, and nearest training images](doctor.png)", ""]
     with written_whole(folder / "doctor.md") as part:
-        part.write_text("\n".join(lines), encoding="utf-8")
+        part.write_text(printable("\n".join(lines)), encoding="utf-8")
     print(f"wrote {folder}/doctor.md and {folder}/doctor.png")
 
 

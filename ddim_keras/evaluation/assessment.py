@@ -15,6 +15,7 @@ from ddim_keras.config import InputError
 from ddim_keras.data.cache import Dataset
 from ddim_keras.evaluation.measurement import load_data, require_enough
 from ddim_keras.evaluation.settings import chosen_settings, generate
+from ddim_keras.foreign import printable
 from ddim_keras.metrics.classes import nearest_classes
 from ddim_keras.metrics.comparison import confidence_interval
 from ddim_keras.metrics.encoders import Encoder, choose_encoder
@@ -91,7 +92,7 @@ def assess(
         *sections(measured, labels, dataset.class_names),
     ]
     with written_whole(folder / "assessment.md") as part:
-        part.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+        part.write_text(printable("\n\n".join(parts)) + "\n", encoding="utf-8")
     print("\n\n".join(parts[3:]))
     print(f"\nwrote {folder}/assessment.md")
 

@@ -112,8 +112,11 @@ class Results:
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Writes a CSV file with the columns of all rows."""
-    with written_whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+    """Writes a CSV file with the columns of all rows; names that are no UTF-8 as `printable`."""
+    with (
+        written_whole(path) as part,
+        part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         writer = csv.DictWriter(file, list(dict.fromkeys(itertools.chain(*rows))))
         writer.writeheader()
         writer.writerows(rows)

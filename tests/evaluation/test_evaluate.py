@@ -438,3 +438,8 @@ def test_rows_without_a_column_of_the_figure_are_kept_out_of_it(tmp_path):
     results.add(row_of())
     assert [row["steps"] for row in results.comparable] == [5]
     assert len(rows_of(tmp_path)) == 2
+
+
+def test_names_that_are_no_utf8_stand_in_the_table(tmp_path):
+    table.write_rows(tmp_path / "a.csv", [{"first": b"run\xff".decode(errors="surrogateescape")}])
+    assert table.read_rows(tmp_path / "a.csv") == [{"first": r"run\udcff"}]
