@@ -312,6 +312,8 @@ def refuse_unused(parsed: Mapping[str, Any]) -> None:
         refuse("--search-steps uses {} only with --search-by kid", *of_kid)
     if "bits_per_dim" not in (parsed["metrics"] or []):
         refuse("only --metrics bits_per_dim uses {}", "likelihood_images")
+    if parsed["search_steps"]:
+        refuse("--search-steps has its own numbers of steps, and does not use {}", "steps")
     for task in ("assess", "search_steps"):
         if parsed[task]:
             refuse(f"--{task.replace('_', '-')} does not use {{}}", "metrics", "split")

@@ -65,7 +65,7 @@ class Setting:
 
 def chosen_samplers(options: EvaluateOptions) -> list[Sampler]:
     """Each sampler with each spacing up to each last signal rate."""
-    return [
+    samplers = [
         Sampler(
             sampler,
             spacing,
@@ -79,6 +79,7 @@ def chosen_samplers(options: EvaluateOptions) -> list[Sampler]:
         # Searched steps have their own last signal rate.
         for last_signal_rate in ([None] if spacing == "searched" else options.last_signal_rate)
     ]
+    return list(dict.fromkeys(samplers))  # each once
 
 
 def chosen_guidance(options: EvaluateOptions, model: DiffusionModel) -> Guidance:

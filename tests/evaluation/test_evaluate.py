@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 import evaluate
+from ddim_keras.cli.evaluate import parse_arguments
 from ddim_keras.config import InputError
 from ddim_keras.data.drawn_flowers import draw_flowers
 from ddim_keras.evaluation import measurement, table
-from ddim_keras.evaluation.settings import Setting
+from ddim_keras.evaluation.settings import Setting, chosen_samplers
 from ddim_keras.guidance import Guidance
 from ddim_keras.metrics import encoders
 from ddim_keras.samplers import LAST_SIGNAL_RATE, Sampler
@@ -105,6 +106,11 @@ def test_all_sizes_of_batches_are_compiled_before_the_time_is_taken(interval, ex
     setting = Setting(Sampler(), [0.02, 1.0], Guidance(1.0, interval))
     measurement.warm_up(SimpleNamespace(num_images=128, batch_size=64), model, setting)
     assert used == expected
+
+
+def test_what_is_named_twice_is_measured_once():
+    options = parse_arguments(["--samplers", "ddim", "heun", "ddim", "--spacing", "rho", "rho"])
+    assert chosen_samplers(options) == [Sampler("ddim", "rho"), Sampler("heun", "rho")]
 
 
 def test_without_a_spacing_each_sampler_has_its_own(measure, finished):
@@ -350,6 +356,10 @@ def test_what_was_measured_before_a_failure_is_kept(measure, finished, monkeypat
         (["--assess", "--metrics", "kid"], "--assess does not use --metrics; omit it"),
         (["--assess", "--split", "train"], "--assess does not use --split; omit it"),
         (["--search-steps", "5", "--split", "train"], "--search-steps does not use --split; omit"),
+        (
+            ["--search-steps", "5", "--steps", "5"],
+            "--search-steps has its own numbers of steps, and does not use --steps; omit it",
+        ),
     ],
 )
 def test_mistakes_are_named_before_the_work(measure, finished, arguments, message, monkeypatch):
