@@ -42,7 +42,6 @@ def compare_sides(
     pairs = paired_settings(sides, models)
     path = folder / "comparison.csv"
     rows = read_rows(path)
-    hashes = [sha256(file) for file in weights]  # now: a training may replace them meanwhile
     kid, _ = load_kid(options, Run(weights[0].parent).read_config(), options.split)
     conditions = {
         "split": options.split,
