@@ -300,7 +300,7 @@ def make_instance(
         The object, and the initial weights of its own two networks, or None.
     """
     known: dict[str, Any] = {"constructed": False}
-    own = {"__getattr__": _fallback(cls, network, ema_network, known)}
+    own: dict[str, Any] = {"__getattr__": _fallback(cls, network, ema_network, known)}
     if hasattr(cls, "trainable_weights") and hasattr(network, "factors"):
         # Of a Keras model, which has tracked the networks of its constructor.
         weights_property = property(lambda self: network.trainable_weights)

@@ -112,7 +112,7 @@ def test_a_closed_terminal_stops_like_ctrl_c(monkeypatch):
         def write(self, text):
             raise BrokenPipeError
 
-    before = signal.getsignal(signal.SIGHUP)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also if these tests run under nohup
     try:
         with StopCleanly() as stop:
             monkeypatch.setattr("sys.stdout", Closed())
