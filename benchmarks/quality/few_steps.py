@@ -97,7 +97,8 @@ def main() -> None:
         if arguments.csv:
             add_row(arguments.csv, rows[-1])
     if arguments.grid:
-        names = [f"{row['setting']}, {row['calls']} calls" for row in rows]
+        calls = [f"{row['calls']} call{'s' * (row['calls'] != 1)}" for row in rows]
+        names = [f"{row['setting']}, {count}" for row, count in zip(rows, calls, strict=True)]
         title = f"the same noises, seed {arguments.seed}"
         figure = image_grid(np.concatenate(grid), title, columns=SHOWN, names=names)
         save_figure(figure, arguments.grid)
