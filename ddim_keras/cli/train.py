@@ -221,12 +221,12 @@ def new_run(options: TrainOptions, preset: str) -> tuple[Run, RunConfig]:
     # Windows allows neither : nor * in a name; "mnist:3.*.*" is a data set of TFDS. Without spaces,
     # the run can be named in a command as it is.
     data = re.sub(r"[^\w.]", "-", Path(config.dataset or "flowers").stem)
-    folder = RUNS / f"{preset}-{data}-{date}"
-    number = 2
-    while folder.exists():  # of another training that was started in the same second
-        folder = RUNS / f"{preset}-{data}-{date}-{number}"
+    name = f"{preset}-{data}-{date}"
+    folder, number = options.output or RUNS / name, 2
+    while not options.output and folder.exists():  # of a training started in the same second
+        folder = RUNS / f"{name}-{number}"
         number += 1
-    return Run(options.output or folder), config
+    return Run(folder), config
 
 
 def of_teacher(config: RunConfig, teacher: RunConfig, steps: Sequence[int]) -> RunConfig:
@@ -284,7 +284,8 @@ def resuming_command(options: TrainOptions, run: Run) -> str:
         command.append("--resume")
     if not options.output:
         command += ["--output", str(run.folder)]
-    backend = os.environ.get("KERAS_BACKEND", default_backend())
-    if not options.backend and backend != default_backend():
+    usual = default_backend()
+    backend = os.environ.get("KERAS_BACKEND", usual)
+    if not options.backend and backend != usual:
         command += ["--backend", backend]  # the variable may have been set for this command only
     return command_line(command)
